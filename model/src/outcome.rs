@@ -1,0 +1,143 @@
+//! What can become of a command, and the small closed sets that commands are made of.
+
+/// Declares an enum that travels as one byte and as a JSON word.
+macro_rules! byte_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $byte:literal $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant = $byte,)* }
+
+        impl $name {
+            /// Every value, in the order of its byte.
+            pub const ALL: &[$name] = &[$($name::$variant),*];
+
+            /// The value that travels as `byte`.
+            pub fn from_byte(byte: u8) -> Option<$name> {
+                match byte { $($byte => Some($name::$variant),)* _ => None }
+            }
+
+            /// The value that JSON calls `word`.
+            pub fn from_word(word: &str) -> Option<$name> {
+                match word { $($word => Some($name::$variant),)* _ => None }
+            }
+
+            /// The word for it in JSON.
+            pub fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)* }
+            }
+        }
+    };
+}
+
+byte_enum! {
+    /// What became of a command. Only a caller whose command got no outcome needs to try again.
+    Outcome {
+        /// Done as asked.
+        Ok = 1 "ok",
+        /// Done before, under the same id and with the same content; nothing changed now.
+        AlreadyDone = 2 "already_done",
+        /// The id was used before with other content; nothing changed.
+        IdReused = 3 "id_reused",
+        /// Fewer units were left than the order asks for. Final for this id.
+        SoldOut = 4 "sold_out",
+        /// The account that pays lacks the money. Final for this id.
+        InsufficientFunds = 5 "insufficient_funds",
+        /// The buyer's limit for an item would be passed. Final for this id.
+        OverLimit = 6 "over_limit",
+        /// The item's sale window isn't open. Final for this id.
+        SaleNotOpen = 7 "sale_not_open",
+        /// No such account. Final for this id.
+        UnknownAccount = 8 "unknown_account",
+        /// No such item. Final for this id.
+        UnknownItem = 9 "unknown_item",
+        /// No such order. Final for this id.
+        UnknownOrder = 10 "unknown_order",
+        /// An item or account is kept in another currency. Final for this id.
+        CurrencyMismatch = 11 "currency_mismatch",
+        /// The order's state, or what is left of it, does not allow the change. Final for this id.
+        WrongState = 12 "wrong_state",
+        /// A number passes its bound. Neither logged nor remembered.
+        Invalid = 13 "invalid",
+    }
+}
+
+impl Outcome {
+    /// Whether the command changed, or had changed, what it asked for.
+    pub fn is_done(self) -> bool {
+        matches!(self, Outcome::Ok | Outcome::AlreadyDone)
+    }
+
+    /// Whether a command with this outcome is in the log: it is then final for its id.
+    pub fn is_logged(self) -> bool {
+        !matches!(self, Outcome::AlreadyDone | Outcome::IdReused | Outcome::Invalid)
+    }
+}
+
+byte_enum! {
+    /// Where an order is in its life.
+    OrderState {
+        /// Refused when it was placed; it holds nothing.
+        Refused = 1 "refused",
+        /// Its units are set aside; it waits for payment.
+        Reserved = 2 "reserved",
+        /// Paid in full.
+        Paid = 3 "paid",
+        /// Paid, and some of its units refunded.
+        PartlyRefunded = 4 "partly_refunded",
+        /// Paid, and all of its units refunded.
+        Refunded = 5 "refunded",
+        /// Cancelled before it was paid; its units went back.
+        Cancelled = 6 "cancelled",
+    }
+}
+
+byte_enum! {
+    /// How an order is paid.
+    PaymentMethod {
+        /// Not said yet: the order is reserved and waits for a payment.
+        Awaited = 0 "await",
+        /// From the buyer's main account, at once.
+        Balance = 1 "balance",
+        /// Outside, by a provider that has confirmed; booked against the clearing account.
+        External = 2 "external",
+    }
+}
+
+byte_enum! {
+    /// What an account is for. Together with party and currency it names the account.
+    AccountKind {
+        /// A buyer's money. Never negative.
+        Main = 1 "main",
+        /// What a seller is owed. Refunds may drive it negative.
+        Payable = 2 "payable",
+        /// The other side of all money that enters or leaves. Its party is 0; its balance is
+        /// minus what is inside.
+        Clearing = 3 "clearing",
+    }
+}
+
+byte_enum! {
+    /// Whether a command is trade or rehearsal.
+    Realm {
+        /// Trade.
+        Live = 0 "live",
+        /// Rehearsal, with accounts and stock of its own.
+        Drill = 1 "drill",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_words_lead_back() {
+        for &outcome in Outcome::ALL {
+            assert_eq!(Outcome::from_byte(outcome as u8), Some(outcome));
+            assert_eq!(Outcome::from_word(outcome.word()), Some(outcome));
+        }
+        assert_eq!(Outcome::from_byte(0), None);
+        assert_eq!(OrderState::from_byte(99), None);
+    }
+}

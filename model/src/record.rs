@@ -1,0 +1,828 @@
+//! Records: a command as bytes, and what became of it.
+//!
+//! Everything is little-endian, packed without gaps in the order of the struct's fields, and a
+//! record's length is a multiple of 8. A record begins with a [`Header`]; its `kind` says which
+//! body follows. Fields marked *outcome* are zero in a command; the core fills them in, and the
+//! log holds the result. [`clear_outcome`] is the way back, so that a reader can execute the
+//! command again and compare.
+//!
+//! An order is `Header, PlaceBody, Leg × leg_count, Line × line_count, Extra × extra_count`.
+//! Extras carry what few lines have (another payee, a discount); today's rules accept none.
+
+use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::money::STOCK_MAX;
+use crate::{
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod,
+    Quantity, Realm,
+};
+
+/// The most lines that an order, or a refund, may have.
+pub const LINES_MAX: usize = 2_000;
+
+/// The most bytes a record takes: an order with [`LINES_MAX`] lines, extras and 16 legs.
+pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
+    + size_of::<PlaceBody>()
+    + 16 * size_of::<Leg>()
+    + LINES_MAX * (size_of::<Line>() + size_of::<Extra>());
+
+/// The rules by which today's core decides. Frames name them.
+pub const RULE_VERSION: u16 = 1;
+
+/// What a record asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// Opens an account.
+    CreateAccount = 1,
+    /// Moves money between two accounts.
+    Transfer = 2,
+    /// Lists an item with its first stock.
+    CreateItem = 3,
+    /// Adds stock.
+    Restock = 4,
+    /// Places an order.
+    Place = 5,
+    /// Pays an order that waits for payment.
+    Pay = 6,
+    /// Cancels an order that waits for payment.
+    Cancel = 7,
+    /// Gives back what was paid for units of an order.
+    Refund = 8,
+}
+
+impl Kind {
+    /// The kind that travels as `byte`.
+    pub fn from_byte(byte: u8) -> Option<Kind> {
+        Some(match byte {
+            1 => Kind::CreateAccount,
+            2 => Kind::Transfer,
+            3 => Kind::CreateItem,
+            4 => Kind::Restock,
+            5 => Kind::Place,
+            6 => Kind::Pay,
+            7 => Kind::Cancel,
+            8 => Kind::Refund,
+            _ => return None,
+        })
+    }
+}
+
+/// Declares the structs that travel as bytes.
+macro_rules! layout {
+    ($($(#[$doc:meta])* $name:ident[$bytes:literal] { $($(#[$fdoc:meta])* $field:ident: $ty:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[repr(C)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        const _: () = assert!(size_of::<$name>() == $bytes);
+    )*};
+}
+
+layout! {
+    /// What every record begins with.
+    Header[48] {
+        /// Bytes of the whole record.
+        length: U32,
+        /// A [`Kind`].
+        kind: u8,
+        /// A [`Realm`].
+        realm: u8,
+        /// *Outcome*: an [`Outcome`].
+        outcome: u8,
+        /// *Outcome*: the order's [`crate::OrderState`] afterwards, or 0.
+        state: u8,
+        /// The buyer; for accounts and transfers the (debited) party; for items the item.
+        scope: U64,
+        /// The change's id; an order's own id when it is placed; nil where the scope says it all.
+        id: U128,
+        /// *Outcome*: offset of the record before it for the same order, or 0.
+        previous: U64,
+        /// *Outcome*: the money that moved, or the order's total.
+        amount: U64,
+    }
+    /// [`Kind::CreateAccount`].
+    CreateAccountBody[16] {
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// An [`AccountKind`]; `Main` for now.
+        kind: u8,
+        /// Zero.
+        reserved: [u8; 5],
+        /// Money it opens with, booked against clearing.
+        balance: U64,
+    }
+    /// [`Kind::Transfer`].
+    TransferBody[24] {
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// [`AccountKind`] that is debited, of the header's scope.
+        debit_kind: u8,
+        /// [`AccountKind`] that is credited.
+        credit_kind: u8,
+        /// Zero.
+        reserved: [u8; 4],
+        /// Party that is credited.
+        credit_party: U64,
+        /// How much, at least 1.
+        moved: U64,
+    }
+    /// [`Kind::CreateItem`].
+    CreateItemBody[32] {
+        /// Who is paid for it.
+        seller: U64,
+        /// List price of a unit.
+        price: U64,
+        /// First stock.
+        stock: U64,
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+    /// [`Kind::Restock`].
+    RestockBody[8] {
+        /// Units added, at least 1.
+        quantity: U64,
+    }
+    /// [`Kind::Place`].
+    PlaceBody[24] {
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// Lines that follow, 1 to [`LINES_MAX`].
+        line_count: U16,
+        /// Extras that follow the lines; 0 under today's rules.
+        extra_count: U16,
+        /// Payment legs before the lines; 1 under today's rules.
+        leg_count: u8,
+        /// Zero.
+        flags: u8,
+        /// When an unpaid order expires, µs since 1970; 0: never.
+        deadline: U64,
+        /// *Outcome*: 1 + the line that a refusal is about, or 0.
+        refused_line: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+    /// One way in which an order is paid.
+    Leg[24] {
+        /// Its number within the order.
+        id: U16,
+        /// A [`PaymentMethod`].
+        method: u8,
+        /// Zero.
+        flags: u8,
+        /// Zero.
+        reserved: [u8; 4],
+        /// *Outcome*: how much of the order it pays.
+        amount: U64,
+        /// When it must be there, µs since 1970; 0: no deadline.
+        deadline: U64,
+    }
+    /// One line of an order.
+    Line[24] {
+        /// What is ordered.
+        item: U64,
+        /// The price agreed for a unit ([`LINE_AGREED`]); else *outcome*: the list price.
+        unit_price: U64,
+        /// Units, at least 1.
+        quantity: U32,
+        /// 0: goods. Shipping, tax and fees come with later rules.
+        kind: u8,
+        /// [`LINE_AGREED`] or 0.
+        flags: u8,
+        /// Where the stock is; 0, the one place there is.
+        place: U16,
+    }
+    /// What few lines have.
+    Extra[24] {
+        /// The line it belongs to.
+        line: U16,
+        /// Zero.
+        reserved: [u8; 6],
+        /// Who is paid instead of the item's seller, or 0.
+        payee: U64,
+        /// What is taken off the line's total.
+        discount: U64,
+    }
+    /// [`Kind::Pay`].
+    PayBody[24] {
+        /// Which order of the buyer.
+        order: U128,
+        /// `Balance` or `External`.
+        method: u8,
+        /// Zero.
+        reserved: [u8; 7],
+    }
+    /// [`Kind::Cancel`].
+    CancelBody[16] {
+        /// Which order of the buyer.
+        order: U128,
+    }
+    /// [`Kind::Refund`].
+    RefundBody[24] {
+        /// Which order of the buyer.
+        order: U128,
+        /// Refund lines that follow; 0: all that is left.
+        line_count: U16,
+        /// [`REFUND_RESTOCK`] or 0.
+        flags: u8,
+        /// Zero.
+        reserved: [u8; 3],
+        /// *Outcome*: 1 + the refund line that a refusal is about, or 0.
+        refused_line: U16,
+    }
+    /// Units of one line to refund.
+    RefundLine[8] {
+        /// The order's line, from 0.
+        line: U16,
+        /// Zero.
+        reserved: [u8; 2],
+        /// Units, at least 1.
+        quantity: U32,
+    }
+}
+
+/// [`Line::flags`]: the caller states the unit price.
+pub const LINE_AGREED: u8 = 1;
+/// [`RefundBody::flags`]: the units go back into stock.
+pub const REFUND_RESTOCK: u8 = 1;
+
+/// A record's body, borrowed from its bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    /// See [`Kind::CreateAccount`].
+    CreateAccount(&'a CreateAccountBody),
+    /// See [`Kind::Transfer`].
+    Transfer(&'a TransferBody),
+    /// See [`Kind::CreateItem`].
+    CreateItem(&'a CreateItemBody),
+    /// See [`Kind::Restock`].
+    Restock(&'a RestockBody),
+    /// See [`Kind::Place`].
+    Place {
+        /// The fixed part.
+        order: &'a PlaceBody,
+        /// How it is paid.
+        leg: &'a Leg,
+        /// What is ordered.
+        lines: &'a [Line],
+    },
+    /// See [`Kind::Pay`].
+    Pay(&'a PayBody),
+    /// See [`Kind::Cancel`].
+    Cancel(&'a CancelBody),
+    /// See [`Kind::Refund`].
+    Refund {
+        /// The fixed part.
+        refund: &'a RefundBody,
+        /// What is refunded; empty: all that is left.
+        lines: &'a [RefundLine],
+    },
+}
+
+/// A record that was checked whole: lengths, counts, closed sets and ranges hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// All of its bytes.
+    pub bytes: &'a [u8],
+    /// The part that all kinds share.
+    pub header: &'a Header,
+    /// The rest.
+    pub body: Body<'a>,
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Its length passes the bytes that are there, or what its kind allows.
+    #[error("a record's length of {length} bytes does not fit (room: {room})")]
+    Length {
+        /// What it says.
+        length: usize,
+        /// What there is.
+        room: usize,
+    },
+    /// A field's value is out of its range.
+    #[error("{field} may not be {value}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What it holds.
+        value: u64,
+    },
+}
+
+fn field<T>(field: &'static str, value: u64) -> Result<T, RecordError> {
+    Err(RecordError::Field { field, value })
+}
+
+fn in_range(name: &'static str, value: u64, low: u64, high: u64) -> Result<(), RecordError> {
+    if (low..=high).contains(&value) { Ok(()) } else { field(name, value) }
+}
+
+impl<'a> Record<'a> {
+    /// The first record of `bytes`, checked, and what follows it.
+    pub fn split(bytes: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), RecordError> {
+        let room = bytes.len();
+        let short = |length| RecordError::Length { length, room };
+        let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| short(size_of::<Header>()))?;
+        let length = header.length.get() as usize;
+        if length % 8 != 0 || length > room || length < size_of::<Header>() {
+            return Err(short(length));
+        }
+        let (bytes, rest) = bytes.split_at(length);
+        in_range("realm", header.realm.into(), 0, Realm::Live as u64)?;
+        let Some(kind) = Kind::from_byte(header.kind) else {
+            return field("kind", header.kind.into());
+        };
+        let body = Body::parse(kind, &bytes[size_of::<Header>()..])?;
+        Ok((Record { bytes, header, body }, rest))
+    }
+
+    /// What became of it; `None` for a command.
+    pub fn outcome(&self) -> Option<Outcome> {
+        Outcome::from_byte(self.header.outcome)
+    }
+
+    /// The buyer, for orders and what changes them; the party, for accounts and transfers.
+    pub fn party(&self) -> Party {
+        Party(self.header.scope.get())
+    }
+
+    /// The order it places or changes.
+    pub fn order(&self) -> Option<OrderId> {
+        match self.body {
+            Body::Place { .. } => Some(OrderId(self.header.id.get())),
+            Body::Pay(body) => Some(OrderId(body.order.get())),
+            Body::Cancel(body) => Some(OrderId(body.order.get())),
+            Body::Refund { refund, .. } => Some(OrderId(refund.order.get())),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Body<'a> {
+    fn parse(kind: Kind, bytes: &'a [u8]) -> Result<Body<'a>, RecordError> {
+        let wrong = || RecordError::Length { length: bytes.len(), room: bytes.len() };
+        /// The bytes, whole, as one fixed body.
+        macro_rules! exactly {
+            ($ty:ty) => {
+                <$ty>::ref_from_bytes(bytes).map_err(|_| wrong())?
+            };
+        }
+        Ok(match kind {
+            Kind::CreateAccount => {
+                let body = exactly!(CreateAccountBody);
+                currency(body.currency)?;
+                in_range("account kind", body.kind.into(), 1, AccountKind::Main as u64)?;
+                in_range("balance", body.balance.get(), 0, Amount::MAX.0)?;
+                zero(&body.reserved)?;
+                Body::CreateAccount(body)
+            }
+            Kind::Transfer => {
+                let body = exactly!(TransferBody);
+                currency(body.currency)?;
+                in_range("debit kind", body.debit_kind.into(), 1, AccountKind::Clearing as u64)?;
+                in_range("credit kind", body.credit_kind.into(), 1, AccountKind::Clearing as u64)?;
+                in_range("amount", body.moved.get(), 1, Amount::MAX.0)?;
+                zero(&body.reserved)?;
+                Body::Transfer(body)
+            }
+            Kind::CreateItem => {
+                let body = exactly!(CreateItemBody);
+                currency(body.currency)?;
+                in_range("price", body.price.get(), 0, Amount::MAX.0)?;
+                in_range("stock", body.stock.get(), 0, STOCK_MAX)?;
+                zero(&body.reserved)?;
+                Body::CreateItem(body)
+            }
+            Kind::Restock => {
+                let body = exactly!(RestockBody);
+                in_range("quantity", body.quantity.get(), 1, STOCK_MAX)?;
+                Body::Restock(body)
+            }
+            Kind::Place => {
+                let (order, rest) = PlaceBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
+                currency(order.currency)?;
+                in_range("line count", order.line_count.get().into(), 1, LINES_MAX as u64)?;
+                in_range("extra count", order.extra_count.get().into(), 0, 0)?;
+                in_range("leg count", order.leg_count.into(), 1, 1)?;
+                in_range("deadline", order.deadline.get(), 0, 0)?;
+                let (leg, rest) = Leg::ref_from_prefix(rest).map_err(|_| wrong())?;
+                in_range("method", leg.method.into(), 0, PaymentMethod::External as u64)?;
+                let lines = <[Line]>::ref_from_bytes(rest).map_err(|_| wrong())?;
+                if lines.len() != usize::from(order.line_count.get()) {
+                    return Err(wrong());
+                }
+                for line in lines {
+                    in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
+                    in_range("unit price", line.unit_price.get(), 0, Amount::MAX.0)?;
+                    in_range("line kind", line.kind.into(), 0, 0)?;
+                    in_range("line flags", line.flags.into(), 0, LINE_AGREED.into())?;
+                    in_range("place", line.place.get().into(), 0, 0)?;
+                }
+                Body::Place { order, leg, lines }
+            }
+            Kind::Pay => {
+                let body = exactly!(PayBody);
+                in_range("method", body.method.into(), 1, PaymentMethod::External as u64)?;
+                zero(&body.reserved)?;
+                Body::Pay(body)
+            }
+            Kind::Cancel => Body::Cancel(exactly!(CancelBody)),
+            Kind::Refund => {
+                let (refund, rest) = RefundBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
+                in_range("refund flags", refund.flags.into(), 0, REFUND_RESTOCK.into())?;
+                in_range("refund lines", refund.line_count.get().into(), 0, LINES_MAX as u64)?;
+                let lines = <[RefundLine]>::ref_from_bytes(rest).map_err(|_| wrong())?;
+                if lines.len() != usize::from(refund.line_count.get()) {
+                    return Err(wrong());
+                }
+                for line in lines {
+                    in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
+                }
+                Body::Refund { refund, lines }
+            }
+        })
+    }
+}
+
+fn currency(numeric: U16) -> Result<(), RecordError> {
+    match Currency::from_numeric(numeric.get()) {
+        Some(_) => Ok(()),
+        None => field("currency", numeric.get().into()),
+    }
+}
+
+fn zero(reserved: &[u8]) -> Result<(), RecordError> {
+    match reserved.iter().find(|&&byte| byte != 0) {
+        None => Ok(()),
+        Some(&byte) => field("a reserved byte", byte.into()),
+    }
+}
+
+/// Writes into the record at the start of `bytes` what became of it.
+///
+/// `bytes` must hold a record that [`Record::split`] accepted.
+pub fn set_outcome(bytes: &mut [u8], outcome: Outcome, state: u8, previous: u64, amount: u64) {
+    let (header, _) = header_mut(bytes);
+    header.outcome = outcome as u8;
+    header.state = state;
+    header.previous = previous.into();
+    header.amount = amount.into();
+}
+
+/// The outcome fields of an order's record beyond its header.
+pub struct PlaceMut<'a> {
+    /// The fixed part.
+    pub order: &'a mut PlaceBody,
+    /// How it is paid.
+    pub leg: &'a mut Leg,
+    /// What is ordered.
+    pub lines: &'a mut [Line],
+}
+
+/// The parts of the order at the start of `bytes`, which [`Record::split`] accepted.
+pub fn place_mut(bytes: &mut [u8]) -> PlaceMut<'_> {
+    let (_, rest) = header_mut(bytes);
+    let (order, rest) = PlaceBody::mut_from_prefix(rest).expect("the record was checked");
+    let (leg, rest) = Leg::mut_from_prefix(rest).expect("the record was checked");
+    let count = order.line_count.get().into();
+    let (lines, _) =
+        <[Line]>::mut_from_prefix_with_elems(rest, count).expect("the record was checked");
+    PlaceMut { order, leg, lines }
+}
+
+/// The fixed part of the refund at the start of `bytes`, which [`Record::split`] accepted.
+pub fn refund_mut(bytes: &mut [u8]) -> &mut RefundBody {
+    let (_, rest) = header_mut(bytes);
+    RefundBody::mut_from_prefix(rest).expect("the record was checked").0
+}
+
+fn header_mut(bytes: &mut [u8]) -> (&mut Header, &mut [u8]) {
+    Header::mut_from_prefix(bytes).expect("the record was checked")
+}
+
+/// Turns the record in `bytes`, which [`Record::split`] accepted, back into its command.
+pub fn clear_outcome(bytes: &mut [u8]) {
+    let (header, _) = header_mut(bytes);
+    header.outcome = 0;
+    header.state = 0;
+    header.previous = 0.into();
+    header.amount = 0.into();
+    match Kind::from_byte(header.kind) {
+        Some(Kind::Place) => {
+            let PlaceMut { order, leg, lines } = place_mut(bytes);
+            order.refused_line = 0.into();
+            leg.amount = 0.into();
+            for line in lines.iter_mut().filter(|line| line.flags & LINE_AGREED == 0) {
+                line.unit_price = 0.into();
+            }
+        }
+        Some(Kind::Refund) => refund_mut(bytes).refused_line = 0.into(),
+        _ => {}
+    }
+}
+
+/// Commands, one behind the other, as they travel to a shard.
+#[derive(Clone, Debug, Default)]
+pub struct CommandBuffer {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl CommandBuffer {
+    /// The commands' bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many commands it holds.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    /// Each command, checked.
+    pub fn records(&self) -> Records<'_> {
+        Records { rest: &self.bytes }
+    }
+
+    /// Appends a command of a fixed size.
+    fn push(&mut self, kind: Kind, scope: u64, id: u128, body: &[u8], tail: &[u8]) {
+        let length = size_of::<Header>() + body.len() + tail.len();
+        let header = Header {
+            length: (length as u32).into(),
+            kind: kind as u8,
+            scope: scope.into(),
+            id: id.into(),
+            ..Header::default()
+        };
+        self.bytes.extend_from_slice(header.as_bytes());
+        self.bytes.extend_from_slice(body);
+        self.bytes.extend_from_slice(tail);
+        self.count += 1;
+    }
+
+    /// Opens a buyer's main account.
+    pub fn create_account(&mut self, party: Party, currency: Currency, balance: Amount) {
+        let body = CreateAccountBody {
+            currency: currency.numeric().into(),
+            kind: AccountKind::Main as u8,
+            balance: balance.0.into(),
+            ..CreateAccountBody::default()
+        };
+        self.push(Kind::CreateAccount, party.0, 0, body.as_bytes(), &[]);
+    }
+
+    /// Moves money.
+    pub fn transfer(
+        &mut self,
+        id: ChangeId,
+        debit: (Party, AccountKind),
+        credit: (Party, AccountKind),
+        currency: Currency,
+        amount: Amount,
+    ) {
+        let body = TransferBody {
+            currency: currency.numeric().into(),
+            debit_kind: debit.1 as u8,
+            credit_kind: credit.1 as u8,
+            credit_party: credit.0.0.into(),
+            moved: amount.0.into(),
+            ..TransferBody::default()
+        };
+        self.push(Kind::Transfer, debit.0.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Lists an item.
+    pub fn create_item(
+        &mut self,
+        item: ItemId,
+        seller: Party,
+        currency: Currency,
+        price: Amount,
+        stock: u64,
+    ) {
+        let body = CreateItemBody {
+            seller: seller.0.into(),
+            price: price.0.into(),
+            stock: stock.into(),
+            currency: currency.numeric().into(),
+            ..CreateItemBody::default()
+        };
+        self.push(Kind::CreateItem, item.0, 0, body.as_bytes(), &[]);
+    }
+
+    /// Adds stock.
+    pub fn restock(&mut self, id: ChangeId, item: ItemId, quantity: u64) {
+        let body = RestockBody { quantity: quantity.into() };
+        self.push(Kind::Restock, item.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Pays a waiting order.
+    pub fn pay(&mut self, id: ChangeId, buyer: Party, order: OrderId, method: PaymentMethod) {
+        let body = PayBody { order: order.0.into(), method: method as u8, ..PayBody::default() };
+        self.push(Kind::Pay, buyer.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Cancels a waiting order.
+    pub fn cancel(&mut self, id: ChangeId, buyer: Party, order: OrderId) {
+        let body = CancelBody { order: order.0.into() };
+        self.push(Kind::Cancel, buyer.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Refunds units of an order; without lines, all that is left.
+    pub fn refund(
+        &mut self,
+        id: ChangeId,
+        buyer: Party,
+        order: OrderId,
+        restock: bool,
+        lines: &[RefundLine],
+    ) {
+        let body = RefundBody {
+            order: order.0.into(),
+            line_count: (lines.len() as u16).into(),
+            flags: if restock { REFUND_RESTOCK } else { 0 },
+            ..RefundBody::default()
+        };
+        self.push(Kind::Refund, buyer.0, id.0, body.as_bytes(), lines.as_bytes());
+    }
+
+    /// Begins an order: add lines, then finish it. Dropped unfinished, it leaves no trace.
+    pub fn place(&mut self) -> PlaceWriter<'_> {
+        let start = self.bytes.len();
+        self.bytes.resize(start + PLACE_FIXED_BYTES, 0);
+        PlaceWriter { buffer: self, start, lines: 0, finished: false }
+    }
+}
+
+const PLACE_FIXED_BYTES: usize = size_of::<Header>() + size_of::<PlaceBody>() + size_of::<Leg>();
+
+/// Writes one order into a [`CommandBuffer`], its lines first.
+pub struct PlaceWriter<'a> {
+    buffer: &'a mut CommandBuffer,
+    start: usize,
+    lines: usize,
+    finished: bool,
+}
+
+impl PlaceWriter<'_> {
+    /// Adds a line; without a price, the item's list price is paid.
+    pub fn line(&mut self, item: ItemId, quantity: Quantity, unit_price: Option<Amount>) {
+        let line = Line {
+            item: item.0.into(),
+            unit_price: unit_price.map_or(0, |price| price.0).into(),
+            quantity: quantity.0.into(),
+            flags: if unit_price.is_some() { LINE_AGREED } else { 0 },
+            ..Line::default()
+        };
+        self.buffer.bytes.extend_from_slice(line.as_bytes());
+        self.lines += 1;
+    }
+
+    /// Lines so far.
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Completes the order.
+    pub fn finish(mut self, buyer: Party, id: OrderId, currency: Currency, method: PaymentMethod) {
+        self.finished = true;
+        let bytes = &mut self.buffer.bytes[self.start..];
+        let header = Header {
+            length: (bytes.len() as u32).into(),
+            kind: Kind::Place as u8,
+            scope: buyer.0.into(),
+            id: id.0.into(),
+            ..Header::default()
+        };
+        let order = PlaceBody {
+            currency: currency.numeric().into(),
+            line_count: (self.lines as u16).into(),
+            leg_count: 1,
+            ..PlaceBody::default()
+        };
+        let leg = Leg { method: method as u8, ..Leg::default() };
+        let (header_bytes, rest) = bytes.split_at_mut(size_of::<Header>());
+        let (order_bytes, rest) = rest.split_at_mut(size_of::<PlaceBody>());
+        header_bytes.copy_from_slice(header.as_bytes());
+        order_bytes.copy_from_slice(order.as_bytes());
+        rest[..size_of::<Leg>()].copy_from_slice(leg.as_bytes());
+        self.buffer.count += 1;
+    }
+}
+
+impl Drop for PlaceWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.buffer.bytes.truncate(self.start);
+        }
+    }
+}
+
+/// Walks over records that stand one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// Over `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Records<'a> {
+        Records { rest: bytes }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(match Record::split(self.rest) {
+            Ok((record, rest)) => {
+                self.rest = rest;
+                Ok(record)
+            }
+            Err(error) => {
+                self.rest = &[];
+                Err(error)
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn order(lines: &[(u64, u32, Option<u64>)]) -> CommandBuffer {
+        let mut buffer = CommandBuffer::default();
+        let mut place = buffer.place();
+        for &(item, quantity, price) in lines {
+            place.line(ItemId(item), Quantity(quantity), price.map(Amount));
+        }
+        place.finish(Party(9), OrderId(5), Currency::GBP, PaymentMethod::Balance);
+        buffer
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Records::new(&bytes).count();
+        }
+
+        #[test]
+        fn a_flipped_byte_is_refused_or_still_a_record(at in 0usize..144, flip in 1u8..) {
+            let mut bytes = order(&[(1, 2, None), (3, 4, Some(5))]).bytes().to_vec();
+            bytes[at] ^= flip;
+            if let Ok((record, rest)) = Record::split(&bytes) {
+                prop_assert_eq!(record.bytes.len() + rest.len(), bytes.len());
+            }
+        }
+
+        #[test]
+        fn clearing_brings_the_command_back(
+            lines in proptest::collection::vec((any::<u64>(), 1u32..1000, proptest::option::of(0u64..1000)), 1..20),
+        ) {
+            let command = order(&lines);
+            let mut logged = command.bytes().to_vec();
+            set_outcome(&mut logged, Outcome::SoldOut, 1, 77, 88);
+            let place = place_mut(&mut logged);
+            place.order.refused_line = 3.into();
+            place.leg.amount = 12.into();
+            for line in place.lines.iter_mut().filter(|line| line.flags == 0) {
+                line.unit_price = 99.into();
+            }
+            clear_outcome(&mut logged);
+            prop_assert_eq!(command.bytes(), &logged[..]);
+        }
+    }
+
+    #[test]
+    fn an_unfinished_order_leaves_no_trace() {
+        let mut buffer = order(&[(1, 1, None)]);
+        let before = buffer.bytes().to_vec();
+        buffer.place().line(ItemId(2), Quantity(1), None);
+        assert_eq!((buffer.bytes(), buffer.count()), (&before[..], 1));
+    }
+
+    #[test]
+    fn a_zero_quantity_is_refused() {
+        let buffer = order(&[(1, 0, None)]);
+        let error = buffer.records().next().unwrap().unwrap_err();
+        expect_test::expect!["quantity may not be 0"].assert_eq(&error.to_string());
+    }
+}

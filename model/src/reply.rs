@@ -1,0 +1,131 @@
+//! What the core answers: the outcome of a command, or what a read found.
+
+use crate::{
+    AccountKind, Amount, ChangeId, Currency, ItemId, Offset, OrderId, OrderState, Outcome, Party,
+    PaymentMethod, Quantity,
+};
+
+/// The answer to one command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// What became of it; for a repeat, what became of it the first time.
+    pub outcome: Outcome,
+    /// The state of the order it is about, afterwards.
+    pub state: Option<OrderState>,
+    /// The line, from 0, that a refusal is about.
+    pub line: Option<u16>,
+    /// The money that moved, or the order's total.
+    pub amount: Amount,
+    /// Its record in the log; `None` for what is not logged.
+    pub offset: Option<Offset>,
+}
+
+/// An order as a read finds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OrderView {
+    /// Who ordered.
+    pub buyer: Party,
+    /// The id that the buyer chose.
+    pub id: OrderId,
+    /// The currency of every amount in it.
+    pub currency: Currency,
+    /// Where it is in its life.
+    pub state: OrderState,
+    /// What became of it when it was placed.
+    pub outcome: Outcome,
+    /// How it was paid, or `Awaited`.
+    pub method: PaymentMethod,
+    /// What its lines cost together.
+    pub total: Amount,
+    /// How much of it was refunded.
+    pub refunded: Amount,
+    /// Its newest record in the log.
+    pub offset: Offset,
+    /// Its lines as they were ordered. A refused order keeps none.
+    pub lines: Vec<LineView>,
+}
+
+/// A line of an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LineView {
+    /// What was ordered.
+    pub item: ItemId,
+    /// How many units.
+    pub quantity: Quantity,
+    /// Units of it refunded so far.
+    pub refunded: Quantity,
+    /// The price that was paid for a unit.
+    pub unit_price: Amount,
+}
+
+/// An account as a read finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AccountView {
+    /// Whose it is.
+    pub party: Party,
+    /// What it is kept in.
+    pub currency: Currency,
+    /// What it is for.
+    pub kind: AccountKind,
+    /// The sum of all that was taken from it.
+    pub debits_posted: Amount,
+    /// The sum of all that was put into it.
+    pub credits_posted: Amount,
+}
+
+/// An item as a read finds it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ItemView {
+    /// Which item.
+    pub item: ItemId,
+    /// Who sells it.
+    pub seller: Party,
+    /// The list price of a unit.
+    pub price: Amount,
+    /// What it is priced in.
+    pub currency: Currency,
+    /// Units it was created with and restocked by.
+    pub stocked: u64,
+    /// Units that an order can still have.
+    pub available: u64,
+    /// Units set aside for orders that wait for payment.
+    pub reserved: u64,
+    /// Units paid for, less those that came back.
+    pub sold: u64,
+}
+
+/// What a read asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Query {
+    /// One order of one buyer.
+    Order(Party, OrderId),
+    /// One account.
+    Account(Party, Currency, AccountKind),
+    /// One item.
+    Item(ItemId),
+}
+
+/// What a read found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum View {
+    /// An order.
+    Order(OrderView),
+    /// An account.
+    Account(AccountView),
+    /// An item.
+    Item(ItemView),
+    /// Nothing by that name.
+    Missing,
+}
+
+/// The id of the change that a command carries, with what it is scoped to: for answers that
+/// name it again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChangeKey {
+    /// The buyer, the debited party or the item.
+    pub scope: u64,
+    /// The order it changes; nil for transfers and restocks.
+    pub order: OrderId,
+    /// The id itself.
+    pub id: ChangeId,
+}
