@@ -1,1 +1,22 @@
-//! x
+//! The deterministic shard.
+//!
+//! A [`Shard`] takes commands as the bytes that [`model::record`] lays out, decides each of them
+//! against its state, and appends to a frame the record with its outcome. The same commands in
+//! the same order give the same records and the same state, on every machine: there is no clock,
+//! no I/O, no randomness and no thread in here. Time, where a rule needs it, comes in a frame.
+//!
+//! Calling order: [`Shard::apply`] for every batch; when the frame is full it returns early, and
+//! goes on with the next frame. Nothing that `apply` answered may leave the machine before the
+//! frame is durable.
+
+mod arena;
+mod changes;
+mod index;
+mod inventory;
+mod ledger;
+mod orders;
+mod place;
+mod shard;
+
+pub use ledger::Balance;
+pub use shard::{Capacity, Shard};

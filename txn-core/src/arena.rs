@@ -1,0 +1,196 @@
+//! Memory for the shard's state: words in large regions that never move.
+//!
+//! State grows with every order, and under load growing must cost nearly nothing. So blocks are
+//! carved from regions of 64 MiB, one behind the other; a region is backed by huge pages, which
+//! makes its first touch about seven times cheaper than 4 KiB pages do, and nothing is ever
+//! copied because a vector grew. A block is named by its position in words, which fits in 32
+//! bits and so in half an index slot.
+
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Words of a region: 64 MiB. Blocks don't straddle regions; the largest order is 47 KiB.
+const REGION_WORDS: usize = 8 << 20;
+const REGION_BYTES: usize = REGION_WORDS * 8;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// So that a position is 32 bits: 32 GiB in all.
+const REGIONS_MAX: usize = (1 << 32) / REGION_WORDS;
+
+/// Where a block begins, in words. Never 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pos(pub u32);
+
+/// A growing memory of 8-byte words.
+#[derive(Default)]
+pub(crate) struct Arena {
+    regions: Vec<Region>,
+}
+
+struct Region {
+    mapping: NonNull<u8>,
+    words: NonNull<u64>,
+    used: usize,
+}
+
+// SAFETY: a region owns its mapping, and hands out its words only through borrows of itself.
+unsafe impl Send for Region {}
+// SAFETY: as above; a shared borrow only reads.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn new(used: usize) -> Region {
+        let length = REGION_BYTES + HUGE_PAGE_BYTES;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let mapping =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE) };
+        // The allocator would abort likewise: there is no state to go on with.
+        let mapping = mapping.expect("the machine has memory for the shard's state");
+        let mapping = NonNull::new(mapping.cast::<u8>()).expect("a mapping isn't at address 0");
+        let skip = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: the mapping is one huge page longer than the region, so `skip` stays inside.
+        let words = unsafe { mapping.add(skip) }.cast::<u64>();
+        // SAFETY: the range lies within the mapping. Without huge pages it is merely slower, so
+        // a refusal changes nothing.
+        let _ = unsafe { madvise(words.as_ptr().cast(), REGION_BYTES, Advice::LinuxHugepage) };
+        Region { mapping, words, used }
+    }
+
+    fn words(&self) -> &[u64] {
+        // SAFETY: `words` points to REGION_WORDS zeroed or written words that live as long as
+        // the region; `&self` keeps writers away.
+        unsafe { std::slice::from_raw_parts(self.words.as_ptr(), REGION_WORDS) }
+    }
+
+    fn words_mut(&mut self) -> &mut [u64] {
+        // SAFETY: as in `words`, and `&mut self` makes the borrow the only one.
+        unsafe { std::slice::from_raw_parts_mut(self.words.as_ptr(), REGION_WORDS) }
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this region's own, and no borrow outlives it.
+        let _ = unsafe { munmap(self.mapping.as_ptr().cast(), REGION_BYTES + HUGE_PAGE_BYTES) };
+    }
+}
+
+impl Arena {
+    /// A new block of zeroed words.
+    pub(crate) fn allocate(&mut self, words: usize) -> Pos {
+        assert!(words <= REGION_WORDS - 1, "a block of {words} words passes a region");
+        let fits = |region: &Region| region.used + words <= REGION_WORDS;
+        if !self.regions.last().is_some_and(fits) {
+            assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
+            // Position 0 stays unused, so that it can mean "none".
+            self.regions.push(Region::new(usize::from(self.regions.is_empty())));
+        }
+        let number = self.regions.len() - 1;
+        let region = &mut self.regions[number];
+        let start = region.used;
+        region.used += words;
+        Pos((number * REGION_WORDS + start) as u32)
+    }
+
+    /// Whether there is room for another region: what one command takes is far less.
+    pub(crate) fn has_room(&self) -> bool {
+        self.regions.len() < REGIONS_MAX
+    }
+
+    /// Bytes in use.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.regions.iter().map(|region| region.used as u64 * 8).sum()
+    }
+
+    /// Touches the memory of the next `words` words, so that filling them faults no page in.
+    pub(crate) fn touch(&mut self, words: usize) {
+        if self.regions.is_empty() {
+            self.allocate(1);
+        }
+        let Some(region) = self.regions.last_mut() else { return };
+        let start = region.used;
+        let end = (start + words).min(REGION_WORDS);
+        for word in region.words_mut()[start..end].iter_mut().step_by(4096 / 8) {
+            // SAFETY: a valid, exclusive reference; volatile so that the store stays.
+            unsafe { std::ptr::write_volatile(word, 0) };
+        }
+    }
+
+    pub(crate) fn words(&self, pos: Pos) -> &[u64] {
+        let pos = pos.0 as usize;
+        &self.regions[pos / REGION_WORDS].words()[pos % REGION_WORDS..]
+    }
+
+    pub(crate) fn words_mut(&mut self, pos: Pos) -> &mut [u64] {
+        let pos = pos.0 as usize;
+        &mut self.regions[pos / REGION_WORDS].words_mut()[pos % REGION_WORDS..]
+    }
+
+    /// The block at `pos` as a `T`.
+    pub(crate) fn get<T: Block>(&self, pos: Pos) -> &T {
+        T::ref_from_prefix(self.words(pos).as_bytes()).expect("a block is whole and aligned").0
+    }
+
+    /// The block at `pos` as a `T`, to change.
+    pub(crate) fn get_mut<T: Block>(&mut self, pos: Pos) -> &mut T {
+        T::mut_from_prefix(self.words_mut(pos).as_mut_bytes())
+            .expect("a block is whole and aligned")
+            .0
+    }
+
+    /// A new block that holds `value`.
+    pub(crate) fn push<T: Block>(&mut self, value: T) -> Pos {
+        let pos = self.allocate(size_of::<T>() / 8);
+        *self.get_mut(pos) = value;
+        pos
+    }
+
+    /// Every block, where all of them are of `T`'s size.
+    pub(crate) fn iter<'a, T: Block + 'a>(&'a self) -> impl Iterator<Item = &'a T> {
+        let words = size_of::<T>() / 8;
+        self.regions.iter().enumerate().flat_map(move |(number, region)| {
+            let first = usize::from(number == 0);
+            region.words()[first..region.used].chunks_exact(words).map(|block| {
+                T::ref_from_bytes(block.as_bytes()).expect("a block is whole and aligned")
+            })
+        })
+    }
+
+    /// The used words of each region, for blocks of various sizes.
+    pub(crate) fn used(&self) -> impl Iterator<Item = &[u64]> {
+        self.regions
+            .iter()
+            .enumerate()
+            .map(|(number, region)| &region.words()[usize::from(number == 0)..region.used])
+    }
+}
+
+/// What can lie in an arena: plain words.
+pub(crate) trait Block: FromBytes + IntoBytes + KnownLayout + Immutable {}
+
+impl<T: FromBytes + IntoBytes + KnownLayout + Immutable> Block for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_keep_what_they_hold_across_regions() {
+        let mut arena = Arena::default();
+        let words = REGION_WORDS / 3;
+        let blocks: Vec<Pos> = (0..7u64)
+            .map(|n| {
+                let pos = arena.allocate(words);
+                arena.words_mut(pos)[..words][words - 1] = n;
+                pos
+            })
+            .collect();
+        for (n, &pos) in blocks.iter().enumerate() {
+            assert_ne!(pos.0, 0);
+            assert_eq!(arena.words(pos)[words - 1], n as u64);
+        }
+        assert!(arena.regions.len() >= 3);
+    }
+}

@@ -1,0 +1,253 @@
+//! From a key's hash to the position of its block: extendible hashing.
+//!
+//! A directory of 2^depth entries points to segments of 4,096 slots; a key's hash picks the
+//! segment by its high bits and the slot by its low ones. A segment that is three quarters full
+//! is split in two, which moves at most its own 3,072 slots: there is never a moment in which
+//! the whole table is rebuilt (R. Fagin et al., "Extendible hashing", ACM TODS 4(3), 1979).
+//! Doubling the directory copies four bytes a segment.
+//!
+//! A slot keeps 32 bits of the hash beside the position, so a miss rarely looks at a block.
+
+use crate::arena::{Arena, Pos};
+
+const SLOTS: usize = 4096;
+const SLOT_MASK: usize = SLOTS - 1;
+/// Beyond this a segment splits: probes stay short.
+const SPLIT_AT: u32 = (SLOTS / 4 * 3) as u32;
+/// The bits that pick the slot and those that pick the segment don't overlap.
+const DEPTH_MAX: u32 = 32 - SLOTS.trailing_zeros();
+
+/// The part of a key's hash that the index uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hash32(pub u32);
+
+impl From<u64> for Hash32 {
+    fn from(hash: u64) -> Hash32 {
+        Hash32((hash >> 32) as u32)
+    }
+}
+
+/// Finds blocks by hash. The caller compares keys.
+pub(crate) struct Index {
+    slots: Arena,
+    segments: Vec<Segment>,
+    directory: Vec<u32>,
+    depth: u32,
+    len: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Segment {
+    slots: Pos,
+    len: u32,
+    /// How many high bits of the hash all its keys share,
+    depth: u32,
+    /// and which: the least hash that leads here.
+    prefix: u32,
+}
+
+impl Default for Index {
+    fn default() -> Index {
+        let mut slots = Arena::default();
+        let first = Segment { slots: slots.allocate(SLOTS), len: 0, depth: 0, prefix: 0 };
+        Index { slots, segments: vec![first], directory: vec![0], depth: 0, len: 0 }
+    }
+}
+
+impl Index {
+    /// The first block with this hash that `is_it` accepts.
+    pub(crate) fn find(&self, hash: Hash32, mut is_it: impl FnMut(Pos) -> bool) -> Option<Pos> {
+        let segment = &self.segments[self.segment_of(hash)];
+        let slots = &self.slots.words(segment.slots)[..SLOTS];
+        let mut at = hash.0 as usize & SLOT_MASK;
+        loop {
+            let (found, pos) = unpack(slots[at & SLOT_MASK]);
+            if pos.0 == 0 {
+                return None;
+            }
+            if found == hash && is_it(pos) {
+                return Some(pos);
+            }
+            at += 1;
+        }
+    }
+
+    /// Adds a block that isn't in it.
+    pub(crate) fn insert(&mut self, hash: Hash32, pos: Pos) {
+        let mut number = self.segment_of(hash);
+        while self.segments[number].len >= SPLIT_AT && self.segments[number].depth < DEPTH_MAX {
+            self.split(number);
+            number = self.segment_of(hash);
+        }
+        let segment = &mut self.segments[number];
+        // At the greatest depth there are 2^20 segments, more slots than an arena has blocks.
+        assert!((segment.len as usize) < SLOTS - 1, "the index is full");
+        segment.len += 1;
+        self.len += 1;
+        put(&mut self.slots.words_mut(segment.slots)[..SLOTS], hash, pos);
+    }
+
+    /// How many blocks it finds.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes in use.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.slots.bytes() + self.directory.len() as u64 * 4
+    }
+
+    /// Asks the processor to fetch the slots where `hash` would be.
+    pub(crate) fn prefetch(&self, hash: Hash32) {
+        let segment = &self.segments[self.segment_of(hash)];
+        prefetch(&self.slots.words(segment.slots)[hash.0 as usize & SLOT_MASK]);
+    }
+
+    /// The block that a slot near `hash` most likely means, without comparing keys.
+    pub(crate) fn guess(&self, hash: Hash32) -> Option<Pos> {
+        self.find(hash, |_| true)
+    }
+
+    /// Splits ahead until `len` blocks fit without another split.
+    pub(crate) fn reserve(&mut self, len: u64) {
+        let mut depth = 0;
+        // Segments fill unevenly: keep a tenth aside.
+        while (u64::from(SPLIT_AT) * 9 / 10) << depth < len && depth < DEPTH_MAX {
+            depth += 1;
+        }
+        let mut number = 0;
+        while number < self.segments.len() {
+            while self.segments[number].depth < depth {
+                self.split(number);
+            }
+            number += 1;
+        }
+    }
+
+    fn segment_of(&self, hash: Hash32) -> usize {
+        self.directory[self.entry_of(hash)] as usize
+    }
+
+    fn entry_of(&self, hash: Hash32) -> usize {
+        // At depth 0 the shift takes all 32 bits away, which needs a wider word.
+        (u64::from(hash.0) >> (32 - self.depth)) as usize
+    }
+
+    fn split(&mut self, number: usize) {
+        let Segment { slots, depth, prefix, .. } = self.segments[number];
+        if depth == self.depth {
+            self.directory = self.directory.iter().flat_map(|&entry| [entry, entry]).collect();
+            self.depth += 1;
+        }
+        let old: Vec<u64> = {
+            let words = &mut self.slots.words_mut(slots)[..SLOTS];
+            let old = words.iter().copied().filter(|&slot| slot != 0).collect();
+            words.fill(0);
+            old
+        };
+        let sibling = self.segments.len() as u32;
+        let sibling_slots = self.slots.allocate(SLOTS);
+        let mut lens = [0, 0];
+        for slot in old {
+            let (hash, pos) = unpack(slot);
+            let side = (hash.0 >> (31 - depth) & 1) as usize;
+            lens[side] += 1;
+            let to = if side == 0 { slots } else { sibling_slots };
+            put(&mut self.slots.words_mut(to)[..SLOTS], hash, pos);
+        }
+        let upper = Segment {
+            slots: sibling_slots,
+            len: lens[1],
+            depth: depth + 1,
+            prefix: prefix | 1 << (31 - depth),
+        };
+        self.segments[number] = Segment { slots, len: lens[0], depth: depth + 1, prefix };
+        self.segments.push(upper);
+        // The upper half of the entries that led here lead to the sibling now.
+        let first = self.entry_of(Hash32(upper.prefix));
+        self.directory[first..first + (1 << (self.depth - upper.depth))].fill(sibling);
+    }
+}
+
+fn put(slots: &mut [u64], hash: Hash32, pos: Pos) {
+    let mut at = hash.0 as usize & SLOT_MASK;
+    while slots[at] != 0 {
+        at = (at + 1) & SLOT_MASK;
+    }
+    slots[at] = u64::from(hash.0) << 32 | u64::from(pos.0);
+}
+
+fn unpack(slot: u64) -> (Hash32, Pos) {
+    (Hash32((slot >> 32) as u32), Pos(slot as u32))
+}
+
+/// Asks the processor to fetch the cache line of `word`.
+pub(crate) fn prefetch(word: &u64) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address is harmless, and this one is valid.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(word).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = word;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spread(n: u64) -> Hash32 {
+        Hash32::from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    #[test]
+    fn finds_everything_through_many_splits() {
+        let mut index = Index::default();
+        for n in 1..=100_000u64 {
+            index.insert(spread(n), Pos(n as u32));
+        }
+        assert_eq!(index.len(), 100_000);
+        assert!(index.segments.len() > 30);
+        for n in 1..=100_000u64 {
+            assert_eq!(index.find(spread(n), |pos| u64::from(pos.0) == n), Some(Pos(n as u32)));
+        }
+        assert_eq!(index.find(spread(100_001), |pos| pos.0 == 100_001), None);
+    }
+
+    #[test]
+    fn reserving_splits_ahead_and_loses_nothing() {
+        let mut index = Index::default();
+        for n in 1..=2_000u64 {
+            index.insert(spread(n), Pos(n as u32));
+        }
+        index.reserve(1_000_000);
+        let segments = index.segments.len();
+        for n in 2_001..=1_000_000u64 {
+            index.insert(spread(n), Pos(n as u32));
+        }
+        assert_eq!(index.segments.len(), segments);
+        for n in 1..=1_000_000u64 {
+            assert!(index.find(spread(n), |pos| u64::from(pos.0) == n).is_some());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equal_hashes_are_told_apart(keys in proptest::collection::vec((0u32..50, any::<u32>()), 1..600)) {
+            let mut index = Index::default();
+            let mut model = HashMap::new();
+            for (n, (hash, _)) in keys.iter().enumerate() {
+                index.insert(Hash32(*hash << 20), Pos(n as u32 + 1));
+                model.insert(n as u32 + 1, *hash << 20);
+            }
+            for (pos, hash) in model {
+                prop_assert_eq!(index.find(Hash32(hash), |found| found.0 == pos), Some(Pos(pos)));
+            }
+        }
+    }
+}
