@@ -1,1 +1,3 @@
-//! x
+//! The drill: load, schedule, recorder, trace replay, verdict.
+
+pub mod trace;

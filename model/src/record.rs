@@ -550,6 +550,17 @@ impl CommandBuffer {
         self.count = 0;
     }
 
+    /// Where it ends now, for [`CommandBuffer::rewind`].
+    pub(crate) fn mark(&self) -> (usize, u32) {
+        (self.bytes.len(), self.count)
+    }
+
+    /// Takes back what was appended since the mark.
+    pub(crate) fn rewind(&mut self, (bytes, count): (usize, u32)) {
+        self.bytes.truncate(bytes);
+        self.count = count;
+    }
+
     /// Each command, checked.
     pub fn records(&self) -> Records<'_> {
         Records { rest: &self.bytes }

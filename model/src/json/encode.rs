@@ -1,0 +1,184 @@
+//! From answers to JSON.
+
+use crate::reply::{AccountView, ItemView, OrderView, Reply};
+use crate::{Offset, OrderState, Outcome};
+
+/// The largest integer that every JSON reader takes exactly.
+const EXACT_MAX: u64 = 1 << 53;
+
+/// A growing JSON text. The caller closes what it opens.
+#[derive(Debug, Default)]
+pub struct JsonWriter {
+    text: Vec<u8>,
+}
+
+impl JsonWriter {
+    /// Writes behind what `text` holds.
+    pub fn new(text: Vec<u8>) -> JsonWriter {
+        JsonWriter { text }
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Vec<u8> {
+        self.text
+    }
+
+    fn raw(&mut self, text: &str) -> &mut JsonWriter {
+        self.text.extend_from_slice(text.as_bytes());
+        self
+    }
+
+    /// An integer; past 2⁵³ as a string.
+    fn integer(&mut self, value: u64) -> &mut JsonWriter {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(value);
+        if value <= EXACT_MAX { self.raw(digits) } else { self.raw("\"").raw(digits).raw("\"") }
+    }
+
+    /// `{"results":[…]}`, one result for each reply, in order.
+    pub fn results(&mut self, replies: &[Reply], amount_name: &str) {
+        self.text.reserve(16 + replies.len() * 56);
+        self.raw("{\"results\":[");
+        for (number, reply) in replies.iter().enumerate() {
+            if number > 0 {
+                self.raw(",");
+            }
+            self.result(reply, amount_name);
+        }
+        self.raw("]}");
+    }
+
+    /// One result. `amount_name` says what its amount is to the caller.
+    pub fn result(&mut self, reply: &Reply, amount_name: &str) {
+        self.raw("{\"outcome\":\"").raw(reply.outcome.word()).raw("\"");
+        if let Some(state) = reply.state {
+            self.raw(",\"state\":\"").raw(state.word()).raw("\"");
+        }
+        if reply.outcome.is_done() {
+            self.raw(",\"").raw(amount_name).raw("\":").integer(reply.amount.0);
+        }
+        if let Some(line) = reply.line {
+            self.raw(",\"field\":\"lines[").integer(line.into()).raw("]\"");
+        }
+        if let Some(Offset(offset)) = reply.offset {
+            self.raw(",\"offset\":").integer(offset);
+        }
+        self.raw("}");
+    }
+
+    /// An order.
+    pub fn order(&mut self, order: &OrderView) {
+        self.raw("{\"buyer\":").integer(order.buyer.0);
+        self.raw(",\"id\":\"").raw(&order.id.to_string());
+        self.raw("\",\"state\":\"").raw(order.state.word());
+        self.raw("\",\"outcome\":\"").raw(order.outcome.word());
+        self.raw("\",\"currency\":\"").raw(order.currency.code());
+        self.raw("\",\"payment\":\"").raw(order.method.word());
+        self.raw("\",\"total\":").integer(order.total.0);
+        self.raw(",\"refunded\":").integer(order.refunded.0);
+        self.raw(",\"offset\":").integer(order.offset.0);
+        self.raw(",\"lines\":[");
+        for (number, line) in order.lines.iter().enumerate() {
+            self.raw(if number > 0 { ",{\"item\":" } else { "{\"item\":" }).integer(line.item.0);
+            self.raw(",\"quantity\":").integer(line.quantity.0.into());
+            self.raw(",\"refunded\":").integer(line.refunded.0.into());
+            self.raw(",\"unit_price\":").integer(line.unit_price.0).raw("}");
+        }
+        self.raw("]}");
+    }
+
+    /// An account. Its balance may be negative.
+    pub fn account(&mut self, account: &AccountView) {
+        self.raw("{\"party\":").integer(account.party.0);
+        self.raw(",\"currency\":\"").raw(account.currency.code());
+        self.raw("\",\"kind\":\"").raw(account.kind.word());
+        self.raw("\",\"debits\":").integer(account.debits_posted.0);
+        self.raw(",\"credits\":").integer(account.credits_posted.0);
+        let (debits, credits) = (account.debits_posted.0, account.credits_posted.0);
+        self.raw(",\"balance\":");
+        let size = credits.abs_diff(debits);
+        match (credits < debits, size <= EXACT_MAX) {
+            (false, _) => self.integer(size),
+            (true, true) => self.raw("-").integer(size),
+            (true, false) => self.raw(&format!("\"-{size}\"")),
+        };
+        self.raw("}");
+    }
+
+    /// An item.
+    pub fn item(&mut self, item: &ItemView) {
+        self.raw("{\"item\":").integer(item.item.0);
+        self.raw(",\"seller\":").integer(item.seller.0);
+        self.raw(",\"currency\":\"").raw(item.currency.code());
+        self.raw("\",\"price\":").integer(item.price.0);
+        self.raw(",\"stocked\":").integer(item.stocked);
+        self.raw(",\"available\":").integer(item.available);
+        self.raw(",\"reserved\":").integer(item.reserved);
+        self.raw(",\"sold\":").integer(item.sold).raw("}");
+    }
+}
+
+/// What a refusal means, for a person.
+pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
+    let text = match outcome {
+        Outcome::Ok => "done",
+        Outcome::AlreadyDone => "done before under this id",
+        Outcome::IdReused => "this id was used before with other content",
+        Outcome::SoldOut => "fewer units are left than the order asks for",
+        Outcome::InsufficientFunds => "the account that pays lacks the money",
+        Outcome::OverLimit => "the buyer's limit for the item would be passed",
+        Outcome::SaleNotOpen => "the item's sale isn't open",
+        Outcome::UnknownAccount => "there is no such account",
+        Outcome::UnknownItem => "there is no such item",
+        Outcome::UnknownOrder => "there is no such order",
+        Outcome::CurrencyMismatch => "the item or account is kept in another currency",
+        Outcome::WrongState => match state {
+            Some(state) => {
+                return format!(
+                    "the order is {}: it, or what is left of it, does not allow this",
+                    state.word()
+                );
+            }
+            None => "the order's state does not allow this",
+        },
+        Outcome::Invalid => "the amounts add up to more than can be kept",
+    };
+    text.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::*;
+
+    #[test]
+    fn answers_are_json() {
+        let mut json = JsonWriter::default();
+        let reply = Reply {
+            outcome: Outcome::Ok,
+            state: Some(OrderState::Paid),
+            line: None,
+            amount: Amount(250),
+            offset: Some(Offset(3)),
+        };
+        let refused = Reply {
+            outcome: Outcome::SoldOut,
+            state: Some(OrderState::Refused),
+            line: Some(2),
+            amount: Amount(0),
+            offset: None,
+        };
+        json.results(&[reply, refused], "total");
+        json.account(&AccountView {
+            party: Party(u64::MAX),
+            currency: Currency::GBP,
+            kind: AccountKind::Clearing,
+            debits_posted: Amount(10),
+            credits_posted: Amount(3),
+        });
+        expect![[r#"{"results":[{"outcome":"ok","state":"paid","total":250,"offset":3},{"outcome":"sold_out","state":"refused","field":"lines[2]"}]}{"party":"18446744073709551615","currency":"GBP","kind":"clearing","debits":10,"credits":3,"balance":-7}"#]]
+            .assert_eq(&String::from_utf8(json.finish()).unwrap());
+    }
+}
