@@ -1,1 +1,45 @@
-fn main() {}
+//! The `crest` command: serve the platform, drill it, audit what it wrote.
+
+mod args;
+mod audit;
+mod drill;
+mod machine;
+mod platform;
+mod report;
+mod serve;
+mod trace_drill;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("CREST_LOG")
+                .unwrap_or_else(|_| "info".into()),
+        )
+        .init();
+    let done = match args.command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Drill(args) => drill::drill(&args),
+        Command::Audit(args) => audit::audit(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("crest: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What ends a command before it could do its work.
+pub(crate) type Failure = Box<dyn std::error::Error>;

@@ -1,1 +1,268 @@
-//! x
+//! The front door: HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
+//!
+//! A request is routed by its path, its body is parsed straight into commands, the commands go
+//! to the buyer's shard, and the answer comes back when they are durable. Bad input is answered
+//! by a problem (RFC 9457) that names the field, before any shard hears of it.
+//!
+//! A [`Gateway`] belongs to one reactor and is shared by its connections; nothing in it is
+//! locked, and request buffers are used again.
+
+mod answer;
+mod buffers;
+mod route;
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request as HttpRequest, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use model::Party;
+use model::json::decode::{self, Request};
+use model::json::encode::JsonWriter;
+use model::reply::View;
+use node::{ShardHandle, SubmitError};
+use tokio::sync::watch;
+
+use answer::{Body, Problem};
+use buffers::{Buffers, Pool};
+use route::{Route, Single};
+
+/// What one caller may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most bytes of a body. Default 8 MiB; a batch of the most orders needs about 2.
+    pub body_bytes: usize,
+    /// The most connections of one reactor. Default 10,000; further ones wait to be accepted.
+    pub connections: usize,
+    /// How long a request's head may take, and a connection may be idle. Default 60 s.
+    pub idle: Duration,
+    /// How long a body may take to arrive. Default 30 s.
+    pub body: Duration,
+    /// How long open requests may take to end when the gateway stops. Default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            body_bytes: 8 << 20,
+            connections: 10_000,
+            idle: Duration::from_secs(60),
+            body: Duration::from_secs(30),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Finds the shard of a party.
+#[derive(Clone)]
+pub struct Router {
+    shards: Vec<ShardHandle>,
+}
+
+impl Router {
+    /// Over all shards of a data directory, in order. At least one.
+    pub fn new(shards: Vec<ShardHandle>) -> Router {
+        assert!(!shards.is_empty(), "a data directory has at least one shard");
+        Router { shards }
+    }
+
+    fn shard_of(&self, party: Party) -> &ShardHandle {
+        let shards = self.shards.len() as u16;
+        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
+    }
+}
+
+/// Answers the requests of one reactor.
+pub struct Gateway {
+    router: Router,
+    limits: Limits,
+    pool: Pool,
+}
+
+impl Gateway {
+    /// A gateway in front of these shards.
+    pub fn new(router: Router, limits: Limits) -> Gateway {
+        Gateway { router, limits, pool: Pool::default() }
+    }
+
+    /// Accepts connections until `stop` says so, then lets open requests end.
+    ///
+    /// Runs on the current thread's `LocalSet`.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        mut stop: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let gateway = Rc::new(self);
+        let connections =
+            std::sync::Arc::new(tokio::sync::Semaphore::new(gateway.limits.connections));
+        let open = GracefulShutdown::new();
+        loop {
+            let room = connections.clone();
+            let (stream, _) = tokio::select! {
+                biased;
+                _ = stop.wait_for(|&stop| stop) => break,
+                accepted = async {
+                    // Never closed, so there is nothing to wait for but room.
+                    let _ = room.acquire().await;
+                    listener.accept().await
+                } => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of file descriptors, or a connection that is gone already.
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        continue;
+                    }
+                },
+            };
+            // An answer must not wait for the acknowledgement of the one before.
+            let _ = stream.set_nodelay(true);
+            let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
+            let connection = gateway.clone().connection(stream);
+            let connection = open.watch(connection);
+            tokio::task::spawn_local(async move {
+                // A connection that breaks is its client's business.
+                let _ = connection.await;
+                drop(permit);
+            });
+        }
+        drop(listener);
+        let drain = gateway.limits.drain;
+        if tokio::time::timeout(drain, open.shutdown()).await.is_err() {
+            tracing::warn!(?drain, "connections were still open when the gateway stopped");
+        }
+        Ok(())
+    }
+
+    fn connection(
+        self: Rc<Gateway>,
+        stream: tokio::net::TcpStream,
+    ) -> impl hyper_util::server::graceful::GracefulConnection<Error = impl Send> + 'static {
+        let mut builder = auto::Builder::new(LocalExecutor);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.idle)
+            .max_headers(64)
+            .pipeline_flush(true);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(256)
+            .max_header_list_size(16 << 10)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(8 << 20)
+            .keep_alive_interval(self.limits.idle)
+            .keep_alive_timeout(self.limits.idle);
+        let service = service_fn(move |request| {
+            let gateway = self.clone();
+            async move { Ok::<_, Infallible>(gateway.handle(request).await) }
+        });
+        builder.serve_connection(TokioIo::new(stream), service).into_owned()
+    }
+
+    /// Answers one request.
+    async fn handle(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+        let answered = match Route::of(request.method(), request.uri()) {
+            Ok(Route::Read(query)) => self.read(query).await,
+            Ok(Route::Write(wanted, kind)) => self.write(wanted, kind, request).await,
+            Err(problem) => Err(problem),
+        };
+        answered.unwrap_or_else(answer::problem)
+    }
+
+    async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
+        let shard = self.router.shard_of(route::party_of(&query));
+        let view = shard.query(query).await.map_err(unanswered)?;
+        let mut json = JsonWriter::default();
+        match view {
+            View::Order(order) => json.order(&order),
+            View::Account(account) => json.account(&account),
+            View::Item(item) => json.item(&item),
+            View::Missing => return Err(Problem::missing(&query)),
+        }
+        Ok(answer::json(hyper::StatusCode::OK, json.finish()))
+    }
+
+    async fn write(
+        &self,
+        wanted: Request,
+        single: Option<Single>,
+        request: HttpRequest<Incoming>,
+    ) -> Result<Response<Body>, Problem> {
+        answer::accept_json(request.headers())?;
+        let mut buffers = self.pool.take();
+        let limits = &self.limits;
+        let done = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await {
+            Ok(()) => self.decode_and_submit(wanted, single, &mut buffers).await,
+            Err(problem) => Err(problem),
+        };
+        self.pool.give_back(buffers);
+        done
+    }
+
+    async fn decode_and_submit(
+        &self,
+        wanted: Request,
+        single: Option<Single>,
+        buffers: &mut Buffers,
+    ) -> Result<Response<Body>, Problem> {
+        decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
+        // One shard until streams between shards exist, so a batch is never split.
+        let party = route::home_of(&buffers.commands);
+        let (commands, replies) = buffers.lend();
+        let answer =
+            self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
+        let response = match single {
+            None => Ok(answer::results(&answer.replies, amount_name(wanted))),
+            Some(single) => {
+                let reply = answer.replies[0];
+                answer::single(wanted, single, &reply, &answer.commands)
+            }
+        };
+        buffers.return_lent(answer.commands, answer.replies);
+        response
+    }
+}
+
+/// What a reply's amount is to the caller.
+fn amount_name(request: Request) -> &'static str {
+    match request {
+        Request::Order | Request::Orders => "total",
+        Request::Account | Request::Accounts => "balance",
+        _ => "amount",
+    }
+}
+
+fn unanswered(error: SubmitError) -> Problem {
+    match error {
+        SubmitError::Overloaded(_) => Problem::overloaded(),
+        SubmitError::Full => Problem::full(),
+        SubmitError::Stopped => Problem::stopped(),
+    }
+}
+
+/// Runs HTTP/2 streams on the reactor's own thread.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}

@@ -92,6 +92,29 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whose it is.
+    pub fn buyer(&self) -> Party {
+        match self {
+            Event::Order { buyer, .. } | Event::Refund { buyer, .. } => *buyer,
+        }
+    }
+
+    /// The invoice's or the return's number.
+    pub fn invoice(&self) -> &str {
+        match self {
+            Event::Order { invoice, .. } | Event::Refund { invoice, .. } => invoice,
+        }
+    }
+
+    /// When it happened.
+    pub fn time_s(&self) -> u64 {
+        match self {
+            Event::Order { time_s, .. } | Event::Refund { time_s, .. } => *time_s,
+        }
+    }
+}
+
 /// A line of an order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TraceLine {

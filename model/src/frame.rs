@@ -192,6 +192,16 @@ impl FrameBuilder {
         &mut self.bytes[start..]
     }
 
+    /// The records' bytes.
+    pub fn records(&self) -> &[u8] {
+        &self.bytes[size_of::<FrameHeader>()..]
+    }
+
+    /// Its memory, to use again.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Records so far.
     pub fn count(&self) -> u32 {
         self.count

@@ -329,7 +329,7 @@ impl<'a> Record<'a> {
         let short = |length| RecordError::Length { length, room };
         let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| short(size_of::<Header>()))?;
         let length = header.length.get() as usize;
-        if length % 8 != 0 || length > room || length < size_of::<Header>() {
+        if !length.is_multiple_of(8) || length > room || length < size_of::<Header>() {
             return Err(short(length));
         }
         let (bytes, rest) = bytes.split_at(length);
@@ -542,6 +542,11 @@ impl CommandBuffer {
     /// How many commands it holds.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Bytes that it can hold without growing.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Empties it and keeps its memory.

@@ -1,1 +1,27 @@
-//! x
+//! Runs shards: takes commands in, has the core decide them, makes the decisions durable, and
+//! only then lets the answers out.
+//!
+//! ```text
+//! ShardHandle::submit ─▶ inbox ─▶ apply ─▶ frame ─▶ log thread: append + sync ─▶ release
+//! ```
+//!
+//! A [`ShardTask`] is the only writer of its shard. It runs on whatever reactor spawns it, and
+//! never waits for the disk: a thread beside it does. Group commit needs no timer: what arrives
+//! while a sync is in flight is the next group.
+//!
+//! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it.
+
+mod audit;
+mod clock;
+mod commit;
+mod data_dir;
+mod open;
+mod replay;
+mod shard_task;
+
+pub use audit::{Audit, AuditError, AuditLog, audit};
+pub use commit::{CommitStats, LogThread};
+pub use data_dir::{DataDir, DataDirError};
+pub use open::{OpenError, Opened, open, open_log};
+pub use replay::{Difference, Replay};
+pub use shard_task::{Answer, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};

@@ -755,32 +755,88 @@ mod tests {
             &order(r#"[{"item":1,"quantity":-1}]"#),
             expect![["orders[0].lines[0].quantity: -1 is not an integer from 1 to 1000000000"]],
         );
-        refused(Request::Orders, &order(r#"[{"item":1,"quantity":1.5}]"#), expect!["orders[0].lines[0].quantity: invalid type: floating point `1.5`, expected an integer from 1 to 1000000000"]);
-        refused(Request::Orders, &order(r#"[{"item":1}]"#), expect!["orders[0].lines[0].quantity: missing field `quantity`"]);
-        refused(Request::Orders, &order(r#"[{"item":1,"quantity":1,"colour":2}]"#), expect!["orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"]);
-        refused(Request::Orders, &order(r#"[{"item":1,"quantity":1,"item":2}]"#), expect!["orders[0].lines[0].item: duplicate field `item`"]);
+        refused(
+            Request::Orders,
+            &order(r#"[{"item":1,"quantity":1.5}]"#),
+            expect![
+                "orders[0].lines[0].quantity: invalid type: floating point `1.5`, expected an integer from 1 to 1000000000"
+            ],
+        );
+        refused(
+            Request::Orders,
+            &order(r#"[{"item":1}]"#),
+            expect!["orders[0].lines[0].quantity: missing field `quantity`"],
+        );
+        refused(
+            Request::Orders,
+            &order(r#"[{"item":1,"quantity":1,"colour":2}]"#),
+            expect![
+                "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"
+            ],
+        );
+        refused(
+            Request::Orders,
+            &order(r#"[{"item":1,"quantity":1,"item":2}]"#),
+            expect!["orders[0].lines[0].item: duplicate field `item`"],
+        );
         refused(Request::Orders, &order(r#"[]"#), expect!["orders[0].lines: must not be empty"]);
         refused(
             Request::Orders,
             &order(r#"[{"item":1,"quantity":1,"unit_price":1000000000000001}]"#),
-            expect!["orders[0].lines[0].unit_price: 1000000000000001 is not an integer from 0 to 1000000000000000"],
+            expect![
+                "orders[0].lines[0].unit_price: 1000000000000001 is not an integer from 0 to 1000000000000000"
+            ],
         );
         refused(
             Request::Orders,
             &order(r#"[{"item":99999999999999999999,"quantity":1}]"#),
-            expect!["orders[0].lines[0].item: invalid type: floating point `100000000000000000000.0`, expected an integer from 0 to 18446744073709551615"],
+            expect![
+                "orders[0].lines[0].item: invalid type: floating point `100000000000000000000.0`, expected an integer from 0 to 18446744073709551615"
+            ],
         );
         refused(Request::Orders, r#"{"orders":[]}"#, expect!["orders: must not be empty"]);
-        refused(Request::Orders, r#"{"order":[]}"#, expect!["order: unknown field `order`, expected `orders`"]);
+        refused(
+            Request::Orders,
+            r#"{"order":[]}"#,
+            expect!["order: unknown field `order`, expected `orders`"],
+        );
         refused(Request::Orders, r#"{}"#, expect!["orders: missing field `orders`"]);
-        refused(Request::Orders, r#"{"orders":[{"buyer":1]}"#, expect!["Expected this character to be either a ',' or a '}' while parsing at line 1 column 22"]);
+        refused(
+            Request::Orders,
+            r#"{"orders":[{"buyer":1]}"#,
+            expect![
+                "Expected this character to be either a ',' or a '}' while parsing at line 1 column 22"
+            ],
+        );
         refused(Request::Order, r#""#, expect!["EOF while parsing at line 1 column 1"]);
         refused(Request::Order, r#"[]"#, expect!["invalid type: sequence, expected an order"]);
-        refused(Request::Order, r#"{"buyer":0}"#, expect!["buyer: 0 is not an integer from 1 to 18446744073709551615"]);
-        refused(Request::Order, r#"{"buyer":1,"buyer":1}"#, expect!["buyer: duplicate field `buyer`"]);
-        refused(Request::Order, r#"{"id":"00000000-0000-0000-0000-000000000000"}"#, expect![[r#"id: "00000000-0000-0000-0000-000000000000" is not a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"#]]);
-        refused(Request::Order, r#"{"currency":"gbp"}"#, expect![[r#"currency: "gbp" is not an ISO 4217 code such as GBP"#]]);
-        refused(Request::Order, r#"{"payment":"card"}"#, expect![[r#"payment: "card" is not `balance`, `external` or `await`"#]]);
+        refused(
+            Request::Order,
+            r#"{"buyer":0}"#,
+            expect!["buyer: 0 is not an integer from 1 to 18446744073709551615"],
+        );
+        refused(
+            Request::Order,
+            r#"{"buyer":1,"buyer":1}"#,
+            expect!["buyer: duplicate field `buyer`"],
+        );
+        refused(
+            Request::Order,
+            r#"{"id":"00000000-0000-0000-0000-000000000000"}"#,
+            expect![[
+                r#"id: "00000000-0000-0000-0000-000000000000" is not a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"#
+            ]],
+        );
+        refused(
+            Request::Order,
+            r#"{"currency":"gbp"}"#,
+            expect![[r#"currency: "gbp" is not an ISO 4217 code such as GBP"#]],
+        );
+        refused(
+            Request::Order,
+            r#"{"payment":"card"}"#,
+            expect![[r#"payment: "card" is not `balance`, `external` or `await`"#]],
+        );
     }
 
     #[test]
@@ -812,7 +868,11 @@ mod tests {
             r#"{"id":"ID","payment":"await"}"#,
             expect!["payment must be `balance` or `external`"],
         );
-        refused(Request::Cancel(Party(1), OrderId(1)), r#"{"id":"ID"} x"#, expect!["something follows after the end of the JSON"]);
+        refused(
+            Request::Cancel(Party(1), OrderId(1)),
+            r#"{"id":"ID"} x"#,
+            expect!["something follows after the end of the JSON"],
+        );
     }
 
     #[test]
@@ -836,7 +896,11 @@ mod tests {
         refused(Request::Order, &order(LINES_MAX + 1), expect!["lines: more than 2000 lines"]);
         let orders = |n: usize| format!(r#"{{"orders":[{}]}}"#, vec![order(1); n].join(","));
         assert_eq!(decoded(Request::Orders, &orders(BATCH_MAX)).unwrap().count(), 10_000);
-        refused(Request::Orders, &orders(BATCH_MAX + 1), expect!["orders: more than 10000 in one request"]);
+        refused(
+            Request::Orders,
+            &orders(BATCH_MAX + 1),
+            expect!["orders: more than 10000 in one request"],
+        );
     }
 
     proptest! {

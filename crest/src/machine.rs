@@ -1,0 +1,48 @@
+//! What the machine is, and what processes took of it. From `/proc` (proc(5)).
+
+use std::fs;
+
+use serde::Serialize;
+
+/// The machine that a figure was measured on.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    cpu: String,
+    cores: usize,
+    memory_bytes: u64,
+}
+
+impl Machine {
+    pub(crate) fn read() -> Machine {
+        let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_string())
+        };
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kib = field(&memory, "MemTotal")
+            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok())
+            .unwrap_or(0);
+        Machine {
+            cpu: field(&cpus, "model name").unwrap_or_else(|| "unknown".to_string()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: kib * 1024,
+        }
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let gib = self.memory_bytes as f64 / (1u64 << 30) as f64;
+        write!(f, "{}, {} cores, {gib:.1} GiB", self.cpu, self.cores)
+    }
+}
+
+/// Seconds of CPU that a process took so far; `None` for one that isn't there.
+pub(crate) fn cpu_s(pid: u32) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; utime and stime are fields 14 and 15.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}

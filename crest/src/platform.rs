@@ -1,0 +1,91 @@
+//! The platform as a process of its own, for drills.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use loadgen::Target;
+
+use crate::{Failure, machine};
+
+/// How long it may take to start: replaying a log takes a while.
+const START_MAX: Duration = Duration::from_secs(120);
+/// How long it may take to answer what is open and stop.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// A platform that was started. Killed when dropped.
+pub(crate) struct Platform {
+    child: Child,
+    pub(crate) target: Target,
+}
+
+impl Platform {
+    /// Starts `crest serve` with `options` on a free port and waits until it listens.
+    pub(crate) fn start(data: &Path, options: &[String]) -> Result<Platform, Failure> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(options)
+            .env("CREST_LOG", std::env::var("CREST_LOG").unwrap_or_else(|_| "warn".to_string()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().expect("it is piped");
+        let (said, says) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            // An end without a word reads as an empty line.
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = said.send(line);
+        });
+        let line = says.recv_timeout(START_MAX);
+        let url = line.as_deref().ok().and_then(|line| line.trim().split(' ').next_back());
+        match url.map(Target::from_url) {
+            Some(Ok(target)) => Ok(Platform { child, target }),
+            _ => {
+                // What it had to say is on stderr.
+                let _ = child.kill();
+                let status = child.wait()?;
+                Err(format!("the platform did not start ({status})").into())
+            }
+        }
+    }
+
+    /// Seconds of CPU that it took so far.
+    pub(crate) fn cpu_s(&self) -> Option<f64> {
+        machine::cpu_s(self.child.id())
+    }
+
+    /// Its status, if it has ended on its own.
+    pub(crate) fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(mut self) -> Result<(), Failure> {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        }
+        let start = Instant::now();
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the platform stopped with {status}").into()),
+                None if start.elapsed() > STOP_MAX => {
+                    return Err(format!("the platform did not stop within {STOP_MAX:?}").into());
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        // Ended processes can't be killed; that is fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,103 @@
+//! `crest drill --trace`: replays recorded purchases and compares the books with the file.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loadgen::RunId;
+use loadgen::drive::{Progress, unix_ms};
+use loadgen::replay::{Replay, replay};
+use loadgen::trace::{Event, Plan};
+use model::record::Body;
+use model::{OrderId, Party};
+
+use crate::drill::{Scene, Steps, conclude, on_reactor, read_orders, watched};
+use crate::report::{Report, thousands};
+use crate::{Failure, args};
+
+pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure> {
+    let plan = Arc::new(Plan::open(file)?);
+    let steps = Steps::new();
+    println!(
+        "crest drill of {}: {} rows, {} events, {} items, over {} connections",
+        file.display(),
+        thousands(plan.totals.rows),
+        thousands(plan.events.len() as u64),
+        thousands(plan.items.len() as u64),
+        args.connections
+    );
+    let events = plan.events.len() as u64;
+    let scene = Scene::set(args, 0, plan.items.len() as u64, events)?;
+    let replay_plan = Replay {
+        target: scene.target.clone(),
+        plan: plan.clone(),
+        run: RunId::new(unix_ms() ^ args.seed << 48),
+        connections: args.connections.get(),
+        speed: args.speed,
+    };
+    let span_s = match (plan.events.first(), plan.events.last()) {
+        (Some(first), Some(last)) => last.time_s().saturating_sub(first.time_s()),
+        _ => 0,
+    };
+    let expected = args.speed.map_or(10.0, |speed| span_s as f64 / speed);
+    let progress = Arc::new(Progress::default());
+    let before = scene.cpu();
+    let duration = Duration::from_secs_f64(expected);
+    let replayed = watched(&progress, duration, || on_reactor(replay(&replay_plan, &progress)))???;
+    let cpu = scene.cpu().since(&before);
+
+    let mut report = Report::new();
+    report.cpu_s = Some(cpu);
+    report.add_load(&replayed.recorder, replayed.elapsed);
+    report.trace = Some(plan.totals.clone());
+    for (outcome, count) in replayed.recorder.rejected() {
+        report.problem(format!("{count} events were refused as {}", outcome.word()));
+    }
+    let Some(data) = scene.stop(&mut report)? else {
+        let read = on_reactor(read_orders(&scene.target, replayed.orders.into_iter()))??;
+        if read.lost > 0 {
+            report.problem(format!("{} acknowledged orders can't be read back", read.lost));
+        }
+        report.read_back = Some(read);
+        return conclude(args, report, None);
+    };
+
+    let mut acknowledged: HashMap<(Party, OrderId), _> =
+        replayed.orders.iter().map(|&(buyer, id, outcome)| ((buyer, id), outcome)).collect();
+    let mut lost = 0;
+    let audit = node::audit(&data, |record, _| {
+        if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
+            let expected = acknowledged.remove(&(record.party(), id));
+            lost += u64::from(expected.is_some() && expected != record.outcome());
+        }
+    })?;
+    lost += acknowledged.len() as u64;
+    report.add_audit(&audit, Some(lost));
+    if lost > 0 {
+        report.problem(format!("{lost} acknowledged orders are not in the log"));
+    }
+    compare(&mut report, &plan, &audit);
+    steps.say("audited");
+    conclude(args, report, scene.data)
+}
+
+/// The audit's figures come from the log alone and must be the file's.
+fn compare(report: &mut Report, plan: &Plan, audit: &node::Audit) {
+    let totals = &plan.totals;
+    let revenue = audit.revenue.get("GBP").copied().unwrap_or(0);
+    let orders = plan.events.iter().filter(|event| matches!(event, Event::Order { .. })).count();
+    for (what, file, log) in [
+        ("orders", i128::from(totals.orders), i128::from(audit.orders)),
+        ("orders in the plan", orders as i128, i128::from(audit.orders)),
+        ("lines", totals.lines.into(), audit.lines.into()),
+        ("units sold", totals.units_sold.into(), audit.units_sold.into()),
+        ("units refunded", totals.units_refunded.into(), audit.units_refunded.into()),
+        ("revenue in pence", totals.revenue_pence.into(), revenue),
+    ] {
+        if file != log {
+            report.problem(format!("{what}: {file} in the file, {log} in the log"));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Answers: JSON for what was done or found, problem details (RFC 9457) for what was not.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use model::json::decode::{DecodeError, Request};
+use model::json::encode::{JsonWriter, explain};
+use model::record::CommandBuffer;
+use model::reply::Query;
+use model::{Outcome, Reply};
+
+use crate::route::Single;
+
+pub(crate) type Body = Full<Bytes>;
+
+/// Why a request was not done, as the caller reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    /// The last part of its type: a word that programs compare.
+    kind: &'static str,
+    detail: String,
+    field: Option<String>,
+    /// Members of its own: outcome and state of a refusal.
+    outcome: Option<Reply>,
+    header: Option<(hyper::header::HeaderName, &'static str)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, kind, detail: detail.into(), field: None, outcome: None, header: None }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn invalid(error: DecodeError) -> Problem {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", error.detail);
+        Problem { field: error.field, ..problem }
+    }
+
+    pub(crate) fn bad_path(field: &str, found: &str, expected: &str) -> Problem {
+        let detail = format!("{found:?} is not {expected}");
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
+        Problem { field: Some(field.to_string()), ..problem }
+    }
+
+    pub(crate) fn no_path(path: &str) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "no_such_path", format!("nothing is at {path}"))
+    }
+
+    pub(crate) fn wrong_method(allowed: &'static str) -> Problem {
+        let detail = format!("this path takes {allowed}");
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail);
+        Problem { header: Some((ALLOW, allowed)), ..problem }
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Problem {
+        let detail = format!("a body may have {limit} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    pub(crate) fn slow_body() -> Problem {
+        let detail = "the body took too long to arrive";
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+    }
+
+    pub(crate) fn broken_body(error: &hyper::Error) -> Problem {
+        let detail = format!("the body did not arrive whole: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "broken_body", detail)
+    }
+
+    pub(crate) fn missing(query: &Query) -> Problem {
+        let (kind, detail) = match query {
+            Query::Order(buyer, id) => {
+                ("unknown_order", format!("buyer {buyer} has no order {id}"))
+            }
+            Query::Account(party, currency, kind) => {
+                let kind = kind.word();
+                ("unknown_account", format!("party {party} has no {kind} account in {currency}"))
+            }
+            Query::Item(item) => ("unknown_item", format!("there is no item {item}")),
+        };
+        Problem::new(StatusCode::NOT_FOUND, kind, detail)
+    }
+
+    pub(crate) fn overloaded() -> Problem {
+        let detail = "more is waiting than may; nothing happened: try again";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        Problem { header: Some((RETRY_AFTER, "1")), ..problem }
+    }
+
+    pub(crate) fn full() -> Problem {
+        let detail = "the shard holds as much as it may; nothing happened";
+        Problem::new(StatusCode::INSUFFICIENT_STORAGE, "full", detail)
+    }
+
+    pub(crate) fn stopped() -> Problem {
+        let detail = "the shard stopped, and what became of this is not known: \
+                      repeat it with the same id when it is back";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", detail);
+        Problem { header: Some((RETRY_AFTER, "1")), ..problem }
+    }
+
+    /// A single command that was refused.
+    fn refused(reply: &Reply) -> Problem {
+        let status = match reply.outcome {
+            Outcome::UnknownOrder => StatusCode::NOT_FOUND,
+            Outcome::UnknownAccount
+            | Outcome::UnknownItem
+            | Outcome::CurrencyMismatch
+            | Outcome::IdReused
+            | Outcome::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => StatusCode::CONFLICT,
+        };
+        let detail = explain(reply.outcome, reply.state);
+        Problem {
+            field: reply.line.map(|line| format!("lines[{line}]")),
+            outcome: Some(*reply),
+            ..Problem::new(status, reply.outcome.word(), detail)
+        }
+    }
+}
+
+/// Whether the caller sends what is understood here.
+pub(crate) fn accept_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let value = value.to_str().unwrap_or("");
+    let essence = value.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = format!("{value:?} is not application/json");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+}
+
+pub(crate) fn json(status: StatusCode, text: Vec<u8>) -> Response<Body> {
+    typed(status, text, HeaderValue::from_static("application/json"))
+}
+
+fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// The answer to a batch.
+pub(crate) fn results(replies: &[Reply], amount_name: &str) -> Response<Body> {
+    let mut json_text = JsonWriter::default();
+    json_text.results(replies, amount_name);
+    json(StatusCode::OK, json_text.finish())
+}
+
+/// The answer to a single change.
+pub(crate) fn single(
+    request: Request,
+    single: Single,
+    reply: &Reply,
+    commands: &CommandBuffer,
+) -> Result<Response<Body>, Problem> {
+    if !reply.outcome.is_done() {
+        return Err(Problem::refused(reply));
+    }
+    let mut text = JsonWriter::default();
+    text.result(reply, crate::amount_name(request));
+    let created = single == Single::Created && reply.outcome == Outcome::Ok;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = json(status, text.finish());
+    if let (Request::Order, Some(Ok(record))) = (request, commands.records().next()) {
+        let id = record.order().unwrap_or_default();
+        let location = format!("/v1/buyers/{}/orders/{id}", record.party());
+        let location = HeaderValue::from_str(&location).expect("digits and hyphens");
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// A problem as RFC 9457 has it.
+pub(crate) fn problem(problem: Problem) -> Response<Body> {
+    let quoted = |text: &str| sonic_rs::to_string(text).unwrap_or_else(|_| "\"\"".to_string());
+    let status = problem.status;
+    let mut text = format!(
+        "{{\"type\":\"urn:crest:problem:{}\",\"title\":{},\"status\":{},\"detail\":{}",
+        problem.kind,
+        quoted(&problem.kind.replace('_', " ")),
+        status.as_u16(),
+        quoted(&problem.detail)
+    );
+    if let Some(field) = &problem.field {
+        text.push_str(&format!(",\"field\":{}", quoted(field)));
+    }
+    if let Some(reply) = &problem.outcome {
+        text.push_str(&format!(",\"outcome\":\"{}\"", reply.outcome.word()));
+        if let Some(state) = reply.state {
+            text.push_str(&format!(",\"state\":\"{}\"", state.word()));
+        }
+        if let Some(offset) = reply.offset {
+            text.push_str(&format!(",\"offset\":{offset}"));
+        }
+    }
+    text.push('}');
+    let content_type = HeaderValue::from_static("application/problem+json");
+    let mut response = typed(status, text.into_bytes(), content_type);
+    if let Some((name, value)) = problem.header {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

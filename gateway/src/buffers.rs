@@ -1,0 +1,82 @@
+//! Request buffers, used again: a request allocates nothing that the one before left behind.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use model::Reply;
+use model::record::CommandBuffer;
+
+use crate::answer::Problem;
+
+/// Buffers kept for later. More requests than this at once allocate.
+const KEPT_MAX: usize = 64;
+/// A buffer larger than this is not kept: one giant request must not hold memory for ever.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Default)]
+pub(crate) struct Buffers {
+    pub(crate) body: Vec<u8>,
+    pub(crate) commands: CommandBuffer,
+    replies: Vec<Reply>,
+}
+
+impl Buffers {
+    /// Reads a body whole, within its bounds.
+    pub(crate) async fn read(
+        &mut self,
+        body: Incoming,
+        limit: usize,
+        time: Duration,
+    ) -> Result<(), Problem> {
+        // What says that it is too large needs not be read.
+        if body.size_hint().lower() > limit as u64 {
+            return Err(Problem::too_large(limit));
+        }
+        let read = self.read_frames(body, limit);
+        tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(Problem::slow_body()))
+    }
+
+    async fn read_frames(&mut self, mut body: Incoming, limit: usize) -> Result<(), Problem> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Problem::broken_body(&error))?;
+            let Some(piece) = frame.data_ref() else { continue };
+            if self.body.len() + piece.len() > limit {
+                return Err(Problem::too_large(limit));
+            }
+            self.body.extend_from_slice(piece);
+        }
+        Ok(())
+    }
+
+    /// The buffers that travel to the shard.
+    pub(crate) fn lend(&mut self) -> (CommandBuffer, Vec<Reply>) {
+        (std::mem::take(&mut self.commands), std::mem::take(&mut self.replies))
+    }
+
+    pub(crate) fn return_lent(&mut self, commands: CommandBuffer, replies: Vec<Reply>) {
+        self.commands = commands;
+        self.replies = replies;
+    }
+}
+
+/// Buffers of one reactor.
+#[derive(Default)]
+pub(crate) struct Pool(RefCell<Vec<Buffers>>);
+
+impl Pool {
+    pub(crate) fn take(&self) -> Buffers {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_back(&self, mut buffers: Buffers) {
+        buffers.body.clear();
+        buffers.commands.clear();
+        let mut kept = self.0.borrow_mut();
+        let small = buffers.body.capacity() + buffers.commands.capacity() <= KEPT_BYTES_MAX;
+        if kept.len() < KEPT_MAX && small {
+            kept.push(buffers);
+        }
+    }
+}

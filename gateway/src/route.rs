@@ -1,0 +1,190 @@
+//! From a method and a path to what is wanted.
+
+use hyper::{Method, Uri};
+use model::json::decode::{Request, parse_uuid};
+use model::record::CommandBuffer;
+use model::reply::Query;
+use model::{AccountKind, Currency, ItemId, OrderId, Party};
+
+use crate::answer::Problem;
+
+/// What a request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To see something.
+    Read(Query),
+    /// To change something; alone, or a batch whose answer is a list of results.
+    Write(Request, Option<Single>),
+}
+
+/// How the answer to a single change looks when it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Single {
+    /// Something new has a place of its own.
+    Created,
+    /// Something that is there was changed.
+    Changed,
+}
+
+impl Route {
+    pub(crate) fn of(method: &Method, uri: &Uri) -> Result<Route, Problem> {
+        let path = uri.path();
+        let Some(rest) = path.strip_prefix("/v1/") else { return Err(Problem::no_path(path)) };
+        let mut parts = [""; 6];
+        let mut count = 0;
+        for part in rest.split('/') {
+            if count == parts.len() {
+                return Err(Problem::no_path(path));
+            }
+            parts[count] = part;
+            count += 1;
+        }
+        use Request::*;
+        use Single::*;
+        let post = |request, single| match *method {
+            Method::POST => Ok(Route::Write(request, single)),
+            _ => Err(Problem::wrong_method("POST")),
+        };
+        let get = |query| match *method {
+            Method::GET => Ok(Route::Read(query)),
+            _ => Err(Problem::wrong_method("GET")),
+        };
+        match parts[..count] {
+            ["orders"] => post(Order, Some(Created)),
+            ["orders", "batch"] => post(Orders, None),
+            ["accounts"] => post(Account, Some(Created)),
+            ["accounts", "batch"] => post(Accounts, None),
+            ["accounts", party] => get(account(party, uri.query())?),
+            ["items"] => post(Item, Some(Created)),
+            ["items", "batch"] => post(Items, None),
+            ["items", item] => get(Query::Item(ItemId(number("item", item)?))),
+            ["items", item, "restock"] => {
+                post(Restock(ItemId(number("item", item)?)), Some(Changed))
+            }
+            ["transfers"] => post(Transfer, Some(Changed)),
+            ["transfers", "batch"] => post(Transfers, None),
+            ["buyers", buyer, "orders", id] => {
+                get(Query::Order(Party(number("buyer", buyer)?), order(id)?))
+            }
+            ["buyers", buyer, "orders", id, change] => {
+                let (buyer, id) = (Party(number("buyer", buyer)?), order(id)?);
+                match change {
+                    "pay" => post(Pay(buyer, id), Some(Changed)),
+                    "cancel" => post(Cancel(buyer, id), Some(Changed)),
+                    "refund" => post(Refund(buyer, id), Some(Changed)),
+                    _ => Err(Problem::no_path(path)),
+                }
+            }
+            _ => Err(Problem::no_path(path)),
+        }
+    }
+}
+
+fn number(field: &str, text: &str) -> Result<u64, Problem> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(number),
+        _ => Err(Problem::bad_path(field, text, "an integer from 0 to 18446744073709551615")),
+    }
+}
+
+fn order(text: &str) -> Result<OrderId, Problem> {
+    parse_uuid(text)
+        .map(OrderId)
+        .ok_or_else(|| Problem::bad_path("id", text, "a UUID in its hyphenated form"))
+}
+
+/// `?currency=GBP`, and `&kind=` where it isn't the main account.
+fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
+    let (mut currency, mut kind) = (None, AccountKind::Main);
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("currency", code) => {
+                let found = Currency::from_code(code);
+                currency = Some(found.ok_or_else(|| {
+                    Problem::bad_path("currency", code, "an ISO 4217 code such as GBP")
+                })?);
+            }
+            ("kind", word) => {
+                kind = AccountKind::from_word(word).ok_or_else(|| {
+                    Problem::bad_path("kind", word, "`main`, `payable` or `clearing`")
+                })?;
+            }
+            (name, _) => {
+                return Err(Problem::bad_path(
+                    name,
+                    name,
+                    "a parameter; `currency` and `kind` are",
+                ));
+            }
+        }
+    }
+    let currency = currency
+        .ok_or_else(|| Problem::bad_path("currency", "", "an ISO 4217 code such as GBP"))?;
+    Ok(Query::Account(Party(number("party", party)?), currency, kind))
+}
+
+/// The party whose shard answers a read.
+pub(crate) fn party_of(query: &Query) -> Party {
+    match *query {
+        Query::Order(buyer, _) => buyer,
+        Query::Account(party, ..) => party,
+        Query::Item(item) => Party(item.0),
+    }
+}
+
+/// The party whose shard decides these commands.
+pub(crate) fn home_of(commands: &CommandBuffer) -> Party {
+    let first = commands.records().next().and_then(Result::ok);
+    first.map_or(Party(0), |record| record.party())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(method: Method, uri: &str) -> Result<Route, u16> {
+        Route::of(&method, &uri.parse().unwrap()).map_err(|problem| problem.status().as_u16())
+    }
+
+    #[test]
+    fn paths_lead_where_they_should() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let order = OrderId(parse_uuid(id).unwrap());
+        assert_eq!(
+            route(Method::POST, "/v1/orders"),
+            Ok(Route::Write(Request::Order, Some(Single::Created)))
+        );
+        assert_eq!(
+            route(Method::GET, &format!("/v1/buyers/7/orders/{id}")),
+            Ok(Route::Read(Query::Order(Party(7), order)))
+        );
+        assert_eq!(
+            route(Method::POST, &format!("/v1/buyers/7/orders/{id}/refund")),
+            Ok(Route::Write(Request::Refund(Party(7), order), Some(Single::Changed)))
+        );
+        assert_eq!(
+            route(Method::GET, "/v1/accounts/7?currency=GBP&kind=payable"),
+            Ok(Route::Read(Query::Account(Party(7), Currency::GBP, AccountKind::Payable)))
+        );
+    }
+
+    #[test]
+    fn other_paths_are_refused_by_kind() {
+        for (method, uri, status) in [
+            (Method::GET, "/v1/orders", 405),
+            (Method::DELETE, "/v1/items/1", 405),
+            (Method::GET, "/", 404),
+            (Method::GET, "/v1/", 404),
+            (Method::GET, "/v1/orders/batch/x", 404),
+            (Method::GET, "/v1/a/b/c/d/e/f/g/h", 404),
+            (Method::GET, "/v1/items/+1", 400),
+            (Method::GET, "/v1/items/18446744073709551616", 400),
+            (Method::GET, "/v1/buyers/1/orders/1", 400),
+            (Method::GET, "/v1/accounts/1", 400),
+            (Method::GET, "/v1/accounts/1?currency=GBP&colour=red", 400),
+        ] {
+            assert_eq!(route(method, uri), Err(status), "{uri}");
+        }
+    }
+}

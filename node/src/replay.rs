@@ -1,0 +1,95 @@
+//! Executing a log again.
+//!
+//! Recovery and audit do the same: clear the outcomes from a frame's records, have the core
+//! decide the commands once more, and compare what it writes with what is in the log, byte by
+//! byte. Anything else than equality is a bug or a forged log, and stops the reader.
+
+use model::Offset;
+use model::frame::{Frame, FrameBuilder};
+use model::record::{RULE_VERSION, Record, Records, clear_outcome};
+use txn_core::Shard;
+
+/// Executes frames again. Keeps its buffers from frame to frame.
+#[derive(Default)]
+pub struct Replay {
+    commands: Vec<u8>,
+    decided: Vec<u8>,
+    replies: Vec<model::Reply>,
+}
+
+/// Where a log and its execution part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offset {offset}: {detail}")]
+pub struct Difference {
+    /// The first record that differs.
+    pub offset: Offset,
+    /// How.
+    pub detail: String,
+    /// Whether the core says that this record's command was already in the log.
+    pub repeated: bool,
+}
+
+impl Replay {
+    /// Executes the frame's commands on `shard`, which must stand before its first record.
+    pub fn apply(&mut self, shard: &mut Shard, frame: Frame<'_>) -> Result<(), Difference> {
+        let mut offset = Offset(frame.header.first_offset.get());
+        let difference = |offset, detail: String| Difference { offset, detail, repeated: false };
+        if frame.header.rules.get() != RULE_VERSION {
+            let detail = format!(
+                "decided by rules of version {}; this program has version {RULE_VERSION}",
+                frame.header.rules
+            );
+            return Err(difference(offset, detail));
+        }
+        if offset != shard.next_offset() {
+            let detail = format!("the shard stands before offset {}", shard.next_offset());
+            return Err(difference(offset, detail));
+        }
+
+        self.commands.clear();
+        self.commands.extend_from_slice(frame.records);
+        let mut rest = &mut self.commands[..];
+        let mut count = 0;
+        while !rest.is_empty() {
+            let length = match Record::split(rest) {
+                Ok((record, _)) => record.bytes.len(),
+                Err(error) => return Err(difference(Offset(offset.0 + count), error.to_string())),
+            };
+            let (record, after) = rest.split_at_mut(length);
+            clear_outcome(record);
+            rest = after;
+            count += 1;
+        }
+        if count != u64::from(frame.header.count.get()) {
+            let detail = format!("{count} records in a frame of {}", frame.header.count);
+            return Err(difference(offset, detail));
+        }
+
+        self.replies.clear();
+        let mut builder = FrameBuilder::reuse(std::mem::take(&mut self.decided));
+        let mut commands = Records::new(&self.commands);
+        shard.prefetch(commands);
+        let applied = shard.apply(&mut commands, &mut builder, &mut self.replies);
+        let same = applied.is_ok() && builder.records() == frame.records;
+        if !same {
+            let decided = builder.records();
+            for (number, record) in frame.records().enumerate() {
+                let Ok(record) = record else { break };
+                let start = record.bytes.as_ptr() as usize - frame.records.as_ptr() as usize;
+                let again = decided.get(start..start + record.bytes.len());
+                if again != Some(record.bytes) {
+                    offset.0 += number as u64;
+                    let reply = self.replies.get(number);
+                    let again = reply.map_or("nothing", |reply| reply.outcome.word());
+                    let first = record.outcome().map_or("nothing", |outcome| outcome.word());
+                    let repeated = reply.is_some_and(|reply| reply.offset != Some(offset));
+                    let detail = format!("logged as {first}, executed again as {again}");
+                    return Err(Difference { offset, detail, repeated });
+                }
+            }
+            return Err(difference(offset, "executed again, the frame differs".to_string()));
+        }
+        self.decided = builder.into_bytes();
+        Ok(())
+    }
+}

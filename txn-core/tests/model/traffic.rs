@@ -1,0 +1,231 @@
+//! Traffic for a long run: many parties, items and orders, from one seed.
+
+use model::money::STOCK_MAX;
+use model::record::LINES_MAX;
+use model::{
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
+};
+
+use crate::command::{AskedLine, Command, yen};
+
+// So many of each that every index splits.
+const BUYERS: u64 = 8_000;
+const ITEMS: u64 = 8_000;
+const SELLERS: u64 = 50;
+/// Orders and changes that later steps look back at.
+const RECENT_MAX: usize = 512;
+
+/// An endless sequence of commands.
+pub struct Traffic {
+    random: SplitMix64,
+    steps: u64,
+    /// What was asked for lately, overwritten in turn.
+    recent: Vec<Command>,
+    /// Buyer, id and number of lines of orders asked for lately.
+    placed: Vec<(Party, OrderId, usize)>,
+}
+
+/// G. L. Steele Jr. et al., "Fast splittable pseudorandom number generators", OOPSLA 2014.
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+impl Traffic {
+    pub fn new(seed: u64) -> Traffic {
+        let random = SplitMix64(seed);
+        Traffic { random, steps: 0, recent: Vec::new(), placed: Vec::new() }
+    }
+
+    /// The next batch: mostly small, sometimes more than a frame takes.
+    pub fn batch(&mut self) -> Vec<Command> {
+        let bound = if self.random.one_in(16) { 8_000 } else { 300 };
+        (0..=self.random.below(bound)).map(|_| self.command()).collect()
+    }
+
+    /// Whether a frame ends here.
+    pub fn ends_frame(&mut self) -> bool {
+        self.random.one_in(3)
+    }
+
+    fn command(&mut self) -> Command {
+        let command = self.decide();
+        if self.recent.len() < RECENT_MAX {
+            self.recent.push(command.clone());
+        } else {
+            self.recent[self.steps as usize % RECENT_MAX] = command.clone();
+        }
+        self.steps += 1;
+        command
+    }
+
+    fn decide(&mut self) -> Command {
+        if self.random.one_in(16) && !self.recent.is_empty() {
+            let at = self.random.below(self.recent.len() as u64) as usize;
+            return self.recent[at].clone();
+        }
+        // Accounts and items come first; the steps that repeat another leave a few out.
+        let step = self.steps;
+        match self.random.below(100) {
+            _ if step < BUYERS => self.create_account(Party(1 + step), Currency::GBP),
+            _ if step < BUYERS + ITEMS => self.create_item(ItemId(step - BUYERS)),
+            0 => {
+                let (buyer, currency) = (self.buyer(), self.currency());
+                self.create_account(buyer, currency)
+            }
+            1 => {
+                let item = self.item();
+                self.create_item(item)
+            }
+            2..12 => self.transfer(),
+            12..17 => self.restock(),
+            17..62 => self.place(),
+            _ => self.change(),
+        }
+    }
+
+    fn currency(&mut self) -> Currency {
+        if self.random.one_in(20) { yen() } else { Currency::GBP }
+    }
+
+    fn buyer(&mut self) -> Party {
+        Party(1 + self.random.below(BUYERS))
+    }
+
+    fn seller(&mut self) -> Party {
+        // Sellers are buyers too.
+        Party(1 + self.random.below(SELLERS))
+    }
+
+    fn item(&mut self) -> ItemId {
+        // Every other look goes to the few items that everybody wants.
+        let bound = if self.random.one_in(2) { 40 } else { ITEMS };
+        ItemId(self.random.below(bound))
+    }
+
+    fn change_id(&mut self) -> ChangeId {
+        ChangeId(u128::from(self.random.below(6)) << 64 | u128::from(self.random.below(3)))
+    }
+
+    fn amount(&mut self, usual: u64) -> Amount {
+        Amount(if self.random.one_in(60) {
+            Amount::MAX.0 - self.random.below(2)
+        } else {
+            self.random.below(usual)
+        })
+    }
+
+    fn create_account(&mut self, party: Party, currency: Currency) -> Command {
+        Command::CreateAccount { party, currency, balance: self.amount(20_000) }
+    }
+
+    fn create_item(&mut self, item: ItemId) -> Command {
+        let stock = if self.random.one_in(3) { STOCK_MAX } else { self.random.below(200) };
+        Command::CreateItem {
+            item,
+            seller: self.seller(),
+            currency: self.currency(),
+            price: self.amount(1_000),
+            stock,
+        }
+    }
+
+    fn transfer(&mut self) -> Command {
+        let mut account = || match self.random.below(8) {
+            0 => (Party(0), AccountKind::Clearing),
+            1 | 2 => (self.seller(), AccountKind::Payable),
+            _ => (self.buyer(), AccountKind::Main),
+        };
+        let (debit, credit) = (account(), account());
+        let amount = Amount(self.amount(10_000).0.max(1));
+        let wide = u128::from(self.random.next()) << 64 | u128::from(self.random.next());
+        let id = if self.random.one_in(4) { self.change_id() } else { ChangeId(wide) };
+        Command::Transfer { id, debit, credit, currency: self.currency(), amount }
+    }
+
+    fn restock(&mut self) -> Command {
+        let id = ChangeId(u128::from(self.random.below(300)));
+        Command::Restock { id, item: self.item(), quantity: 1 + self.random.below(30) }
+    }
+
+    fn quantity(&mut self) -> Quantity {
+        Quantity(match self.random.below(200) {
+            0 => Quantity::MAX.0,
+            1..10 => 1 + self.random.below(1_000) as u32,
+            _ => 1 + self.random.below(5) as u32,
+        })
+    }
+
+    fn place(&mut self) -> Command {
+        let count = match self.random.below(4_000) {
+            0 => LINES_MAX,
+            1..40 => 1 + self.random.below(100) as usize,
+            _ => 1 + self.random.below(5) as usize,
+        };
+        let lines: Vec<AskedLine> = (0..count)
+            .map(|_| {
+                let agreed = self.random.one_in(5);
+                AskedLine {
+                    item: self.item(),
+                    quantity: self.quantity(),
+                    agreed: if agreed { Some(self.amount(1_000)) } else { None },
+                }
+            })
+            .collect();
+        let buyer = self.buyer();
+        let id =
+            OrderId(u128::from(self.random.below(4)) << 64 | u128::from(1 + self.random.below(9)));
+        if self.placed.len() < RECENT_MAX {
+            self.placed.push((buyer, id, count));
+        } else {
+            self.placed[self.steps as usize % RECENT_MAX] = (buyer, id, count);
+        }
+        let method = PaymentMethod::ALL[self.random.below(3) as usize];
+        Command::Place { buyer, id, currency: self.currency(), method, lines }
+    }
+
+    fn change(&mut self) -> Command {
+        let lost = self.placed.is_empty() || self.random.one_in(25);
+        let (buyer, order, count) = match lost {
+            true => (self.buyer(), OrderId(u128::from(1 + self.random.below(90))), 3),
+            false => self.placed[self.random.below(self.placed.len() as u64) as usize],
+        };
+        let id = self.change_id();
+        match self.random.below(8) {
+            0..3 => {
+                let balance = self.random.one_in(2);
+                let method = if balance { PaymentMethod::Balance } else { PaymentMethod::External };
+                Command::Pay { id, buyer, order, method }
+            }
+            3 => Command::Cancel { id, buyer, order },
+            _ => {
+                let asked = match self.random.below(4) {
+                    0 => 0,
+                    1 => count.min(LINES_MAX),
+                    _ => 1 + self.random.below(2) as usize,
+                };
+                let lines = (0..asked)
+                    .map(|_| {
+                        let line = self.random.below(count as u64 + u64::from(asked < 3)) as u16;
+                        (line, Quantity(1 + self.random.below(2) as u32))
+                    })
+                    .collect();
+                Command::Refund { id, buyer, order, restock: self.random.one_in(2), lines }
+            }
+        }
+    }
+}
