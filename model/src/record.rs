@@ -341,6 +341,29 @@ impl<'a> Record<'a> {
         Ok((Record { bytes, header, body }, rest))
     }
 
+    /// Whether all outcome fields are still zero, as they are in a command.
+    pub fn check_undecided(&self) -> Result<(), RecordError> {
+        let header = self.header;
+        in_range("outcome", header.outcome.into(), 0, 0)?;
+        in_range("state", header.state.into(), 0, 0)?;
+        in_range("previous", header.previous.get(), 0, 0)?;
+        in_range("amount", header.amount.get(), 0, 0)?;
+        match self.body {
+            Body::Place { order, leg, lines } => {
+                in_range("refused line", order.refused_line.get().into(), 0, 0)?;
+                in_range("leg amount", leg.amount.get(), 0, 0)?;
+                for line in lines.iter().filter(|line| line.flags & LINE_AGREED == 0) {
+                    in_range("unit price", line.unit_price.get(), 0, 0)?;
+                }
+            }
+            Body::Refund { refund, .. } => {
+                in_range("refused line", refund.refused_line.get().into(), 0, 0)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// What became of it; `None` for a command.
     pub fn outcome(&self) -> Option<Outcome> {
         Outcome::from_byte(self.header.outcome)

@@ -80,7 +80,7 @@ impl Drop for Region {
 impl Arena {
     /// A new block of zeroed words.
     pub(crate) fn allocate(&mut self, words: usize) -> Pos {
-        assert!(words <= REGION_WORDS - 1, "a block of {words} words passes a region");
+        assert!(words < REGION_WORDS, "a block of {words} words passes a region");
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
         if !self.regions.last().is_some_and(fits) {
             assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
@@ -107,7 +107,7 @@ impl Arena {
     /// Touches the memory of the next `words` words, so that filling them faults no page in.
     pub(crate) fn touch(&mut self, words: usize) {
         if self.regions.is_empty() {
-            self.allocate(1);
+            self.regions.push(Region::new(1));
         }
         let Some(region) = self.regions.last_mut() else { return };
         let start = region.used;

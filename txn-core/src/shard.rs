@@ -135,7 +135,9 @@ impl Shard {
     ) -> Result<(), RecordError> {
         while !frame.is_full_for(RECORD_BYTES_MAX) {
             let Some(command) = commands.next() else { return Ok(()) };
-            replies.push(self.execute(&command?, frame));
+            let command = command?;
+            command.check_undecided()?;
+            replies.push(self.execute(&command, frame));
         }
         Ok(())
     }
@@ -239,8 +241,7 @@ impl Shard {
             ..Change::default()
         };
         self.changes.insert(scope, id, change);
-        if let Some(pos) = self.orders.find(command.party(), OrderId(order)).filter(|_| order != 0)
-        {
+        if let Some(pos) = command.order().and_then(|id| self.orders.find(command.party(), id)) {
             self.orders.head_mut(pos).last = self.next_offset.0;
         }
         self.log(command, decision, frame)
