@@ -297,16 +297,34 @@ impl Request {
             plan.target.post("/v1/orders", self.body.len(), &mut self.head);
             return;
         }
-        self.body.extend_from_slice(b"{\"orders\":[");
-        for n in first..first + plan.batch {
-            if n > first {
-                self.body.push(b',');
-            }
-            write_order(&plan.profile, plan.run, n, unix_ms, &mut self.body);
-        }
-        self.body.extend_from_slice(b"]}");
+        write_orders(&plan.profile, plan.run, first, plan.batch, unix_ms, &mut self.body);
         plan.target.post("/v1/orders/batch", self.body.len(), &mut self.head);
     }
+}
+
+/// The body of batch `number` of a profile: for measuring what reads it.
+pub fn batch_body(profile: &Profile, run: RunId, number: u64, orders: u64) -> Vec<u8> {
+    let mut body = Vec::new();
+    write_orders(profile, run, number * orders, orders, unix_ms(), &mut body);
+    body
+}
+
+fn write_orders(
+    profile: &Profile,
+    run: RunId,
+    first: u64,
+    orders: u64,
+    unix_ms: u64,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"orders\":[");
+    for n in first..first + orders {
+        if n > first {
+            out.push(b',');
+        }
+        write_order(profile, run, n, unix_ms, out);
+    }
+    out.extend_from_slice(b"]}");
 }
 
 fn write_order(profile: &Profile, run: RunId, n: u64, unix_ms: u64, out: &mut Vec<u8>) {

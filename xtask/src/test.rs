@@ -1,0 +1,33 @@
+//! `cargo xtask test`: the one test command.
+
+use crate::lint::lint;
+use crate::run::{Failure, cargo, run};
+
+/// Rounds of load, `kill -9` and recovery.
+const CRASH_ROUNDS: &str = "20";
+const CRASH_ROUNDS_LONG: &str = "500";
+
+pub(crate) fn test(long: bool) -> Result<(), Failure> {
+    lint()?;
+    let mut tests = cargo(&["test", "--workspace", "--locked"]);
+    tests.env("CREST_ROUNDS", if long { CRASH_ROUNDS_LONG } else { CRASH_ROUNDS });
+    if long {
+        // Every seeded search runs so many times as long.
+        tests.env("CREST_SEEDS", "50").env("PROPTEST_CASES", "5000");
+    }
+    run(&mut tests)?;
+    // The main job as a stranger runs it, only shorter.
+    run(&mut cargo(&[
+        "run",
+        "--release",
+        "--locked",
+        "--",
+        "drill",
+        "--duration",
+        "5s",
+        "--buyers",
+        "100000",
+    ]))?;
+    eprintln!("\nall tests passed");
+    Ok(())
+}
