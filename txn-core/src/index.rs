@@ -4,7 +4,7 @@
 //! segment by its high bits and the slot by its low ones. A segment that is three quarters full
 //! is split in two, which moves at most its own 3,072 slots: there is never a moment in which
 //! the whole table is rebuilt (R. Fagin et al., "Extendible hashing", ACM TODS 4(3), 1979).
-//! Doubling the directory copies four bytes a segment.
+//! Doubling the directory copies eight bytes a segment.
 //!
 //! A slot keeps 32 bits of the hash beside the position, so a miss rarely looks at a block.
 
@@ -31,9 +31,17 @@ impl From<u64> for Hash32 {
 pub(crate) struct Index {
     slots: Arena,
     segments: Vec<Segment>,
-    directory: Vec<u32>,
+    directory: Vec<Entry>,
     depth: u32,
     len: u64,
+}
+
+/// Where keys with some high bits of the hash are. The slots' position is here and not only with
+/// the segment, because a look-up is a chain of cache misses and this makes it one shorter.
+#[derive(Clone, Copy)]
+struct Entry {
+    slots: Pos,
+    segment: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -50,15 +58,15 @@ impl Default for Index {
     fn default() -> Index {
         let mut slots = Arena::default();
         let first = Segment { slots: slots.allocate(SLOTS), len: 0, depth: 0, prefix: 0 };
-        Index { slots, segments: vec![first], directory: vec![0], depth: 0, len: 0 }
+        let directory = vec![Entry { slots: first.slots, segment: 0 }];
+        Index { slots, segments: vec![first], directory, depth: 0, len: 0 }
     }
 }
 
 impl Index {
     /// The first block with this hash that `is_it` accepts.
     pub(crate) fn find(&self, hash: Hash32, mut is_it: impl FnMut(Pos) -> bool) -> Option<Pos> {
-        let segment = &self.segments[self.segment_of(hash)];
-        let slots = &self.slots.words(segment.slots)[..SLOTS];
+        let slots = &self.slots.words(self.directory[self.entry_of(hash)].slots)[..SLOTS];
         let mut at = hash.0 as usize & SLOT_MASK;
         loop {
             let (found, pos) = unpack(slots[at & SLOT_MASK]);
@@ -94,13 +102,13 @@ impl Index {
 
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
-        self.slots.bytes() + self.directory.len() as u64 * 4
+        self.slots.bytes() + self.directory.len() as u64 * 8
     }
 
     /// Asks the processor to fetch the slots where `hash` would be.
     pub(crate) fn prefetch(&self, hash: Hash32) {
-        let segment = &self.segments[self.segment_of(hash)];
-        prefetch(&self.slots.words(segment.slots)[hash.0 as usize & SLOT_MASK]);
+        let slots = self.directory[self.entry_of(hash)].slots;
+        prefetch(&self.slots.words(slots)[hash.0 as usize & SLOT_MASK]);
     }
 
     /// The block that a slot near `hash` most likely means, without comparing keys.
@@ -125,7 +133,7 @@ impl Index {
     }
 
     fn segment_of(&self, hash: Hash32) -> usize {
-        self.directory[self.entry_of(hash)] as usize
+        self.directory[self.entry_of(hash)].segment as usize
     }
 
     fn entry_of(&self, hash: Hash32) -> usize {
@@ -145,8 +153,8 @@ impl Index {
             words.fill(0);
             old
         };
-        let sibling = self.segments.len() as u32;
         let sibling_slots = self.slots.allocate(SLOTS);
+        let sibling = Entry { slots: sibling_slots, segment: self.segments.len() as u32 };
         let mut lens = [0, 0];
         for slot in old {
             let (hash, pos) = unpack(slot);

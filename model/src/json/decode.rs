@@ -17,6 +17,8 @@ use crate::{
 
 /// The most commands of one body.
 pub const BATCH_MAX: usize = 10_000;
+/// The most bytes of an error's detail, and of its field: our own messages need about 150.
+const EXPLAIN_BYTES_MAX: usize = 300;
 
 /// Why a body was refused. Nothing of it was kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +107,17 @@ fn explain(request: Request, body: &[u8]) -> DecodeError {
             field = format!("{field}{dot}{name}");
         }
     }
-    DecodeError { field: Some(field).filter(|field| !field.is_empty()), detail }
+    DecodeError { field: Some(field).filter(|field| !field.is_empty()).map(clip), detail: clip(detail) }
+}
+
+/// Cuts what quotes the body: an answer must not grow with what was sent.
+fn clip(mut text: String) -> String {
+    if text.len() > EXPLAIN_BYTES_MAX {
+        let end = (0..=EXPLAIN_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+    text
 }
 
 /// The field that serde's own messages name.
