@@ -15,6 +15,7 @@ mod audit;
 mod clock;
 mod commit;
 mod data_dir;
+mod memory;
 mod open;
 mod replay;
 mod shard_task;

@@ -73,6 +73,6 @@ pub fn open_log<L: Log + 'static>(
     let replayed = shard.next_offset().0 - 1;
     let end = log.end(id);
     let log = LogThread::spawn(log, close)?;
-    let (task, handle) = ShardTask::new(id, shard, end, &log);
+    let (task, handle) = ShardTask::new(id, shard, end, &log)?;
     Ok((task, handle, log, replayed))
 }

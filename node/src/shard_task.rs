@@ -20,6 +20,7 @@ use txn_core::Shard;
 use crate::LogThread;
 use crate::clock::Clock;
 use crate::commit::{Committed, Group};
+use crate::memory::MemoryThread;
 
 /// Submissions that may wait for a shard.
 const INBOX_MESSAGES: usize = 16_384;
@@ -146,6 +147,7 @@ impl Held {
 pub struct ShardTask {
     id: ShardId,
     shard: Shard,
+    memory: MemoryThread,
     inbox: mpsc::Receiver<Message>,
     groups: Sender<Group>,
     done_sender: mpsc::UnboundedSender<Committed>,
@@ -175,12 +177,13 @@ impl ShardTask {
         shard: Shard,
         end: LogEnd,
         log: &LogThread,
-    ) -> (ShardTask, ShardHandle) {
+    ) -> std::io::Result<(ShardTask, ShardHandle)> {
         let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
         let (done_sender, done) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(INBOX_BYTES));
         let task = ShardTask {
             id,
+            memory: MemoryThread::spawn(shard.spare_regions().clone())?,
             shard,
             inbox,
             groups: log.groups(),
@@ -198,7 +201,7 @@ impl ShardTask {
             spare_frames: Vec::new(),
             marked: true,
         };
-        (task, ShardHandle { inbox: sender, room })
+        Ok((task, ShardHandle { inbox: sender, room }))
     }
 
     /// Serves until every handle is dropped, then makes durable what is left. An error means
@@ -252,6 +255,7 @@ impl ShardTask {
                     self.apply(&mut rest, &mut replies)?;
                 }
                 drop(room);
+                self.memory.look();
                 self.hold(Held::Commands(answer, Answer { commands, replies }));
             }
         }

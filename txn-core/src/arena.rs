@@ -1,12 +1,14 @@
 //! Memory for the shard's state: words in large regions that never move.
 //!
 //! State grows with every order, and under load growing must cost nearly nothing. So blocks are
-//! carved from regions of 64 MiB, one behind the other; a region is backed by huge pages, which
-//! makes its first touch about seven times cheaper than 4 KiB pages do, and nothing is ever
-//! copied because a vector grew. A block is named by its position in words, which fits in 32
+//! carved from regions of 64 MiB, one behind the other, and nothing is ever copied because a
+//! vector grew. A region is backed by huge pages, which makes its first touch several times
+//! cheaper; and whoever runs the shard can have that first touch done elsewhere, ahead of time
+//! ([`SpareRegions`]). A block is named by its position in words, which fits in 32
 //! bits and so in half an index slot.
 
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -15,6 +17,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 const REGION_WORDS: usize = 8 << 20;
 const REGION_BYTES: usize = REGION_WORDS * 8;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Where there are no huge pages.
+const SMALL_PAGE_BYTES: usize = 4096;
 /// So that a position is 32 bits: 32 GiB in all.
 const REGIONS_MAX: usize = (1 << 32) / REGION_WORDS;
 
@@ -26,6 +30,37 @@ pub(crate) struct Pos(pub u32);
 #[derive(Default)]
 pub(crate) struct Arena {
     regions: Vec<Region>,
+    spare: SpareRegions,
+}
+
+/// Memory that was touched already, for the arenas of a shard to take when they grow. Without
+/// any they map their own, and the shard waits for it.
+#[derive(Clone, Default)]
+pub struct SpareRegions(Arc<Mutex<Vec<Region>>>);
+
+impl SpareRegions {
+    /// How many regions of 64 MiB are ready.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Makes another one ready: some tens of milliseconds, on whatever thread calls.
+    pub fn add(&self) {
+        let mut region = Region::new();
+        for word in region.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8) {
+            // SAFETY: a valid, exclusive reference; volatile so that the store stays.
+            unsafe { std::ptr::write_volatile(word, 0) };
+        }
+        self.lock().push(region);
+    }
+
+    fn take(&self) -> Option<Region> {
+        self.lock().pop()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Region>> {
+        self.0.lock().expect("nothing panics while it holds the lock")
+    }
 }
 
 struct Region {
@@ -40,7 +75,7 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    fn new(used: usize) -> Region {
+    fn new() -> Region {
         let length = REGION_BYTES + HUGE_PAGE_BYTES;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
@@ -55,7 +90,7 @@ impl Region {
         // SAFETY: the range lies within the mapping. Without huge pages it is merely slower, so
         // a refusal changes nothing.
         let _ = unsafe { madvise(words.as_ptr().cast(), REGION_BYTES, Advice::LinuxHugepage) };
-        Region { mapping, words, used }
+        Region { mapping, words, used: 0 }
     }
 
     fn words(&self) -> &[u64] {
@@ -78,14 +113,21 @@ impl Drop for Region {
 }
 
 impl Arena {
+    /// An empty arena that grows into `spare` first.
+    pub(crate) fn new(spare: &SpareRegions) -> Arena {
+        Arena { regions: Vec::new(), spare: spare.clone() }
+    }
+
     /// A new block of zeroed words.
     pub(crate) fn allocate(&mut self, words: usize) -> Pos {
         assert!(words < REGION_WORDS, "a block of {words} words passes a region");
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
         if !self.regions.last().is_some_and(fits) {
             assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
+            let mut region = self.spare.take().unwrap_or_else(Region::new);
             // Position 0 stays unused, so that it can mean "none".
-            self.regions.push(Region::new(usize::from(self.regions.is_empty())));
+            region.used = usize::from(self.regions.is_empty());
+            self.regions.push(region);
         }
         let number = self.regions.len() - 1;
         let region = &mut self.regions[number];
@@ -102,20 +144,6 @@ impl Arena {
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.used as u64 * 8).sum()
-    }
-
-    /// Touches the memory of the next `words` words, so that filling them faults no page in.
-    pub(crate) fn touch(&mut self, words: usize) {
-        if self.regions.is_empty() {
-            self.regions.push(Region::new(1));
-        }
-        let Some(region) = self.regions.last_mut() else { return };
-        let start = region.used;
-        let end = (start + words).min(REGION_WORDS);
-        for word in region.words_mut()[start..end].iter_mut().step_by(4096 / 8) {
-            // SAFETY: a valid, exclusive reference; volatile so that the store stays.
-            unsafe { std::ptr::write_volatile(word, 0) };
-        }
     }
 
     pub(crate) fn words(&self, pos: Pos) -> &[u64] {

@@ -5,7 +5,7 @@ use model::record::Kind;
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Hash32, Index};
 
 /// One change that was decided.
@@ -57,8 +57,8 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    pub(crate) fn new(hasher: FixedState) -> Changes {
-        Changes { changes: Arena::default(), index: Index::default(), hasher }
+    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Changes {
+        Changes { changes: Arena::new(spare), index: Index::new(spare), hasher }
     }
 
     fn hash(&self, scope: ChangeScope, id: u128) -> Hash32 {

@@ -8,7 +8,7 @@
 //!
 //! A slot keeps 32 bits of the hash beside the position, so a miss rarely looks at a block.
 
-use crate::arena::{Arena, Pos};
+use crate::arena::{Arena, Pos, SpareRegions};
 
 const SLOTS: usize = 4096;
 const SLOT_MASK: usize = SLOTS - 1;
@@ -54,16 +54,15 @@ struct Segment {
     prefix: u32,
 }
 
-impl Default for Index {
-    fn default() -> Index {
-        let mut slots = Arena::default();
+impl Index {
+    /// An empty index that grows into `spare` first.
+    pub(crate) fn new(spare: &SpareRegions) -> Index {
+        let mut slots = Arena::new(spare);
         let first = Segment { slots: slots.allocate(SLOTS), len: 0, depth: 0, prefix: 0 };
         let directory = vec![Entry { slots: first.slots, segment: 0 }];
         Index { slots, segments: vec![first], directory, depth: 0, len: 0 }
     }
-}
 
-impl Index {
     /// The first block with this hash that `is_it` accepts.
     pub(crate) fn find(&self, hash: Hash32, mut is_it: impl FnMut(Pos) -> bool) -> Option<Pos> {
         let slots = &self.slots.words(self.directory[self.entry_of(hash)].slots)[..SLOTS];
@@ -215,7 +214,7 @@ mod tests {
 
     #[test]
     fn finds_everything_through_many_splits() {
-        let mut index = Index::default();
+        let mut index = Index::new(&SpareRegions::default());
         for n in 1..=100_000u64 {
             index.insert(spread(n), Pos(n as u32));
         }
@@ -229,7 +228,7 @@ mod tests {
 
     #[test]
     fn reserving_splits_ahead_and_loses_nothing() {
-        let mut index = Index::default();
+        let mut index = Index::new(&SpareRegions::default());
         for n in 1..=2_000u64 {
             index.insert(spread(n), Pos(n as u32));
         }
@@ -247,7 +246,7 @@ mod tests {
     proptest! {
         #[test]
         fn equal_hashes_are_told_apart(keys in proptest::collection::vec((0u32..50, any::<u32>()), 1..600)) {
-            let mut index = Index::default();
+            let mut index = Index::new(&SpareRegions::default());
             let mut model = HashMap::new();
             for (n, (hash, _)) in keys.iter().enumerate() {
                 index.insert(Hash32(*hash << 20), Pos(n as u32 + 1));

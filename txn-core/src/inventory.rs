@@ -7,7 +7,7 @@ use model::{AccountKind, Amount, Currency, ItemId, ItemView, Party};
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Hash32, Index, prefetch};
 use crate::ledger::Ledger;
 
@@ -46,8 +46,8 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
-    pub(crate) fn new(hasher: FixedState) -> Inventory {
-        Inventory { items: Arena::default(), index: Index::default(), hasher }
+    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Inventory {
+        Inventory { items: Arena::new(spare), index: Index::new(spare), hasher }
     }
 
     fn hash(&self, item: ItemId) -> Hash32 {

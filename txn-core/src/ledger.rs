@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Hash32, Index, prefetch};
 
 /// One account: a cache line.
@@ -52,8 +52,8 @@ pub struct Balance {
 }
 
 impl Ledger {
-    pub(crate) fn new(hasher: FixedState) -> Ledger {
-        Ledger { accounts: Arena::default(), index: Index::default(), hasher }
+    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Ledger {
+        Ledger { accounts: Arena::new(spare), index: Index::new(spare), hasher }
     }
 
     pub(crate) fn hash(&self, (party, currency, kind): AccountKey) -> Hash32 {

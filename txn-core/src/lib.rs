@@ -18,5 +18,6 @@ mod orders;
 mod place;
 mod shard;
 
+pub use arena::SpareRegions;
 pub use ledger::Balance;
 pub use shard::{Capacity, Shard};

@@ -11,7 +11,7 @@ use model::{
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Hash32, Index};
 
 /// The fixed part of an order: a cache line.
@@ -69,8 +69,8 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    pub(crate) fn new(hasher: FixedState) -> Orders {
-        Orders { blocks: Arena::default(), index: Index::default(), hasher }
+    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Orders {
+        Orders { blocks: Arena::new(spare), index: Index::new(spare), hasher }
     }
 
     fn hash(&self, buyer: Party, id: OrderId) -> Hash32 {
@@ -181,11 +181,6 @@ impl Orders {
 
     pub(crate) fn reserve(&mut self, orders: u64) {
         self.index.reserve(orders);
-    }
-
-    /// Touches memory for about so many more orders.
-    pub(crate) fn touch(&mut self, orders: usize) {
-        self.blocks.touch(orders * (HEAD_WORDS + 3 * LINE_WORDS));
     }
 
     pub(crate) fn prefetch_slot(&self, buyer: Party, id: OrderId) {

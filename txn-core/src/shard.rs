@@ -19,6 +19,7 @@ use model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::arena::SpareRegions;
 use crate::changes::{Change, ChangeScope, Changes};
 use crate::inventory::Inventory;
 use crate::ledger::{Balance, Ledger};
@@ -43,6 +44,7 @@ pub struct Shard {
     pub(crate) orders: Orders,
     pub(crate) changes: Changes,
     next_offset: Offset,
+    spare: SpareRegions,
     pub(crate) resolved: Vec<Resolved>,
 }
 
@@ -87,12 +89,14 @@ impl Shard {
     /// changes no outcome.
     pub fn new(seed: u64) -> Shard {
         let hasher = FixedState::with_seed(seed);
+        let spare = SpareRegions::default();
         Shard {
-            ledger: Ledger::new(hasher.clone()),
-            inventory: Inventory::new(hasher.clone()),
-            orders: Orders::new(hasher.clone()),
-            changes: Changes::new(hasher),
+            ledger: Ledger::new(hasher.clone(), &spare),
+            inventory: Inventory::new(hasher.clone(), &spare),
+            orders: Orders::new(hasher.clone(), &spare),
+            changes: Changes::new(hasher, &spare),
             next_offset: Offset(1),
+            spare,
             resolved: Vec::new(),
         }
     }
@@ -104,10 +108,10 @@ impl Shard {
         self.orders.reserve(capacity.orders);
     }
 
-    /// Touches memory for about so many more orders. For the shell to call when it is idle:
-    /// the first touch of a page costs more than an order.
-    pub fn touch(&mut self, orders: usize) {
-        self.orders.touch(orders);
+    /// Memory that it will take when it grows. Whoever keeps some ready, on another thread,
+    /// spares it the first touch of its pages, which costs more than the orders on them.
+    pub fn spare_regions(&self) -> &SpareRegions {
+        &self.spare
     }
 
     /// Whether it can take more commands. The shell asks before it takes a batch.
