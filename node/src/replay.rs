@@ -68,7 +68,6 @@ impl Replay {
         self.replies.clear();
         let mut builder = FrameBuilder::reuse(std::mem::take(&mut self.decided));
         let mut commands = Records::new(&self.commands);
-        shard.prefetch(commands);
         let applied = shard.apply(&mut commands, &mut builder, &mut self.replies);
         let same = applied.is_ok() && builder.records() == frame.records;
         if !same {

@@ -250,7 +250,6 @@ impl ShardTask {
                     return Ok(());
                 }
                 let mut rest = commands.records();
-                self.shard.prefetch(rest);
                 while replies.len() < commands.count() as usize {
                     self.apply(&mut rest, &mut replies)?;
                 }

@@ -137,19 +137,24 @@ impl Shard {
         frame: &mut FrameBuilder,
         replies: &mut Vec<Reply>,
     ) -> Result<(), RecordError> {
-        while !frame.is_full_for(RECORD_BYTES_MAX) {
-            let Some(command) = commands.next() else { return Ok(()) };
-            let command = command?;
-            command.check_undecided()?;
-            replies.push(self.execute(&command, frame));
+        loop {
+            self.prefetch(*commands);
+            for _ in 0..PREFETCH_COMMANDS {
+                if frame.is_full_for(RECORD_BYTES_MAX) {
+                    return Ok(());
+                }
+                let Some(command) = commands.next() else { return Ok(()) };
+                let command = command?;
+                command.check_undecided()?;
+                replies.push(self.execute(&command, frame));
+            }
         }
-        Ok(())
     }
 
-    /// Asks the processor to fetch what `commands` will need, in two rounds: the index slots of
-    /// all, then the blocks that they name. Cold memory is most of what an order costs.
-    pub fn prefetch(&self, commands: Records<'_>) {
-        for command in commands.flatten() {
+    /// Asks the processor to fetch what the next commands will need, in two rounds: the index
+    /// slots of all, then the blocks that they name. Cold memory is most of what an order costs.
+    fn prefetch(&self, commands: Records<'_>) {
+        for command in commands.take(PREFETCH_COMMANDS).flatten() {
             let Body::Place { order, lines, .. } = command.body else { continue };
             let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
             let buyer = command.party();
@@ -159,7 +164,7 @@ impl Shard {
                 self.inventory.prefetch_slot(ItemId(line.item.get()));
             }
         }
-        for command in commands.flatten() {
+        for command in commands.take(PREFETCH_COMMANDS).flatten() {
             let Body::Place { order, lines, .. } = command.body else { continue };
             let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
             self.ledger.prefetch_account((command.party(), currency, AccountKind::Main));
@@ -424,6 +429,9 @@ impl Shard {
     }
 }
 
+/// Commands whose memory is fetched together: enough for the fetches to overlap, and few enough
+/// for what they bring to be there still when its command's turn comes.
+const PREFETCH_COMMANDS: usize = 32;
 /// Baskets beyond this are rare, and their lines would push each other out of the cache.
 const PREFETCH_LINES: usize = 8;
 

@@ -502,7 +502,6 @@ proptest! {
         let mut writer = Writer::new(0);
         for (batch, &held) in commands.chunks(16).zip(ready.iter().cycle()) {
             writer.shard.reserve(Capacity { accounts: held, items: held, orders: held });
-            writer.shard.prefetch(Records::new(&bytes_of(batch)));
             writer.apply(batch);
         }
         let (shard, ready_replies, ready_log) = writer.finish();

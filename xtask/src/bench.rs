@@ -123,7 +123,6 @@ fn bench_apply() -> Result<Vec<Row>, Failure> {
             (0..BATCHES).map(|n| batch(&profile, round * BATCHES + n)).collect();
         let start = Instant::now();
         for commands in &batches {
-            shard.prefetch(commands.records());
             apply_all(&mut shard, commands, &mut frame, &mut replies)?;
         }
         row.ours.push((BATCHES * BATCH) as f64 / start.elapsed().as_secs_f64());
