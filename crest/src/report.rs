@@ -295,7 +295,7 @@ impl fmt::Display for Report {
                 thousands(audit.units_refunded)
             );
             for (currency, revenue) in &audit.revenue {
-                let _ = write!(text, ", {currency} {} in minor units", revenue);
+                let _ = write!(text, ", {currency} {}", money(currency, *revenue));
             }
             row("books", text)?;
         }
@@ -326,6 +326,19 @@ impl fmt::Display for Report {
     }
 }
 
+/// Minor units as a person writes them: 123456 pence as 1,234.56.
+fn money(currency: &str, minor: i128) -> String {
+    let decimals = model::Currency::from_code(currency).map_or(0, model::Currency::decimals);
+    let unit = 10u128.pow(decimals);
+    let size = minor.unsigned_abs();
+    let major = thousands(u64::try_from(size / unit).unwrap_or(u64::MAX));
+    let sign = if minor < 0 { "-" } else { "" };
+    match decimals {
+        0 => format!("{sign}{major}"),
+        _ => format!("{sign}{major}.{:0width$}", size % unit, width = decimals as usize),
+    }
+}
+
 /// 1234567 as 1,234,567.
 pub(crate) fn thousands(value: u64) -> String {
     let digits = value.to_string();
@@ -337,4 +350,17 @@ pub(crate) fn thousands(value: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_written_as_its_currency_has_it() {
+        assert_eq!(money("GBP", 604_352_386), "6,043,523.86");
+        assert_eq!(money("GBP", -5), "-0.05");
+        assert_eq!(money("JPY", 1_234), "1,234");
+        assert_eq!(money("KWD", 1_234), "1.234");
+    }
 }

@@ -58,6 +58,12 @@ impl Currency {
         self.0
     }
 
+    /// How many decimal places its minor unit is from its major one. 0 where there is none.
+    pub fn decimals(self) -> u32 {
+        let currency = iso_currency::Currency::from_numeric(self.0);
+        currency.and_then(|currency| currency.exponent()).map_or(0, u32::from)
+    }
+
     /// The three-letter code.
     pub fn code(self) -> &'static str {
         match iso_currency::Currency::from_numeric(self.0) {
