@@ -1,5 +1,6 @@
 //! `crest drill`: load, then proof.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::drive::{Progress, unix_ms};
-use loadgen::{Acks, Connection, Drive, Lines, Pace, Profile, RunId, Target, drive};
+use loadgen::{Acks, ClientError, Connection, Drive, Lines, Pace, Profile, RunId, Target, drive};
 use model::record::Body;
 use model::{OrderId, Outcome, Party};
 use tokio::task::LocalSet;
@@ -94,7 +95,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         }
         steps.say("audited");
     } else {
-        let read = on_reactor(read_back(&plan, &acks))??;
+        let read = on_reactor(read_back(&plan, acks))??;
         if read.lost > 0 {
             report.problem(format!("{} acknowledged orders can't be read back", read.lost));
         }
@@ -292,37 +293,63 @@ pub(crate) fn watched<T: Send>(
 }
 
 /// Reads every acknowledged order again.
-async fn read_back(plan: &Drive, acks: &Acks) -> Result<ReadBack, Failure> {
-    let orders = acks.acknowledged().map(|(n, id, outcome)| (plan.profile.buyer(n), id, outcome));
-    read_orders(&plan.target, orders).await
+async fn read_back(plan: &Drive, acks: Acks) -> Result<ReadBack, Failure> {
+    let profile = plan.profile.clone();
+    let orders: Vec<_> =
+        acks.acknowledged().map(|(n, id, outcome)| (profile.buyer(n), id, outcome)).collect();
+    read_orders(&plan.target, plan.connections, orders).await
 }
 
-/// Reads orders, and counts those that aren't there or have become something else.
+/// Reads orders, and counts those that aren't there or have become something else. Runs on the
+/// current thread's `LocalSet`.
 pub(crate) async fn read_orders(
     target: &Target,
-    orders: impl Iterator<Item = (Party, OrderId, Outcome)>,
+    connections: usize,
+    orders: Vec<(Party, OrderId, Outcome)>,
 ) -> Result<ReadBack, Failure> {
-    let mut connection = Connection::open(target).await?;
-    let mut read = ReadBack { orders: 0, lost: 0 };
-    let mut orders = orders.peekable();
-    let (mut request, mut expected) = (Vec::new(), Vec::new());
-    while orders.peek().is_some() {
+    let orders = Rc::new(orders);
+    let next = Rc::new(Cell::new(0));
+    let lanes: Vec<_> = (0..connections)
+        .map(|_| {
+            let lane = read_lane(target.clone(), orders.clone(), next.clone());
+            tokio::task::spawn_local(lane)
+        })
+        .collect();
+    let mut read = ReadBack { orders: orders.len() as u64, lost: 0 };
+    for lane in lanes {
+        read.lost += lane.await??;
+    }
+    Ok(read)
+}
+
+/// One connection's share; how many of them are lost.
+async fn read_lane(
+    target: Target,
+    orders: Rc<Vec<(Party, OrderId, Outcome)>>,
+    next: Rc<Cell<usize>>,
+) -> Result<u64, ClientError> {
+    let mut connection = Connection::open(&target).await?;
+    let (mut request, mut found) = (Vec::new(), Vec::new());
+    let mut lost = 0;
+    loop {
+        let start = next.get();
+        let end = (start + READS_AHEAD).min(orders.len());
+        if start == end {
+            return Ok(lost);
+        }
+        next.set(end);
         request.clear();
-        expected.clear();
-        for (buyer, id, outcome) in orders.by_ref().take(READS_AHEAD) {
+        for (buyer, id, _) in &orders[start..end] {
             target.get(&format!("/v1/buyers/{buyer}/orders/{id}"), &mut request);
-            expected.push(outcome);
         }
         connection.send(&request, &[]).await?;
-        for &outcome in &expected {
+        for &(_, _, outcome) in &orders[start..end] {
             let (status, body) = connection.receive().await?;
-            let mut found = Vec::new();
+            found.clear();
             let parsed = loadgen::drive::parse_single(body, &mut found).is_ok();
             let first = if outcome == Outcome::AlreadyDone { Outcome::Ok } else { outcome };
             let kept = status == 200 && parsed && found == [first as u8];
-            read.orders += 1;
-            read.lost += u64::from(!kept);
+            lost += u64::from(!kept);
         }
     }
-    Ok(read)
 }

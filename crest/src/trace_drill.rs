@@ -56,7 +56,8 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
         report.problem(format!("{count} events were refused as {}", outcome.word()));
     }
     let Some(data) = scene.stop(&mut report)? else {
-        let read = on_reactor(read_orders(&scene.target, replayed.orders.into_iter()))??;
+        let read =
+            on_reactor(read_orders(&scene.target, args.connections.get(), replayed.orders))??;
         if read.lost > 0 {
             report.problem(format!("{} acknowledged orders can't be read back", read.lost));
         }
