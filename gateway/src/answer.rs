@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use hyper::body::Body as _;
+use hyper::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use hyper::{Response, StatusCode};
 use model::json::decode::{DecodeError, Request};
 use model::json::encode::{JsonWriter, explain};
@@ -145,6 +148,14 @@ fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Respon
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+/// The answer to HEAD: what GET would say of the body, without it. HTTP/2 would send it.
+pub(crate) fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let length = response.body().size_hint().exact().unwrap_or_default();
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    *response.body_mut() = Full::default();
     response
 }
 

@@ -11,6 +11,7 @@ mod answer;
 mod buffers;
 mod route;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request as HttpRequest, Response};
+use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -40,11 +41,13 @@ pub struct Limits {
     pub body_bytes: usize,
     /// The most connections of one reactor. Default 10,000; further ones wait to be accepted.
     pub connections: usize,
-    /// How long a request's head may take, and a connection may be idle. Default 60 s.
+    /// How long a connection's first request may be awaited, a request's head may take, and a
+    /// connection may be idle. Default 60 s.
     pub idle: Duration,
     /// How long a body may take to arrive. Default 30 s.
     pub body: Duration,
-    /// How long open requests may take to end when the gateway stops. Default 10 s.
+    /// How long open requests may take to end when the gateway stops; connections still open
+    /// then are cut. Default 10 s.
     pub drain: Duration,
 }
 
@@ -106,6 +109,9 @@ impl Gateway {
         let connections =
             std::sync::Arc::new(tokio::sync::Semaphore::new(gateway.limits.connections));
         let open = GracefulShutdown::new();
+        // Dropped at the end, and with it every connection that didn't end by itself: it would
+        // keep the shard from stopping.
+        let (serving, served) = watch::channel(());
         loop {
             let room = connections.clone();
             let (stream, _) = tokio::select! {
@@ -128,11 +134,17 @@ impl Gateway {
             // An answer must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
             let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
-            let connection = gateway.clone().connection(stream);
-            let connection = open.watch(connection);
+            let begun = Rc::new(Cell::new(false));
+            let silent = silent(gateway.limits.idle, begun.clone());
+            let connection = open.watch(gateway.clone().connection(stream, begun));
+            let mut served = served.clone();
             tokio::task::spawn_local(async move {
-                // A connection that breaks is its client's business.
-                let _ = connection.await;
+                tokio::select! {
+                    // A connection that breaks is its client's business.
+                    _ = connection => {}
+                    () = silent => {}
+                    _ = served.changed() => {}
+                }
                 drop(permit);
             });
         }
@@ -141,20 +153,24 @@ impl Gateway {
         if tokio::time::timeout(drain, open.shutdown()).await.is_err() {
             tracing::warn!(?drain, "connections were still open when the gateway stopped");
         }
+        drop(serving);
         Ok(())
     }
 
+    /// `begun` is set when the first request comes.
     fn connection(
         self: Rc<Gateway>,
         stream: tokio::net::TcpStream,
+        begun: Rc<Cell<bool>>,
     ) -> impl hyper_util::server::graceful::GracefulConnection<Error = impl Send> + 'static {
         let mut builder = auto::Builder::new(LocalExecutor);
+        // Not `pipeline_flush`: it keeps an answer back as long as anything but a whole request
+        // follows, be it half of the next one, and collects answers without a bound.
         builder
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)
-            .max_headers(64)
-            .pipeline_flush(true);
+            .max_headers(64);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -165,6 +181,7 @@ impl Gateway {
             .keep_alive_interval(self.limits.idle)
             .keep_alive_timeout(self.limits.idle);
         let service = service_fn(move |request| {
+            begun.set(true);
             let gateway = self.clone();
             async move { Ok::<_, Infallible>(gateway.handle(request).await) }
         });
@@ -173,12 +190,14 @@ impl Gateway {
 
     /// Answers one request.
     async fn handle(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+        let head_only = request.method() == Method::HEAD;
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Read(query)) => self.read(query).await,
             Ok(Route::Write(wanted, kind)) => self.write(wanted, kind, request).await,
             Err(problem) => Err(problem),
         };
-        answered.unwrap_or_else(answer::problem)
+        let response = answered.unwrap_or_else(answer::problem);
+        if head_only { answer::without_body(response) } else { response }
     }
 
     async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
@@ -232,6 +251,15 @@ impl Gateway {
         };
         buffers.return_lent(answer.commands, answer.replies);
         response
+    }
+}
+
+/// Ends when a connection has been open for `idle` without a request. Until it is known which
+/// version of HTTP a connection speaks, nobody else looks at the time.
+async fn silent(idle: Duration, begun: Rc<Cell<bool>>) {
+    tokio::time::sleep(idle).await;
+    if begun.get() {
+        std::future::pending::<()>().await;
     }
 }
 

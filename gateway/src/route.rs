@@ -46,8 +46,8 @@ impl Route {
             _ => Err(Problem::wrong_method("POST")),
         };
         let get = |query| match *method {
-            Method::GET => Ok(Route::Read(query)),
-            _ => Err(Problem::wrong_method("GET")),
+            Method::GET | Method::HEAD => Ok(Route::Read(query)),
+            _ => Err(Problem::wrong_method("GET, HEAD")),
         };
         match parts[..count] {
             ["orders"] => post(Order, Some(Created)),

@@ -3,6 +3,10 @@
 //! The first pass parses straight into the command's layout and keeps no track of where it is.
 //! Only when it fails does a second pass, with its path tracked, find the name of the field for
 //! the caller: good requests don't pay for bad ones.
+//!
+//! Values are asked for with `deserialize_any`, whatever is expected. Asked for one type and
+//! finding an array or object instead, the parser would skip that, one call deep for each level
+//! of it: a few kilobytes of `[` would overflow the stack, and nothing survives that.
 
 use std::fmt;
 
@@ -107,7 +111,10 @@ fn explain(request: Request, body: &[u8]) -> DecodeError {
             field = format!("{field}{dot}{name}");
         }
     }
-    DecodeError { field: Some(field).filter(|field| !field.is_empty()).map(clip), detail: clip(detail) }
+    DecodeError {
+        field: Some(field).filter(|field| !field.is_empty()).map(clip),
+        detail: clip(detail),
+    }
 }
 
 /// Cuts what quotes the body: an answer must not grow with what was sent.
@@ -162,10 +169,13 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
                 }
                 Ok(())
             }
-            Request::Transfer => TransferBody::deserialize(json)?.push(commands),
+            Request::Transfer => {
+                Transfer::deserialize(json)?.push(commands);
+                Ok(())
+            }
             Request::Transfers => {
                 for transfer in TransfersBody::deserialize(json)?.transfers.0 {
-                    transfer.push(commands)?;
+                    transfer.push(commands);
                 }
                 Ok(())
             }
@@ -176,9 +186,6 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
             }
             Request::Pay(buyer, order) => {
                 let body = PayBody::deserialize(json)?;
-                if body.payment.0 == PaymentMethod::Awaited {
-                    return Err(D::Error::custom("payment must be `balance` or `external`"));
-                }
                 commands.pay(ChangeId(body.id.0), buyer, order, body.payment.0);
                 Ok(())
             }
@@ -190,7 +197,7 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
             Request::Refund(buyer, order) => {
                 let body = RefundBody::deserialize(json)?;
                 let lines = body.lines.map_or(Vec::new(), |lines| lines.0);
-                commands.refund(ChangeId(body.id.0), buyer, order, body.restock, &lines);
+                commands.refund(ChangeId(body.id.0), buyer, order, body.restock.0, &lines);
                 Ok(())
             }
         }
@@ -204,7 +211,7 @@ impl<'de> DeserializeSeed<'de> for OrdersSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
+        json.deserialize_any(self)
     }
 }
 
@@ -239,7 +246,7 @@ impl<'de> DeserializeSeed<'de> for Each<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_seq(self)
+        json.deserialize_any(self)
     }
 }
 
@@ -267,7 +274,7 @@ impl<'de> DeserializeSeed<'de> for OrderSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
+        json.deserialize_any(self)
     }
 }
 
@@ -349,7 +356,7 @@ impl<'de> DeserializeSeed<'de> for LinesSeed<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_seq(self)
+        json.deserialize_any(self)
     }
 }
 
@@ -434,9 +441,7 @@ struct RestockBody {
     quantity: StockAdded,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransferBody {
+struct Transfer {
     id: Id,
     from: AccountName,
     to: AccountName,
@@ -444,41 +449,59 @@ struct TransferBody {
     amount: MoneyMoved,
 }
 
-impl TransferBody {
-    fn push<E: de::Error>(&self, commands: &mut CommandBuffer) -> Result<(), E> {
-        let (from, to) = (self.from.key()?, self.to.key()?);
-        if from == to {
-            return Err(E::custom("`from` and `to` name the same account"));
+impl<'de> Deserialize<'de> for Transfer {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Transfer, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            id: Id,
+            from: AccountName,
+            to: AccountName,
+            currency: CurrencyCode,
+            amount: MoneyMoved,
         }
-        commands.transfer(ChangeId(self.id.0), from, to, self.currency.0, Amount(self.amount.0));
-        Ok(())
+        let Body { id, from, to, currency, amount } = Body::deserialize(json)?;
+        if from == to {
+            return Err(D::Error::custom("`from` and `to` name the same account"));
+        }
+        Ok(Transfer { id, from, to, currency, amount })
+    }
+}
+
+impl Transfer {
+    fn push(&self, commands: &mut CommandBuffer) {
+        let (id, amount) = (ChangeId(self.id.0), Amount(self.amount.0));
+        commands.transfer(id, self.from.0, self.to.0, self.currency.0, amount);
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TransfersBody {
-    transfers: Some1<TransferBody>,
+    transfers: Some1<Transfer>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AccountName {
-    #[serde(default)]
-    party: Option<PartyId>,
-    #[serde(default)]
-    kind: Kind,
-}
+#[derive(PartialEq)]
+struct AccountName((Party, AccountKind));
 
-impl AccountName {
-    fn key<E: de::Error>(&self) -> Result<(Party, AccountKind), E> {
-        match (self.kind.0, &self.party) {
-            (AccountKind::Clearing, None) => Ok((Party(0), AccountKind::Clearing)),
+impl<'de> Deserialize<'de> for AccountName {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<AccountName, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            #[serde(default)]
+            party: Option<PartyId>,
+            #[serde(default)]
+            kind: Kind,
+        }
+        let body = Body::deserialize(json)?;
+        match (body.kind.0, body.party) {
+            (AccountKind::Clearing, None) => Ok(AccountName((Party(0), AccountKind::Clearing))),
             (AccountKind::Clearing, Some(_)) => {
-                Err(E::custom("the clearing account has no `party`"))
+                Err(D::Error::custom("the clearing account has no `party`"))
             }
-            (kind, Some(party)) => Ok((Party(party.0), kind)),
-            (_, None) => Err(E::missing_field("party")),
+            (kind, Some(party)) => Ok(AccountName((Party(party.0), kind))),
+            (_, None) => Err(D::Error::missing_field("party")),
         }
     }
 }
@@ -487,7 +510,7 @@ impl AccountName {
 #[serde(deny_unknown_fields)]
 struct PayBody {
     id: Id,
-    payment: Payment,
+    payment: PaymentNow,
 }
 
 #[derive(Deserialize)]
@@ -503,7 +526,29 @@ struct RefundBody {
     #[serde(default)]
     lines: Option<RefundLines>,
     #[serde(default)]
-    restock: bool,
+    restock: Flag,
+}
+
+/// `true` or `false`.
+#[derive(Default)]
+struct Flag(bool);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Flag, D::Error> {
+        struct Value;
+        impl Visitor<'_> for Value {
+            type Value = Flag;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a boolean")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Flag, E> {
+                Ok(Flag(value))
+            }
+        }
+        json.deserialize_any(Value)
+    }
 }
 
 struct RefundLines(Vec<RefundLine>);
@@ -552,7 +597,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Some1<T> {
                 Ok(values)
             }
         }
-        json.deserialize_seq(Values(std::marker::PhantomData)).map(Some1)
+        json.deserialize_any(Values(std::marker::PhantomData)).map(Some1)
     }
 }
 
@@ -669,6 +714,18 @@ impl<'de> Deserialize<'de> for Payment {
     }
 }
 
+/// How an order that waits is paid.
+struct PaymentNow(PaymentMethod);
+
+impl<'de> Deserialize<'de> for PaymentNow {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<PaymentNow, D::Error> {
+        words(json, "`balance` or `external`", |text| {
+            let method = PaymentMethod::from_word(text);
+            method.filter(|method| *method != PaymentMethod::Awaited).map(PaymentNow)
+        })
+    }
+}
+
 struct Kind(AccountKind);
 
 impl Default for Kind {
@@ -707,7 +764,7 @@ fn words<'de, D: Deserializer<'de>, T>(
                 .ok_or_else(|| E::custom(format_args!("{text:?} is not {}", self.expected)))
         }
     }
-    json.deserialize_str(Words { expected, parse })
+    json.deserialize_any(Words { expected, parse })
 }
 
 #[cfg(test)]
@@ -863,12 +920,22 @@ mod tests {
         refused(
             Request::Transfer,
             r#"{"id":"ID","from":{"kind":"clearing","party":1},"to":{"party":2},"currency":"GBP","amount":1}"#,
-            expect!["the clearing account has no `party`"],
+            expect!["from: the clearing account has no `party`"],
         );
         refused(
             Request::Transfer,
             r#"{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}"#,
             expect!["`from` and `to` name the same account"],
+        );
+        refused(
+            Request::Transfers,
+            r#"{"transfers":[{"id":"ID","from":{"party":1},"to":{"party":2},"currency":"GBP","amount":1},{"id":"ID","from":{"party":2},"to":{},"currency":"GBP","amount":1}]}"#,
+            expect!["transfers[1].to.party: missing field `party`"],
+        );
+        refused(
+            Request::Transfers,
+            r#"{"transfers":[{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}]}"#,
+            expect!["transfers[0]: `from` and `to` name the same account"],
         );
         refused(
             Request::Accounts,
@@ -878,7 +945,7 @@ mod tests {
         refused(
             Request::Pay(Party(1), OrderId(1)),
             r#"{"id":"ID","payment":"await"}"#,
-            expect!["payment must be `balance` or `external`"],
+            expect![[r#"payment: "await" is not `balance` or `external`"#]],
         );
         refused(
             Request::Cancel(Party(1), OrderId(1)),
@@ -913,6 +980,40 @@ mod tests {
             &orders(BATCH_MAX + 1),
             expect!["orders: more than 10000 in one request"],
         );
+    }
+
+    #[test]
+    fn depth_is_refused_and_not_followed() {
+        let order = Request::Pay(Party(1), OrderId(1));
+        let refund = Request::Refund(Party(1), OrderId(1));
+        let bodies = [
+            (Request::Order, "DEEP"),
+            (Request::Order, r#"{"buyer":DEEP"#),
+            (Request::Order, r#"{"id":DEEP"#),
+            (Request::Order, r#"{"lines":DEEP"#),
+            (Request::Order, r#"{"lines":[{"item":DEEP"#),
+            (Request::Order, r#"{"lines":[{"unit_price":DEEP"#),
+            (Request::Order, r#"{"other":DEEP"#),
+            (Request::Orders, "DEEP"),
+            (Request::Orders, r#"{"orders":DEEP"#),
+            (Request::Account, "DEEP"),
+            (Request::Accounts, r#"{"accounts":DEEP"#),
+            (Request::Item, r#"{"currency":DEEP"#),
+            (Request::Restock(ItemId(1)), r#"{"quantity":DEEP"#),
+            (Request::Transfer, r#"{"from":DEEP"#),
+            (Request::Transfer, r#"{"from":{"kind":DEEP"#),
+            (Request::Transfer, r#"{"from":{"party":DEEP"#),
+            (order, r#"{"payment":DEEP"#),
+            (refund, r#"{"restock":DEEP"#),
+            (refund, r#"{"lines":DEEP"#),
+            (refund, r#"{"lines":[{"line":DEEP"#),
+        ];
+        for (request, body) in bodies {
+            for deep in ["[", r#"{"a":"#, r#"[{"lines":"#] {
+                let body = body.replace("DEEP", &deep.repeat(200_000));
+                decoded(request, &body).unwrap_err();
+            }
+        }
     }
 
     proptest! {
