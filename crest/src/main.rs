@@ -9,6 +9,7 @@ mod report;
 mod serve;
 mod trace_drill;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("CREST_LOG")
                 .unwrap_or_else(|_| "info".into()),
@@ -35,10 +37,15 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("crest: {error}");
+            complain(&error.to_string());
             ExitCode::from(2)
         }
     }
+}
+
+/// Says on stderr what is wrong. Where nobody can be told, the exit status still says it.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "crest: {text}");
 }
 
 /// What ends a command before it could do its work.

@@ -8,7 +8,7 @@ use std::thread;
 use gateway::{Gateway, Limits, Router};
 use node::{DataDir, ShardFailed, ShardTask};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::LocalSet;
 use txn_core::Capacity;
@@ -49,30 +49,28 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         .into_iter()
         .enumerate()
         .map(|(number, listener)| {
-            let gateway = Gateway::new(router.clone(), Limits::default());
-            let (stopped, shard) = (stopped.clone(), shard.take());
+            let (router, stopped, shard) = (router.clone(), stopped.clone(), shard.take());
             thread::Builder::new()
                 .name(format!("crest-{number}"))
-                .spawn(move || reactor(gateway, listener, stopped, shard))
+                .spawn(move || reactor(router, listener, stopped, shard))
         })
         .collect::<Result<_, _>>()?;
     // From here on only reactors hold the shard: when they are done, it is.
     drop(router);
 
+    // Signals are caught before anybody is told that there is somebody to send them to.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let signals = runtime.block_on(async { Signals::catch() })?;
     let mut out = std::io::stdout();
     writeln!(out, "crest {} listening on http://{address}", env!("CARGO_PKG_VERSION"))?;
     out.flush()?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let failed = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
-            _ = terminate.recv() => Ok::<_, std::io::Error>(None),
-            _ = interrupt.recv() => Ok(None),
-            failed = &mut failure => Ok(failed.ok()),
+            () = signals.stop() => None,
+            failed = &mut failure => failed.ok(),
         }
-    })?;
+    });
     if let Some(failed) = failed {
         return Ok(fail(&failed));
     }
@@ -95,14 +93,40 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The signals that end the platform, and one that must not.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Caught, so that a write past a file-size limit fails like one to a full disk.
+    _file_size: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Signals> {
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(file_size)?,
+        })
+    }
+
+    async fn stop(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 fn fail(failed: &ShardFailed) -> ExitCode {
-    eprintln!("crest: stopped, and nothing after this was acknowledged: {failed}");
+    crate::complain(&format!("stopped, and nothing after this was acknowledged: {failed}"));
     ExitCode::from(EXIT_LOG_FAILED)
 }
 
 /// One core's connections, and the shard if it is placed here.
 fn reactor(
-    gateway: Gateway,
+    router: Router,
     listener: TcpListener,
     stopped: watch::Receiver<bool>,
     shard: Option<(ShardTask, oneshot::Sender<ShardFailed>)>,
@@ -117,7 +141,7 @@ fn reactor(
                 }
             })
         });
-        gateway.serve(listener, stopped).await?;
+        Gateway::new(router, Limits::default()).serve(listener, stopped).await?;
         if let Some(shard) = shard {
             shard.await.map_err(std::io::Error::other)?;
         }

@@ -23,15 +23,24 @@ pub(crate) struct Problem {
     status: StatusCode,
     /// The last part of its type: a word that programs compare.
     kind: &'static str,
-    detail: String,
-    field: Option<String>,
+    detail: Box<str>,
+    field: Option<Box<str>>,
     /// Members of its own: outcome and state of a refusal.
     outcome: Option<Reply>,
-    header: Option<(hyper::header::HeaderName, &'static str)>,
+    header: Option<Header>,
+}
+
+/// A header that goes with a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Header {
+    /// The methods that the path takes.
+    Allow(&'static str),
+    /// Trying again helps, in a second.
+    RetryAfter,
 }
 
 impl Problem {
-    fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Problem {
+    fn new(status: StatusCode, kind: &'static str, detail: impl Into<Box<str>>) -> Problem {
         Problem { status, kind, detail: detail.into(), field: None, outcome: None, header: None }
     }
 
@@ -42,13 +51,13 @@ impl Problem {
 
     pub(crate) fn invalid(error: DecodeError) -> Problem {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", error.detail);
-        Problem { field: error.field, ..problem }
+        Problem { field: error.field.map(String::into_boxed_str), ..problem }
     }
 
     pub(crate) fn bad_path(field: &str, found: &str, expected: &str) -> Problem {
         let detail = format!("{found:?} is not {expected}");
         let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
-        Problem { field: Some(field.to_string()), ..problem }
+        Problem { field: Some(field.into()), ..problem }
     }
 
     pub(crate) fn no_path(path: &str) -> Problem {
@@ -58,12 +67,18 @@ impl Problem {
     pub(crate) fn wrong_method(allowed: &'static str) -> Problem {
         let detail = format!("this path takes {allowed}");
         let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail);
-        Problem { header: Some((ALLOW, allowed)), ..problem }
+        Problem { header: Some(Header::Allow(allowed)), ..problem }
     }
 
     pub(crate) fn too_large(limit: usize) -> Problem {
         let detail = format!("a body may have {limit} bytes");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
+    pub(crate) fn bodies_full() -> Problem {
+        let detail = "the bodies of other requests take all the room there is; try again";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
     }
 
     pub(crate) fn slow_body() -> Problem {
@@ -93,7 +108,7 @@ impl Problem {
     pub(crate) fn overloaded() -> Problem {
         let detail = "more is waiting than may; nothing happened: try again";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail);
-        Problem { header: Some((RETRY_AFTER, "1")), ..problem }
+        Problem { header: Some(Header::RetryAfter), ..problem }
     }
 
     pub(crate) fn full() -> Problem {
@@ -105,7 +120,7 @@ impl Problem {
         let detail = "the shard stopped, and what became of this is not known: \
                       repeat it with the same id when it is back";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", detail);
-        Problem { header: Some((RETRY_AFTER, "1")), ..problem }
+        Problem { header: Some(Header::RetryAfter), ..problem }
     }
 
     /// A single command that was refused.
@@ -121,7 +136,7 @@ impl Problem {
         };
         let detail = explain(reply.outcome, reply.state);
         Problem {
-            field: reply.line.map(|line| format!("lines[{line}]")),
+            field: reply.line.map(|line| format!("lines[{line}]").into()),
             outcome: Some(*reply),
             ..Problem::new(status, reply.outcome.word(), detail)
         }
@@ -160,7 +175,7 @@ pub(crate) fn without_body(mut response: Response<Body>) -> Response<Body> {
 }
 
 /// The answer to a batch.
-pub(crate) fn results(replies: &[Reply], amount_name: &str) -> Response<Body> {
+pub(crate) fn results(replies: &[Reply], amount_name: Option<&str>) -> Response<Body> {
     let mut json_text = JsonWriter::default();
     json_text.results(replies, amount_name);
     json(StatusCode::OK, json_text.finish())
@@ -216,8 +231,15 @@ pub(crate) fn problem(problem: Problem) -> Response<Body> {
     text.push('}');
     let content_type = HeaderValue::from_static("application/problem+json");
     let mut response = typed(status, text.into_bytes(), content_type);
-    if let Some((name, value)) = problem.header {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    let headers = response.headers_mut();
+    match problem.header {
+        Some(Header::Allow(methods)) => {
+            drop(headers.insert(ALLOW, HeaderValue::from_static(methods)))
+        }
+        Some(Header::RetryAfter) => {
+            drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1")))
+        }
+        None => {}
     }
     response
 }

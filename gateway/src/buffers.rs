@@ -1,6 +1,7 @@
 //! Request buffers, used again: a request allocates nothing that the one before left behind.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -15,14 +16,49 @@ const KEPT_MAX: usize = 64;
 /// A buffer larger than this is not kept: one giant request must not hold memory for ever.
 const KEPT_BYTES_MAX: usize = 4 << 20;
 
-#[derive(Default)]
 pub(crate) struct Buffers {
     pub(crate) body: Vec<u8>,
     pub(crate) commands: CommandBuffer,
     replies: Vec<Reply>,
+    room: Rc<Room>,
+    /// Bytes taken of the room.
+    taken: usize,
+}
+
+/// Bytes of bodies that a reactor may hold at once.
+#[derive(Default)]
+struct Room {
+    left: Cell<usize>,
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 impl Buffers {
+    fn new(room: Rc<Room>) -> Buffers {
+        Buffers {
+            body: Vec::new(),
+            commands: CommandBuffer::default(),
+            replies: Vec::new(),
+            room,
+            taken: 0,
+        }
+    }
+
+    fn enter(&mut self, bytes: usize) -> Result<(), Problem> {
+        let left = self.room.left.get().checked_sub(bytes).ok_or_else(Problem::bodies_full)?;
+        self.room.left.set(left);
+        self.taken += bytes;
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        self.room.left.set(self.room.left.get() + std::mem::take(&mut self.taken));
+    }
+
     /// Reads a body whole, within its bounds.
     pub(crate) async fn read(
         &mut self,
@@ -45,6 +81,7 @@ impl Buffers {
             if self.body.len() + piece.len() > limit {
                 return Err(Problem::too_large(limit));
             }
+            self.enter(piece.len())?;
             self.body.extend_from_slice(piece);
         }
         Ok(())
@@ -62,18 +99,28 @@ impl Buffers {
 }
 
 /// Buffers of one reactor.
-#[derive(Default)]
-pub(crate) struct Pool(RefCell<Vec<Buffers>>);
+pub(crate) struct Pool {
+    kept: RefCell<Vec<Buffers>>,
+    room: Rc<Room>,
+}
 
 impl Pool {
+    /// For requests whose bodies take at most so many bytes together.
+    pub(crate) fn new(bodies_bytes: usize) -> Pool {
+        let room = Rc::new(Room { left: Cell::new(bodies_bytes) });
+        Pool { kept: RefCell::default(), room }
+    }
+
     pub(crate) fn take(&self) -> Buffers {
-        self.0.borrow_mut().pop().unwrap_or_default()
+        let kept = self.kept.borrow_mut().pop();
+        kept.unwrap_or_else(|| Buffers::new(self.room.clone()))
     }
 
     pub(crate) fn give_back(&self, mut buffers: Buffers) {
+        buffers.leave();
         buffers.body.clear();
         buffers.commands.clear();
-        let mut kept = self.0.borrow_mut();
+        let mut kept = self.kept.borrow_mut();
         let small = buffers.body.capacity() + buffers.commands.capacity() <= KEPT_BYTES_MAX;
         if kept.len() < KEPT_MAX && small {
             kept.push(buffers);

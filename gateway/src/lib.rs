@@ -34,11 +34,17 @@ use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
 use route::{Route, Single};
 
+/// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
+const HTTP1_BUFFER_BYTES: usize = 128 << 10;
+
 /// What one caller may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most bytes of a body. Default 8 MiB; a batch of the most orders needs about 2.
     pub body_bytes: usize,
+    /// The most bytes of bodies that one reactor holds at once; further ones are answered by 503.
+    /// Default 256 MiB.
+    pub bodies_bytes: usize,
     /// The most connections of one reactor. Default 10,000; further ones wait to be accepted.
     pub connections: usize,
     /// How long a connection's first request may be awaited, a request's head may take, and a
@@ -55,6 +61,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             body_bytes: 8 << 20,
+            bodies_bytes: 256 << 20,
             connections: 10_000,
             idle: Duration::from_secs(60),
             body: Duration::from_secs(30),
@@ -92,7 +99,8 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway in front of these shards.
     pub fn new(router: Router, limits: Limits) -> Gateway {
-        Gateway { router, limits, pool: Pool::default() }
+        let pool = Pool::new(limits.bodies_bytes);
+        Gateway { router, limits, pool }
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
@@ -170,7 +178,8 @@ impl Gateway {
             .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle)
-            .max_headers(64);
+            .max_headers(64)
+            .max_buf_size(HTTP1_BUFFER_BYTES);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -263,12 +272,13 @@ async fn silent(idle: Duration, begun: Rc<Cell<bool>>) {
     }
 }
 
-/// What a reply's amount is to the caller.
-fn amount_name(request: Request) -> &'static str {
+/// What a reply's amount is to the caller, where money moved.
+fn amount_name(request: Request) -> Option<&'static str> {
     match request {
-        Request::Order | Request::Orders => "total",
-        Request::Account | Request::Accounts => "balance",
-        _ => "amount",
+        Request::Order | Request::Orders => Some("total"),
+        Request::Account | Request::Accounts => Some("balance"),
+        Request::Item | Request::Items | Request::Restock(_) | Request::Cancel(..) => None,
+        _ => Some("amount"),
     }
 }
 

@@ -109,7 +109,7 @@ impl DataDir {
     ) -> Result<DataDir, DataDirError> {
         let shards_wanted = shards.unwrap_or(1);
         supported(shards_wanted)?;
-        fs::create_dir_all(path).map_err(|source| io_at(path, source))?;
+        make_durably(path)?;
         let meta_path = path.join(META);
         if !meta_path.exists() {
             let mut entries = fs::read_dir(path).map_err(|source| io_at(path, source))?;
@@ -118,17 +118,21 @@ impl DataDir {
                 return Err(DataDirError::Foreign { path: path.to_path_buf() });
             }
             let lock = lock(path)?;
-            let meta = Meta {
-                layout: LAYOUT,
-                shards: shards_wanted,
-                segment_bytes: segment_bytes.unwrap_or(SEGMENT_BYTES),
-                hash_seed: format!("{:016x}", random(path)?),
-            };
-            write_meta(path, &meta)?;
-            let log = path.join(LOG);
-            fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
-            sync_dir(path)?;
-            return Ok(DataDir { path: path.to_path_buf(), meta, _lock: lock });
+            // Another process may have made it, and ended, before this one had the lock.
+            if !meta_path.exists() {
+                let meta = Meta {
+                    layout: LAYOUT,
+                    shards: shards_wanted,
+                    segment_bytes: segment_bytes.unwrap_or(SEGMENT_BYTES),
+                    hash_seed: format!("{:016x}", random(path)?),
+                };
+                write_meta(path, &meta)?;
+                let log = path.join(LOG);
+                fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
+                sync_dir(path)?;
+                sync_dir(&path.join(".."))?;
+                return Ok(DataDir { path: path.to_path_buf(), meta, _lock: lock });
+            }
         }
         let dir = DataDir::open(path)?;
         match shards {
@@ -222,6 +226,15 @@ fn write_meta(path: &Path, meta: &Meta) -> Result<(), DataDirError> {
         fs::rename(&new, path.join(META))
     };
     write().map_err(|source| io_at(&new, source))
+}
+
+/// Makes the directory, and the names of all that are made above it durable: with a name, a crash
+/// would take everything below it.
+fn make_durably(path: &Path) -> Result<(), DataDirError> {
+    let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    let made: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    fs::create_dir_all(path).map_err(|source| io_at(path, source))?;
+    made.iter().try_for_each(|dir| sync_dir(&dir.join("..")))
 }
 
 fn sync_dir(path: &Path) -> Result<(), DataDirError> {

@@ -150,21 +150,21 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
             Request::Order => OrderSeed(commands).deserialize(json),
             Request::Orders => OrdersSeed(commands).deserialize(json),
             Request::Account => {
-                AccountBody::deserialize(json)?.push(commands);
+                object::<_, AccountBody>(json)?.push(commands);
                 Ok(())
             }
             Request::Accounts => {
-                for account in AccountsBody::deserialize(json)?.accounts.0 {
+                for account in object::<_, AccountsBody>(json)?.accounts.0 {
                     account.push(commands);
                 }
                 Ok(())
             }
             Request::Item => {
-                ItemBody::deserialize(json)?.push(commands);
+                object::<_, ItemBody>(json)?.push(commands);
                 Ok(())
             }
             Request::Items => {
-                for item in ItemsBody::deserialize(json)?.items.0 {
+                for item in object::<_, ItemsBody>(json)?.items.0 {
                     item.push(commands);
                 }
                 Ok(())
@@ -174,28 +174,28 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
                 Ok(())
             }
             Request::Transfers => {
-                for transfer in TransfersBody::deserialize(json)?.transfers.0 {
+                for transfer in object::<_, TransfersBody>(json)?.transfers.0 {
                     transfer.push(commands);
                 }
                 Ok(())
             }
             Request::Restock(item) => {
-                let body = RestockBody::deserialize(json)?;
+                let body = object::<_, RestockBody>(json)?;
                 commands.restock(ChangeId(body.id.0), item, body.quantity.0);
                 Ok(())
             }
             Request::Pay(buyer, order) => {
-                let body = PayBody::deserialize(json)?;
+                let body = object::<_, PayBody>(json)?;
                 commands.pay(ChangeId(body.id.0), buyer, order, body.payment.0);
                 Ok(())
             }
             Request::Cancel(buyer, order) => {
-                let body = CancelBody::deserialize(json)?;
+                let body = object::<_, CancelBody>(json)?;
                 commands.cancel(ChangeId(body.id.0), buyer, order);
                 Ok(())
             }
             Request::Refund(buyer, order) => {
-                let body = RefundBody::deserialize(json)?;
+                let body = object::<_, RefundBody>(json)?;
                 let lines = body.lines.map_or(Vec::new(), |lines| lines.0);
                 commands.refund(ChangeId(body.id.0), buyer, order, body.restock.0, &lines);
                 Ok(())
@@ -368,7 +368,7 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(line) = seq.next_element::<LineBody>()? {
+        while let Some(Object(line)) = seq.next_element::<Object<LineBody>>()? {
             if self.0.lines() == LINES_MAX {
                 let most = format_args!("more than {LINES_MAX} lines");
                 return Err(A::Error::custom(most));
@@ -460,7 +460,7 @@ impl<'de> Deserialize<'de> for Transfer {
             currency: CurrencyCode,
             amount: MoneyMoved,
         }
-        let Body { id, from, to, currency, amount } = Body::deserialize(json)?;
+        let Body { id, from, to, currency, amount } = object::<_, Body>(json)?;
         if from == to {
             return Err(D::Error::custom("`from` and `to` name the same account"));
         }
@@ -494,7 +494,7 @@ impl<'de> Deserialize<'de> for AccountName {
             #[serde(default)]
             kind: Kind,
         }
-        let body = Body::deserialize(json)?;
+        let body = object::<_, Body>(json)?;
         match (body.kind.0, body.party) {
             (AccountKind::Clearing, None) => Ok(AccountName((Party(0), AccountKind::Clearing))),
             (AccountKind::Clearing, Some(_)) => {
@@ -574,6 +574,31 @@ impl<'de> Deserialize<'de> for RefundLines {
     }
 }
 
+/// A struct given as an object. Derived code alone would take an array of its fields, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Object<T>, D::Error> {
+        struct Fields<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(de::value::MapAccessDeserializer::new(map))
+            }
+        }
+        json.deserialize_any(Fields(std::marker::PhantomData)).map(Object)
+    }
+}
+
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(json: D) -> Result<T, D::Error> {
+    Object::deserialize(json).map(|Object(value)| value)
+}
+
 /// An array of 1 to [`BATCH_MAX`].
 struct Some1<T>(Vec<T>);
 
@@ -589,7 +614,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Some1<T> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
                 let mut values = Vec::new();
-                while let Some(value) = seq.next_element()? {
+                while let Some(Object(value)) = seq.next_element()? {
                     within_batch(values.len() + 1)?;
                     values.push(value);
                 }
@@ -847,6 +872,11 @@ mod tests {
             Request::Orders,
             &order(r#"[{"item":1,"quantity":1,"item":2}]"#),
             expect!["orders[0].lines[0].item: duplicate field `item`"],
+        );
+        refused(
+            Request::Orders,
+            &order(r#"[[1,1]]"#),
+            expect!["orders[0].lines[0]: invalid type: sequence, expected an object"],
         );
         refused(Request::Orders, &order(r#"[]"#), expect!["orders[0].lines: must not be empty"]);
         refused(

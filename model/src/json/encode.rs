@@ -36,7 +36,7 @@ impl JsonWriter {
     }
 
     /// `{"results":[…]}`, one result for each reply, in order.
-    pub fn results(&mut self, replies: &[Reply], amount_name: &str) {
+    pub fn results(&mut self, replies: &[Reply], amount_name: Option<&str>) {
         self.text.reserve(16 + replies.len() * 56);
         self.raw("{\"results\":[");
         for (number, reply) in replies.iter().enumerate() {
@@ -48,13 +48,13 @@ impl JsonWriter {
         self.raw("]}");
     }
 
-    /// One result. `amount_name` says what its amount is to the caller.
-    pub fn result(&mut self, reply: &Reply, amount_name: &str) {
+    /// One result. `amount_name` says what its amount is to the caller, where there is one.
+    pub fn result(&mut self, reply: &Reply, amount_name: Option<&str>) {
         self.raw("{\"outcome\":\"").raw(reply.outcome.word()).raw("\"");
         if let Some(state) = reply.state {
             self.raw(",\"state\":\"").raw(state.word()).raw("\"");
         }
-        if reply.outcome.is_done() {
+        if let Some(amount_name) = amount_name.filter(|_| reply.outcome.is_done()) {
             self.raw(",\"").raw(amount_name).raw("\":").integer(reply.amount.0);
         }
         if let Some(line) = reply.line {
@@ -170,7 +170,7 @@ mod tests {
             amount: Amount(0),
             offset: None,
         };
-        json.results(&[reply, refused], "total");
+        json.results(&[reply, refused], Some("total"));
         json.account(&AccountView {
             party: Party(u64::MAX),
             currency: Currency::GBP,

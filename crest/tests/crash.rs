@@ -1,0 +1,507 @@
+//! The platform as its users have it, killed, stopped, starved and damaged: what it acknowledged
+//! is in its log, once, and nothing else is.
+//!
+//! A round starts the platform on a data directory that lives through many rounds, reads every
+//! order back, repeats every command that got no answer, drives new load, and ends the platform
+//! at a moment that the seed says. Then the log is audited and held against all that clients
+//! ever sent and were ever told. Processes and clocks are real, so a seed repeats the commands
+//! and the moments, not the interleaving.
+//!
+//! `CREST_ROUNDS` says how many rounds there are, `CREST_SEED` which. A failure prints the line
+//! that runs the rounds of its data directory again, and keeps the directory.
+
+// A test that meets what it does not expect has failed; helpers are tests too.
+#![allow(clippy::unwrap_used)]
+
+#[path = "crash/asks.rs"]
+mod asks;
+#[path = "crash/book.rs"]
+mod book;
+#[path = "crash/load.rs"]
+mod load;
+#[path = "crash/platform.rs"]
+mod platform;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use book::{Book, LogImage};
+use load::{How, Load, Request, When, Work, deal, mix, requests};
+use loadgen::profile::Random;
+use platform::{Audited, Platform, SEGMENT_BYTES, Starting, audit};
+
+/// Rounds unless told.
+const ROUNDS: u64 = 20;
+/// Rounds of one data directory.
+const LIFE_ROUNDS: u64 = 25;
+/// Connections of a load.
+const CONNECTIONS: usize = 5;
+/// Requests of a connection in one round, at most.
+const REQUESTS_MAX: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// The seed of this run: told, or any.
+fn seed() -> u64 {
+    number("CREST_SEED").unwrap_or_else(|| loadgen::drive::unix_ms() % 1_000_000)
+}
+
+/// Prints how to repeat what failed, where the data is, and which commit it was.
+struct Repeat {
+    test: &'static str,
+    seed: u64,
+    from: u64,
+    round: u64,
+    data: Option<tempfile::TempDir>,
+}
+
+impl Repeat {
+    fn new(test: &'static str, seed: u64) -> Repeat {
+        let data = tempfile::Builder::new().prefix("crest-crash-").tempdir().unwrap();
+        Repeat { test, seed, from: 0, round: 0, data: Some(data) }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.data.as_ref().expect("it is kept until the end").path().join("data")
+    }
+}
+
+impl Drop for Repeat {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut git = std::process::Command::new("git");
+        let commit = git.args(["rev-parse", "--short", "HEAD"]).output();
+        let commit = commit.map(|output| output.stdout).unwrap_or_default();
+        let &mut Repeat { test, seed, from, round, .. } = self;
+        let rounds = round - from + 1;
+        eprintln!(
+            "CREST_SEED={seed} CREST_FROM={from} CREST_ROUNDS={rounds} \
+             cargo test -p crest --test crash {test} # round {round}, commit {}",
+            String::from_utf8_lossy(&commit).trim()
+        );
+        if let Some(data) = self.data.take() {
+            eprintln!("the data directory is kept: {}", data.keep().display());
+        }
+    }
+}
+
+/// One data directory and its clients, from round to round.
+struct Life {
+    data: PathBuf,
+    book: Rc<RefCell<Book>>,
+    image: LogImage,
+}
+
+impl Life {
+    /// A new one, whose accounts and items wait to be made.
+    fn new(data: &Path, seed: u64) -> Life {
+        let mut book = Book::new(seed);
+        asks::world().iter().for_each(|ask| book.sending(ask));
+        // An empty log, for the first look back.
+        let image = LogImage::none();
+        Life { data: data.to_path_buf(), book: Rc::new(RefCell::new(book)), image }
+    }
+
+    /// Starts the platform, and ends it during that up to three times before.
+    fn start(&self, random: &mut Random, kills: u64) -> Platform {
+        let options = ["--segment-bytes", &SEGMENT_BYTES.to_string()];
+        for _ in 0..kills {
+            // Long enough to be anywhere between the first file and the first answer.
+            let time = Duration::from_micros(random.below(60_000));
+            Starting::spawn(&self.data, &options).kill_after(time);
+        }
+        Platform::start(&self.data)
+    }
+
+    /// Reads every order of the log, before anything else is written.
+    fn read_back(&self, load: &Rc<Load>) {
+        let gets = self.image.orders.keys().map(|&(buyer, id)| Request::Get(buyer, id));
+        let before = self.book.borrow().reads.len();
+        load.run(deal(gets.collect(), CONNECTIONS));
+        let book = self.book.borrow();
+        let reads = &book.reads[before..];
+        if !load.struck.get() {
+            assert_eq!(reads.len(), self.image.orders.len());
+        }
+        self.image.check_reads(reads);
+    }
+
+    /// Repeats every command that has no outcome.
+    fn retry(&self, load: &Rc<Load>, random: &mut Random) {
+        let unclear = self.book.borrow().unclear();
+        load.run(deal(requests(unclear, random), CONNECTIONS));
+        if !load.struck.get() {
+            assert_eq!(self.book.borrow().unclear().len(), 0, "everything was answered");
+        }
+    }
+
+    /// Audits the log, in a process of its own and in this one, and checks every claim.
+    fn check(&mut self) -> Audited {
+        let audited = audit(&self.data);
+        let report = audited.report.as_ref().unwrap_or_else(|| panic!("{}", audited.words));
+        let fine = audited.code == 0 && report.verdict == "pass" && report.audit.ok;
+        assert!(fine && report.problems.is_empty(), "{}", audited.words);
+        assert_eq!(report.audit.duplicated, 0);
+        let mut book = self.book.borrow_mut();
+        self.image = LogImage::read(&self.data, &book);
+        assert_eq!(report.audit.records, self.image.audit.records);
+        assert_eq!(report.audit.state_hash, format!("{:016x}", self.image.audit.state_hash));
+        self.image.check(&book);
+        book.reads.clear();
+        drop(book);
+        audited
+    }
+
+    /// The last round: everything gets its outcome, and the platform stops as it should.
+    fn end(&mut self, random: &mut Random) {
+        let load = Load::new(self.start(random, 0), &self.book, How::Terminate, When::Never);
+        self.read_back(&load);
+        self.retry(&load, random);
+        load.strike();
+        let status = load.platform.borrow_mut().wait();
+        assert!(status.success(), "{status}\n{}", load.platform.borrow().words());
+        let audited = self.check();
+        assert_eq!(audited.report.unwrap().log.torn_bytes, 0);
+        self.image.check_complete(&self.book.borrow());
+    }
+}
+
+/// When a platform is struck in a round: while it recovers, while clients repeat, under load.
+fn moment(random: &mut Random) -> When {
+    match random.below(8) {
+        0 => When::Answers(1 + random.below(3)),
+        1 | 2 => When::Time(Duration::from_micros(random.below(20_000))),
+        3..=5 => When::Answers(1 + random.below(CONNECTIONS as u64 * REQUESTS_MAX)),
+        _ => When::Time(Duration::from_micros(random.below(400_000))),
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_loses_nothing_and_does_nothing_twice() {
+    let rounds = number("CREST_ROUNDS").unwrap_or(ROUNDS);
+    let from = number("CREST_FROM").unwrap_or(0);
+    let seed = seed();
+    let started = Instant::now();
+    let (mut answered, mut bytes, mut torn, mut unclear) = (0, 0, 0, 0);
+    let mut round = from;
+    while round < from + rounds {
+        let mut repeat = Repeat::new("killed_at_any_moment", seed);
+        repeat.from = round;
+        let mut life = Life::new(&repeat.data(), seed ^ round << 32);
+        for _ in 0..LIFE_ROUNDS.min(from + rounds - round) {
+            repeat.round = round;
+            let random = &mut Random(seed ^ round << 32);
+            // A directory is also killed while it is being made.
+            let kills = if round == repeat.from { 3 } else { random.below(4).saturating_sub(2) };
+            let retry = random.below(4) == 0;
+            let platform = life.start(random, kills);
+            let when = |now, random: &mut Random| if now { moment(random) } else { When::Never };
+            let load = Load::new(platform, &life.book, How::Kill, When::Never);
+            life.read_back(&load);
+            let mut load = load.then(How::Kill, when(retry, random));
+            unclear += life.book.borrow().unclear().len();
+            life.retry(&load, random);
+            if !load.struck.get() {
+                load = load.then(How::Kill, when(true, random));
+                load.run(mix(random, CONNECTIONS, REQUESTS_MAX));
+            }
+            load.strike();
+            load.platform.borrow_mut().wait();
+            let report = life.check().report.unwrap();
+            torn += u64::from(report.log.torn_bytes > 0);
+            round += 1;
+        }
+        life.end(&mut Random(seed ^ round << 32));
+        answered += life.book.borrow().acknowledged();
+        bytes += life.image.audit.log.bytes;
+    }
+    println!(
+        "{rounds} rounds of seed {seed} in {:.1} s: {answered} commands, {unclear} times one was \
+         unclear and repeated, {torn} torn tails, {bytes} bytes of log",
+        started.elapsed().as_secs_f64()
+    );
+}
+
+#[test]
+fn told_to_stop_under_load_it_answers_and_ends_cleanly() {
+    let seed = seed();
+    let mut repeat = Repeat::new("told_to_stop", seed);
+    let mut life = Life::new(&repeat.data(), seed);
+    for round in 0..6 {
+        repeat.round = round;
+        let random = &mut Random(seed ^ round << 32);
+        let load = Load::new(life.start(random, 0), &life.book, How::Terminate, When::Never);
+        life.read_back(&load);
+        life.retry(&load, random);
+        // A connection that idles must not keep it from stopping.
+        let _idle = std::net::TcpStream::connect(load.platform.borrow().target.address).unwrap();
+        let load = load.then(How::Terminate, moment(random));
+        load.run(mix(random, CONNECTIONS, REQUESTS_MAX));
+        load.strike();
+        let mut platform = load.platform.borrow_mut();
+        let status = platform.wait();
+        assert!(status.success(), "{status}\n{}", platform.words());
+        let audited = life.check();
+        assert_eq!(audited.report.unwrap().log.torn_bytes, 0, "a clean end");
+    }
+    life.end(&mut Random(seed));
+}
+
+#[test]
+fn told_to_stop_as_soon_as_it_listens_it_ends_cleanly() {
+    let repeat = Repeat::new("told_to_stop_as_soon", seed());
+    for _ in 0..10 {
+        let mut platform = Platform::start(&repeat.data());
+        platform.terminate();
+        let status = platform.wait();
+        assert!(status.success(), "{status}\n{}", platform.words());
+    }
+}
+
+#[test]
+fn a_stderr_that_is_full_stops_nothing() {
+    let repeat = Repeat::new("a_stderr_that_is_full", seed());
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut serve = std::process::Command::new(env!("CARGO_BIN_EXE_crest"));
+    serve.args(["serve", "--shards", "2", "--data"]).arg(repeat.data());
+    let status = serve.stdout(std::process::Stdio::null()).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(2), "{status}");
+}
+
+/// Every file below a directory and what is in it.
+fn content(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(data).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(content(&path)),
+            false => drop(files.insert(path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    files
+}
+
+/// A directory with some load in it, stopped as it should be.
+fn stopped(repeat: &Repeat, rounds: u64) -> Life {
+    let mut life = Life::new(&repeat.data(), repeat.seed);
+    for round in 0..rounds {
+        let random = &mut Random(repeat.seed ^ round << 32);
+        let load = Load::new(life.start(random, 0), &life.book, How::Terminate, When::Never);
+        life.retry(&load, random);
+        load.run(mix(random, CONNECTIONS, REQUESTS_MAX / 2));
+        load.strike();
+        assert!(load.platform.borrow_mut().wait().success());
+    }
+    life.check();
+    life
+}
+
+/// Starts on a directory that can't be served: its exit status and its words.
+fn refused(data: &Path, options: &[&str]) -> (i32, String) {
+    match Starting::spawn(data, options).ready() {
+        Ok(_) => panic!("it serves {}", data.display()),
+        Err(refused) => (refused.status.code().unwrap(), refused.words),
+    }
+}
+
+/// Where the writes with frames are in a segment's file: the block that each begins with.
+fn writes(segment: &[u8]) -> Vec<usize> {
+    const BLOCK: usize = 4096;
+    let is_write = |at: &usize| {
+        let header = &segment[*at..];
+        header.starts_with(b"CRWR") && header[6..8] == [0, 0]
+    };
+    (BLOCK..segment.len()).step_by(BLOCK).filter(is_write).collect()
+}
+
+#[test]
+fn a_damaged_log_is_refused_and_named_and_left_as_it_is() {
+    let seed = seed();
+    let repeat = Repeat::new("a_damaged_log", seed);
+    let mut life = stopped(&repeat, 2);
+    let mut random = Random(seed);
+    let sound = content(&life.data);
+    let log = life.data.join("log");
+    let segments: Vec<(PathBuf, Vec<usize>)> = sound
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "segment"))
+        .map(|(path, bytes)| (path.clone(), writes(bytes)))
+        .filter(|(_, writes)| !writes.is_empty())
+        .collect();
+    assert!(segments.iter().map(|(_, writes)| writes.len()).sum::<usize>() > 20, "a long log");
+
+    let check = |what: &str| {
+        let damaged = content(&life.data);
+        let (code, words) = refused(&life.data, &[]);
+        assert_eq!(code, 2, "{what}: {words}");
+        assert!(words.contains("the log is damaged at position "), "{what}: {words}");
+        assert!(content(&life.data) == damaged, "{what}: a refused start changed something");
+        let audited = audit(&life.data);
+        assert_eq!(audited.code, 1, "{what}: {}", audited.words);
+        assert!(audited.words.contains("the log is damaged at position "), "{}", audited.words);
+        assert_eq!(audited.report.unwrap().verdict, "fail");
+        assert!(content(&life.data) == damaged, "{what}: the audit changed something");
+    };
+    for _ in 0..12 {
+        let (path, writes) = &segments[random.below(segments.len() as u64) as usize];
+        let at = writes[random.below(writes.len() as u64) as usize];
+        // In the write's header, or in its first frame.
+        let at = at + random.below(64 + 100) as usize;
+        let mut bytes = sound[path].clone();
+        bytes[at] ^= 1 << random.below(8);
+        std::fs::write(path, &bytes).unwrap();
+        check(&format!("{} at {at}", path.display()));
+        std::fs::write(path, &sound[path]).unwrap();
+    }
+    // The last write with records is no exception: a mark stands behind it.
+    let (path, writes) = segments.last().unwrap();
+    let mut bytes = sound[path].clone();
+    bytes[writes.last().unwrap() + 70] ^= 1;
+    std::fs::write(path, &bytes).unwrap();
+    check("the last write");
+    std::fs::write(path, &sound[path]).unwrap();
+    // A whole segment.
+    let (path, _) = &segments[0];
+    let aside = log.join("aside");
+    std::fs::rename(path, &aside).unwrap();
+    check("a missing segment");
+    std::fs::rename(&aside, path).unwrap();
+    // And as it was, it is served again.
+    life.end(&mut random);
+}
+
+#[test]
+fn what_it_does_not_do_it_says_in_words() {
+    let repeat = Repeat::new("what_it_does_not_do", seed());
+    let data = repeat.data();
+    let (code, words) = refused(&data, &["--shards", "2"]);
+    assert_eq!(code, 2);
+    assert!(words.contains("2 shards: this version runs one"), "{words}");
+    assert!(!data.exists() || content(&data).is_empty(), "it made something");
+    let (code, words) = refused(&data, &["--segment-bytes", "4097"]);
+    assert_eq!(code, 2);
+    assert!(words.contains("segment_bytes is 4097"), "{words}");
+
+    let audited = audit(&repeat.data().join("nowhere"));
+    assert_eq!((audited.code, audited.report.is_none()), (2, true), "{}", audited.words);
+    let data = repeat.data().with_file_name("served");
+    let platform = Platform::start(&data);
+    let audited = audit(&data);
+    assert_eq!((audited.code, audited.report.is_none()), (2, true), "{}", audited.words);
+    assert!(audited.words.contains("is in use by another process"), "{}", audited.words);
+    let (code, words) = refused(&data, &[]);
+    assert_eq!(code, 2);
+    assert!(words.contains("is in use by another process"), "{words}");
+    drop(platform);
+    assert_eq!(audit(&data).code, 0, "free again as soon as the process is gone");
+}
+
+/// Fails with the log, after a load that made it fail: nothing was acknowledged that isn't there.
+fn check_failed(life: &mut Life, load: &Rc<Load>) {
+    load.strike();
+    let mut platform = load.platform.borrow_mut();
+    let status = platform.wait();
+    assert_eq!(status.code(), Some(70), "{status}\n{}", platform.words());
+    let words = platform.words();
+    assert!(words.contains("nothing after this was acknowledged: the log failed"), "{words}");
+    drop(platform);
+    life.check();
+}
+
+#[test]
+fn a_write_that_fails_ends_it_before_anything_false_is_said() {
+    let seed = seed();
+    let mut repeat = Repeat::new("a_write_that_fails", seed);
+    let mut life = Life::new(&repeat.data(), seed);
+    let options = ["--segment-bytes", &SEGMENT_BYTES.to_string()];
+    for round in 0..6 {
+        repeat.round = round;
+        let random = &mut Random(seed ^ round << 32);
+        let platform = Starting::spawn_under_limits(&life.data, &options).ready().unwrap();
+        let load = Load::new(platform, &life.book, How::Kill, When::Never);
+        life.read_back(&load);
+        life.retry(&load, random);
+        let limit = match round % 3 {
+            // No write at all, one that comes in the middle of the segment and may be cut short,
+            // and none to a new segment's last bytes.
+            0 => 0,
+            1 => random.below(SEGMENT_BYTES / 4),
+            _ => SEGMENT_BYTES - 4096,
+        };
+        let how = How::LimitFiles(limit);
+        let load = load.then(how, When::Answers(1 + random.below(50)));
+        let work =
+            (0..CONNECTIONS).map(|_| Work::Mix { random: Random(random.next_u64()), left: 20_000 });
+        load.run(work.collect());
+        check_failed(&mut life, &load);
+    }
+    life.end(&mut Random(seed));
+}
+
+/// A file system of its own, unmounted when it is dropped.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path, bytes: u64) -> Option<Tmpfs> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={bytes}");
+        Tmpfs::run("mount", &["-t", "tmpfs", "-o", &size, "crest-test"], at)
+            .then(|| Tmpfs(at.to_path_buf()))
+    }
+
+    fn grow(&self, bytes: u64) {
+        let options = format!("remount,size={bytes}");
+        assert!(Tmpfs::run("mount", &["-o", &options], &self.0));
+    }
+
+    fn run(command: &str, options: &[&str], at: &Path) -> bool {
+        let output = std::process::Command::new(command).args(options).arg(at).output();
+        output.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        Tmpfs::run("umount", &["--lazy"], &self.0);
+    }
+}
+
+#[test]
+fn a_full_disk_ends_it_and_room_brings_everything_back() {
+    let seed = seed();
+    let repeat = Repeat::new("a_full_disk", seed);
+    // Room for four segments, and not for a fifth.
+    let room = 4 * SEGMENT_BYTES + (1 << 20);
+    let data = repeat.data();
+    let Some(disk) = Tmpfs::mount(data.parent().unwrap(), room) else {
+        println!("skipped: mounting a small file system takes root");
+        return;
+    };
+    let mut life = Life::new(&data, seed);
+    let random = &mut Random(seed);
+    let mut room = room;
+    for _ in 0..2 {
+        let load = Load::new(life.start(random, 0), &life.book, How::Kill, When::Never);
+        life.read_back(&load);
+        life.retry(&load, random);
+        load.struck.set(true);
+        load.run(mix(random, CONNECTIONS, 20_000));
+        check_failed(&mut life, &load);
+        // As long as it is full it doesn't serve, and says why, and harms nothing.
+        let (code, words) = refused(&life.data, &[]);
+        assert_eq!(code, 2, "{words}");
+        assert!(words.contains("making a segment failed"), "{words}");
+        life.check();
+        room += 4 * SEGMENT_BYTES;
+        disk.grow(room);
+    }
+    life.end(random);
+}
