@@ -1,0 +1,223 @@
+//! The drill as a planner runs it: small, whole, and read from its JSON.
+
+// A test that meets what it does not expect has failed; helpers are tests too.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// Runs `crest` with these arguments and `--json`; its exit status, and its figures.
+fn crest(dir: &Path, args: &[&str]) -> (i32, Value) {
+    let json = dir.join("figures.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_crest"))
+        .args(args)
+        .arg("--json")
+        .arg(&json)
+        .env("CREST_LOG", "warn")
+        .output()
+        .unwrap();
+    let said = format!(
+        "crest {}\n{}{}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    println!("{said}");
+    let text = std::fs::read_to_string(&json).unwrap_or_else(|_| "null".to_string());
+    (output.status.code().unwrap(), serde_json::from_str(&text).unwrap())
+}
+
+fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["drill", "--duration", "1s", "--buyers", "1000", "--items", "100"];
+    args.extend(more);
+    args
+}
+
+#[test]
+fn a_drill_says_in_json_what_it_proved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, figures) = crest(dir.path(), &small(&["--batch", "100", "--connections", "4"]));
+    assert_eq!((status, figures["verdict"].as_str()), (0, Some("pass")));
+    // The fields that readers rely on: they may become more.
+    for pointer in [
+        "/version",
+        "/machine/cpu",
+        "/machine/cores",
+        "/machine/memory_bytes",
+        "/platform/shards",
+        "/platform/log",
+        "/platform/sync",
+        "/duration_s",
+        "/offered",
+        "/accepted",
+        "/rejected",
+        "/errors",
+        "/orders_per_s/mean",
+        "/orders_per_s/peak_1s",
+        "/latency_ms/p50",
+        "/latency_ms/p90",
+        "/latency_ms/p99",
+        "/latency_ms/p999",
+        "/latency_ms/max",
+        "/log/bytes",
+        "/log/frames",
+        "/log/syncs",
+        "/cpu_s/platform",
+        "/cpu_s/generator",
+        "/audit/ok",
+        "/audit/orders",
+        "/audit/lost",
+        "/audit/duplicated",
+        "/audit/oversold",
+        "/audit/unbalanced",
+        "/audit/units_sold",
+        "/audit/revenue/GBP",
+    ] {
+        assert!(figures.pointer(pointer).is_some_and(|value| !value.is_null()), "{pointer}");
+    }
+    assert!(figures["accepted"].as_u64().unwrap() > 0);
+    assert_eq!(figures["audit"]["orders"], figures["accepted"]);
+    assert_eq!(figures["offered"], figures["accepted"]);
+    assert_eq!(figures["audit"]["lost"], 0);
+}
+
+#[test]
+fn single_orders_of_a_fixed_size_on_schedule() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = small(&["--batch", "1", "--rate", "200", "--lines", "3", "--connections", "4"]);
+    let (status, figures) = crest(dir.path(), &args);
+    // A machine that is busy elsewhere may make the generator late; it must then say so.
+    assert!(matches!(
+        (status, figures["verdict"].as_str()),
+        (0, Some("pass")) | (3, Some("invalid"))
+    ));
+    assert_eq!((figures["offered"].as_u64(), figures["errors"].as_u64()), (Some(200), Some(0)));
+    assert_eq!(figures["audit"]["orders"], 200);
+    assert_eq!(figures["audit"]["lines"], 600);
+}
+
+#[test]
+fn the_same_seed_makes_the_same_orders() {
+    let dir = tempfile::tempdir().unwrap();
+    let sums = |seed: &str| {
+        let args = small(&["--batch", "50", "--rate", "1000", "--seed", seed]);
+        let (_, figures) = crest(dir.path(), &args);
+        (figures["audit"]["units_sold"].clone(), figures["audit"]["revenue"].clone())
+    };
+    let first = sums("5");
+    assert_eq!(first, sums("5"));
+    assert_ne!(first, sums("6"));
+}
+
+/// A platform that a test started. Killed when dropped.
+struct Platform(Child, String);
+
+impl Platform {
+    fn start(data: &Path) -> Platform {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
+            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().rsplit(' ').next().unwrap().to_string();
+        Platform(child, url)
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        // One that has ended can't be killed; that is fine.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_platform_that_runs_is_driven_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(&dir.path().join("data"));
+    for seed in ["1", "2"] {
+        let args = small(&["--batch", "100", "--target", &platform.1, "--seed", seed]);
+        let (status, figures) = crest(dir.path(), &args);
+        assert_eq!((status, figures["verdict"].as_str()), (0, Some("pass")));
+        assert!(figures["audit"].is_null());
+        assert_eq!(figures["read_back"]["orders"], figures["accepted"]);
+        assert_eq!(figures["read_back"]["lost"], 0);
+    }
+}
+
+#[test]
+fn data_is_kept_when_asked_and_never_reused() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let args = small(&["--batch", "100", "--data", data.to_str().unwrap()]);
+    let (status, drilled) = crest(dir.path(), &args);
+    assert_eq!(status, 0);
+    assert_eq!(crest(dir.path(), &args).0, 2);
+    let (status, audited) = crest(dir.path(), &["audit", data.to_str().unwrap()]);
+    assert_eq!(status, 0);
+    assert_eq!(audited["audit"]["state_hash"], drilled["audit"]["state_hash"]);
+    assert_eq!(audited["audit"]["revenue"], drilled["audit"]["revenue"]);
+}
+
+/// Rows of a made-up shop: an order, a repeat item, a guest, a return of part, one too many.
+const TRACE: &str = "\
+InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
+1,A,mug,6.0,2010-12-01 08:26:00,2.55,17850.0,UK
+1,B,\"box, small\",2.0,2010-12-01 08:26:00,0.5,17850.0,UK
+1,A,mug,1.0,2010-12-01 08:27:00,2.00,17850.0,UK
+2,A,mug,3.0,2010-12-01 09:00:00,2.10,,UK
+3,C,pad,1.0,2010-12-01 09:30:00,0.001,17850.0,UK
+C4,A,mug,-8.0,2010-12-02 10:00:00,2.55,17850.0,UK
+C5,B,box,-1.0,2010-12-02 10:05:00,0.50,,UK
+A6,B,debt,1.0,2010-12-02 10:06:00,100.00,,UK
+";
+
+#[test]
+fn a_trace_is_replayed_to_the_penny() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("shop.csv");
+    std::fs::write(&file, TRACE).unwrap();
+    let file = file.to_str().unwrap();
+    let (status, figures) = crest(dir.path(), &["drill", "--trace", file]);
+    assert_eq!(status, 0);
+    let trace = &figures["trace"];
+    assert_eq!((trace["orders"].as_u64(), trace["lines"].as_u64()), (Some(2), Some(4)));
+    assert_eq!(
+        (trace["units_sold"].as_u64(), trace["units_refunded"].as_u64()),
+        (Some(12), Some(7))
+    );
+    assert_eq!(trace["units_unmatched"], 2);
+    // 6 × 255 + 2 × 50 + 200 + 3 × 210, less 6 × 255 + 200.
+    assert_eq!(
+        (trace["revenue_pence"].as_i64(), &figures["audit"]["revenue"]["GBP"]),
+        (Some(730), &trace["revenue_pence"])
+    );
+    // In real time it is a day and a half; here, about a second.
+    let (status, again) = crest(dir.path(), &["drill", "--trace", file, "--speed", "100000"]);
+    assert_eq!((status, &again["trace"]), (0, trace));
+}
+
+#[test]
+fn real_purchases_are_replayed_to_the_penny() {
+    let file =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/online-retail.csv.gz");
+    if !file.exists() {
+        eprintln!("skipped: {} is not here; it is not part of the repository", file.display());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (status, figures) = crest(dir.path(), &["drill", "--trace", file.to_str().unwrap()]);
+    assert_eq!(status, 0);
+    assert_eq!(figures["trace"]["revenue_pence"], 604_352_386);
+    assert_eq!(figures["audit"]["revenue"]["GBP"], 604_352_386);
+    assert_eq!(figures["audit"]["units_sold"], 3_370_165);
+    assert_eq!(figures["audit"]["units_refunded"], 126_265);
+    assert_eq!(figures["audit"]["lines"], 313_928);
+}
