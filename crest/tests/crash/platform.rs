@@ -120,7 +120,8 @@ impl Starting {
             Ok(line) => {
                 let url = line.trim().split(' ').next_back().unwrap();
                 let target = Target::from_url(url).unwrap();
-                Ok(Platform { process: self.process, target, said: self.said })
+                let reader = Some(self.reader);
+                Ok(Platform { process: self.process, target, said: self.said, reader })
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.process.wait();
@@ -149,6 +150,7 @@ pub struct Platform {
     process: Guard,
     pub target: Target,
     said: Said,
+    reader: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Platform {
@@ -179,9 +181,13 @@ impl Platform {
         rustix::process::prlimit(Some(pid), Resource::Fsize, limit).unwrap();
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, and all that it said was read.
     pub fn wait(&mut self) -> ExitStatus {
-        self.process.wait()
+        let status = self.process.wait();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 
     /// Its status, if it has ended.
