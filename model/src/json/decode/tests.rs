@@ -1,0 +1,265 @@
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::Body;
+
+const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+fn decoded(request: Request, body: &str) -> Result<CommandBuffer, DecodeError> {
+    let mut commands = CommandBuffer::default();
+    decode(request, body.as_bytes(), &mut commands)?;
+    for record in commands.records() {
+        record.expect("what was decoded is a record");
+    }
+    Ok(commands)
+}
+
+fn refused(request: Request, body: &str, expected: Expect) {
+    let error = decoded(request, &body.replace("ID", ID)).unwrap_err();
+    expected.assert_eq(&error.to_string());
+}
+
+#[test]
+fn an_order_becomes_its_bytes_whatever_the_order_of_its_fields() {
+    let body = format!(
+        r#"{{"lines":[{{"quantity":2,"item":7}},{{"item":"18446744073709551615","quantity":1,"unit_price":0}}],
+                "payment":"external","currency":"GBP","id":"{ID}","buyer":9}}"#
+    );
+    let commands = decoded(Request::Order, &body).unwrap();
+    let record = commands.records().next().unwrap().unwrap();
+    assert_eq!((record.party(), record.order().unwrap().to_string()), (Party(9), ID.into()));
+    let Body::Place { leg, lines, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!(leg.method, PaymentMethod::External as u8);
+    let lines: Vec<_> = lines.iter().map(|l| (l.item.get(), l.quantity.get(), l.flags)).collect();
+    assert_eq!(lines, [(7, 2, 0), (u64::MAX, 1, 1)]);
+}
+
+#[test]
+fn a_bad_order_is_named_by_its_field() {
+    let order = |lines: &str| {
+        format!(
+            r#"{{"orders":[{{"buyer":1,"id":"ID","currency":"GBP","payment":"balance","lines":{lines}}}]}}"#
+        )
+    };
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":0}]"#),
+        expect![["orders[0].lines[0].quantity: 0 is not an integer from 1 to 1000000000"]],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":-1}]"#),
+        expect![["orders[0].lines[0].quantity: -1 is not an integer from 1 to 1000000000"]],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":1.5}]"#),
+        expect![
+            "orders[0].lines[0].quantity: invalid type: floating point `1.5`, expected an integer from 1 to 1000000000"
+        ],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1}]"#),
+        expect!["orders[0].lines[0].quantity: missing field `quantity`"],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":1,"colour":2}]"#),
+        expect![
+            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"
+        ],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":1,"item":2}]"#),
+        expect!["orders[0].lines[0].item: duplicate field `item`"],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[[1,1]]"#),
+        expect!["orders[0].lines[0]: invalid type: sequence, expected an object"],
+    );
+    refused(Request::Orders, &order(r#"[]"#), expect!["orders[0].lines: must not be empty"]);
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":1,"quantity":1,"unit_price":1000000000000001}]"#),
+        expect![
+            "orders[0].lines[0].unit_price: 1000000000000001 is not an integer from 0 to 1000000000000000"
+        ],
+    );
+    refused(
+        Request::Orders,
+        &order(r#"[{"item":99999999999999999999,"quantity":1}]"#),
+        expect![
+            "orders[0].lines[0].item: invalid type: floating point `100000000000000000000.0`, expected an integer from 0 to 18446744073709551615"
+        ],
+    );
+    refused(Request::Orders, r#"{"orders":[]}"#, expect!["orders: must not be empty"]);
+    refused(
+        Request::Orders,
+        r#"{"order":[]}"#,
+        expect!["order: unknown field `order`, expected `orders`"],
+    );
+    refused(Request::Orders, r#"{}"#, expect!["orders: missing field `orders`"]);
+    refused(
+        Request::Orders,
+        r#"{"orders":[{"buyer":1]}"#,
+        expect![
+            "Expected this character to be either a ',' or a '}' while parsing at line 1 column 22"
+        ],
+    );
+    refused(Request::Order, r#""#, expect!["EOF while parsing at line 1 column 1"]);
+    refused(Request::Order, r#"[]"#, expect!["invalid type: sequence, expected an order"]);
+    refused(
+        Request::Order,
+        r#"{"buyer":0}"#,
+        expect!["buyer: 0 is not an integer from 1 to 18446744073709551615"],
+    );
+    refused(Request::Order, r#"{"buyer":1,"buyer":1}"#, expect!["buyer: duplicate field `buyer`"]);
+    refused(
+        Request::Order,
+        r#"{"id":"00000000-0000-0000-0000-000000000000"}"#,
+        expect![[
+            r#"id: "00000000-0000-0000-0000-000000000000" is not a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057"#
+        ]],
+    );
+    refused(
+        Request::Order,
+        r#"{"currency":"gbp"}"#,
+        expect![[r#"currency: "gbp" is not an ISO 4217 code such as GBP"#]],
+    );
+    refused(
+        Request::Order,
+        r#"{"payment":"card"}"#,
+        expect![[r#"payment: "card" is not `balance`, `external` or `await`"#]],
+    );
+}
+
+#[test]
+fn other_bodies_are_named_by_their_field() {
+    let refund = Request::Refund(Party(1), OrderId(1));
+    refused(
+        refund,
+        r#"{"id":"ID","lines":[{"line":0,"quantity":1},{"line":2000,"quantity":1}]}"#,
+        expect!["lines[1].line: 2000 is not an integer from 0 to 1999"],
+    );
+    refused(refund, r#"{"id":"ID","lines":[]}"#, expect!["lines: must not be empty"]);
+    refused(
+        Request::Transfer,
+        r#"{"id":"ID","from":{"kind":"clearing","party":1},"to":{"party":2},"currency":"GBP","amount":1}"#,
+        expect!["from: the clearing account has no `party`"],
+    );
+    refused(
+        Request::Transfer,
+        r#"{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}"#,
+        expect!["`from` and `to` name the same account"],
+    );
+    refused(
+        Request::Transfers,
+        r#"{"transfers":[{"id":"ID","from":{"party":1},"to":{"party":2},"currency":"GBP","amount":1},{"id":"ID","from":{"party":2},"to":{},"currency":"GBP","amount":1}]}"#,
+        expect!["transfers[1].to.party: missing field `party`"],
+    );
+    refused(
+        Request::Transfers,
+        r#"{"transfers":[{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}]}"#,
+        expect!["transfers[0]: `from` and `to` name the same account"],
+    );
+    refused(
+        Request::Accounts,
+        r#"{"accounts":[{"party":1,"currency":"GBP","balance":-5}]}"#,
+        expect!["accounts[0].balance: -5 is not an integer from 0 to 1000000000000000"],
+    );
+    refused(
+        Request::Pay(Party(1), OrderId(1)),
+        r#"{"id":"ID","payment":"await"}"#,
+        expect![[r#"payment: "await" is not `balance` or `external`"#]],
+    );
+    refused(
+        Request::Cancel(Party(1), OrderId(1)),
+        r#"{"id":"ID"} x"#,
+        expect!["something follows after the end of the JSON"],
+    );
+}
+
+#[test]
+fn a_body_that_fails_leaves_nothing() {
+    let mut commands = decoded(Request::Account, r#"{"party":1,"currency":"GBP"}"#).unwrap();
+    let before = commands.bytes().to_vec();
+    let bad = r#"{"accounts":[{"party":1,"currency":"GBP"},{"party":1}]}"#;
+    decode(Request::Accounts, bad.as_bytes(), &mut commands).unwrap_err();
+    assert_eq!((commands.bytes(), commands.count()), (&before[..], 1));
+}
+
+#[test]
+fn bounds_are_exact() {
+    let order = |lines: usize| {
+        let lines = vec![r#"{"item":1,"quantity":1}"#; lines].join(",");
+        format!(r#"{{"buyer":1,"id":"{ID}","currency":"GBP","payment":"await","lines":[{lines}]}}"#)
+    };
+    decoded(Request::Order, &order(LINES_MAX)).unwrap();
+    refused(Request::Order, &order(LINES_MAX + 1), expect!["lines: more than 2000 lines"]);
+    let orders = |n: usize| format!(r#"{{"orders":[{}]}}"#, vec![order(1); n].join(","));
+    assert_eq!(decoded(Request::Orders, &orders(BATCH_MAX)).unwrap().count(), 10_000);
+    refused(
+        Request::Orders,
+        &orders(BATCH_MAX + 1),
+        expect!["orders: more than 10000 in one request"],
+    );
+}
+
+#[test]
+fn depth_is_refused_and_not_followed() {
+    let order = Request::Pay(Party(1), OrderId(1));
+    let refund = Request::Refund(Party(1), OrderId(1));
+    let bodies = [
+        (Request::Order, "DEEP"),
+        (Request::Order, r#"{"buyer":DEEP"#),
+        (Request::Order, r#"{"id":DEEP"#),
+        (Request::Order, r#"{"lines":DEEP"#),
+        (Request::Order, r#"{"lines":[{"item":DEEP"#),
+        (Request::Order, r#"{"lines":[{"unit_price":DEEP"#),
+        (Request::Order, r#"{"other":DEEP"#),
+        (Request::Orders, "DEEP"),
+        (Request::Orders, r#"{"orders":DEEP"#),
+        (Request::Account, "DEEP"),
+        (Request::Accounts, r#"{"accounts":DEEP"#),
+        (Request::Item, r#"{"currency":DEEP"#),
+        (Request::Restock(ItemId(1)), r#"{"quantity":DEEP"#),
+        (Request::Transfer, r#"{"from":DEEP"#),
+        (Request::Transfer, r#"{"from":{"kind":DEEP"#),
+        (Request::Transfer, r#"{"from":{"party":DEEP"#),
+        (order, r#"{"payment":DEEP"#),
+        (refund, r#"{"restock":DEEP"#),
+        (refund, r#"{"lines":DEEP"#),
+        (refund, r#"{"lines":[{"line":DEEP"#),
+    ];
+    for (request, body) in bodies {
+        for deep in ["[", r#"{"a":"#, r#"[{"lines":"#] {
+            let body = body.replace("DEEP", &deep.repeat(200_000));
+            decoded(request, &body).unwrap_err();
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(body in ".{0,200}") {
+        let _ = decoded(Request::Orders, &body);
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_still_an_order(at in 0usize..150, byte: u8) {
+        let mut body = format!(
+            r#"{{"orders":[{{"buyer":1,"id":"{ID}","currency":"GBP","payment":"balance","lines":[{{"item":1,"quantity":1}}]}}]}}"#
+        ).into_bytes();
+        let at = at % body.len();
+        body[at] = byte;
+        let mut commands = CommandBuffer::default();
+        let done = decode(Request::Orders, &body, &mut commands);
+        prop_assert_eq!(commands.count(), u32::from(done.is_ok()));
+        prop_assert!(commands.records().all(|record| record.is_ok()));
+    }
+}
