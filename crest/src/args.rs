@@ -67,7 +67,7 @@ pub(crate) struct Serve {
     /// Items to be ready for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) items: u64,
-    /// Remembered orders to be ready for, about 6 bytes each.
+    /// Remembered orders to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
 }
