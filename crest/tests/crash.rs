@@ -10,7 +10,7 @@
 //! `CREST_ROUNDS` says how many rounds there are, `CREST_SEED` which. A failure prints the line
 //! that runs the rounds of its data directory again, and keeps the directory.
 
-// A test that meets what it does not expect has failed; helpers are tests too.
+// What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
 #[path = "crash/asks.rs"]

@@ -1,6 +1,6 @@
 //! The drill as a planner runs it: small, whole, and read from its JSON.
 
-// A test that meets what it does not expect has failed; helpers are tests too.
+// What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};

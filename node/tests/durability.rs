@@ -3,7 +3,7 @@
 //!
 //! `CREST_SEEDS` says how many worlds the last test runs, `CREST_SEED` which is the first.
 
-// A test that meets what it does not expect has failed; helpers are tests too.
+// What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
 use std::cell::{Cell, RefCell};
