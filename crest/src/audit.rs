@@ -9,6 +9,7 @@ pub(crate) fn audit(args: &args::Audit) -> Result<ExitCode, Failure> {
     let audit = node::audit(&args.data, |_, _| {})?;
     let mut report = Report::new();
     report.add_audit(&audit, None);
+    report.add_disk(&args.data);
     println!("crest audit of {}", args.data.display());
     print!("{report}");
     if let Some(path) = &args.json {

@@ -15,7 +15,7 @@ use model::record::Body;
 use model::{OrderId, Outcome, Party};
 use tokio::task::LocalSet;
 
-use crate::machine::cpu_s;
+use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::report::{CpuFigures, ReadBack, Report, Verdict, thousands};
 use crate::{Failure, args, trace_drill};
@@ -85,6 +85,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         })?;
         lost.extend(acks.unseen());
         report.add_audit(&audit, Some(lost.len() as u64));
+        report.add_disk(&data);
         for lost in lost.iter().take(10) {
             let logged = lost.logged.map_or("nothing", Outcome::word);
             let acknowledged = lost.acknowledged.word();
@@ -135,6 +136,17 @@ impl Data {
     }
 }
 
+/// A new directory for temporary files, on a disk if there is one: where temporary files are kept
+/// in memory, here.
+fn temporary() -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("crest-drill-");
+    match machine::is_in_memory(&std::env::temp_dir()) {
+        false => builder.tempdir(),
+        true => builder.tempdir_in("."),
+    }
+}
+
 /// CPU so far, of the platform and of this process.
 pub(crate) struct Cpu {
     platform: Option<f64>,
@@ -166,7 +178,7 @@ impl Scene {
                 return Err(format!("{path} holds data already; a drill wants a new one").into());
             }
             Some(path) => Data::Kept(path.clone()),
-            None => Data::Temporary(tempfile::Builder::new().prefix("crest-drill-").tempdir()?),
+            None => Data::Temporary(temporary()?),
         };
         let mut options = Vec::new();
         for (name, value) in [("accounts", accounts), ("items", items), ("orders", orders)] {

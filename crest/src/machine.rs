@@ -1,6 +1,7 @@
 //! What the machine is, and what processes took of it. From `/proc` (proc(5)).
 
 use std::fs;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -36,6 +37,14 @@ impl std::fmt::Display for Machine {
         let gib = self.memory_bytes as f64 / (1u64 << 30) as f64;
         write!(f, "{}, {} cores, {gib:.1} GiB", self.cpu, self.cores)
     }
+}
+
+/// Whether the file system at `path` is in memory, so that a sync there makes nothing durable.
+pub(crate) fn is_in_memory(path: &Path) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let kind = rustix::fs::statfs(path).map(|found| found.f_type as u64 & 0xffff_ffff);
+    kind.is_ok_and(|kind| kind == TMPFS || kind == RAMFS)
 }
 
 /// Seconds of CPU that a process took so far; `None` for one that isn't there.

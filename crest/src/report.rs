@@ -10,7 +10,7 @@ use loadgen::trace::Totals;
 use serde::Serialize;
 
 use crate::Failure;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 
 /// Whether a drill proved what it should.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -190,6 +190,13 @@ impl Report {
         }
     }
 
+    /// Looks at what the data lies on: a sync to memory costs nothing and keeps nothing.
+    pub(crate) fn add_disk(&mut self, data: &Path) {
+        if let Some(platform) = &mut self.platform {
+            platform.sync = !machine::is_in_memory(data);
+        }
+    }
+
     /// Writes the JSON.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut text = sonic_rs::to_string_pretty(self)?;
@@ -317,6 +324,10 @@ impl fmt::Display for Report {
             let skipped: Vec<String> =
                 trace.skipped.iter().map(|(why, n)| format!("{} {why}", thousands(*n))).collect();
             row("skipped", skipped.join(", "))?;
+        }
+        if self.platform.as_ref().is_some_and(|platform| !platform.sync) {
+            let text = "in memory: nothing was made durable, and syncing cost nothing; see --data";
+            row("disk", text.to_string())?;
         }
         row("machine", self.machine.to_string())?;
         for problem in &self.problems {

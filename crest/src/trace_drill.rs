@@ -76,6 +76,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     })?;
     lost += acknowledged.len() as u64;
     report.add_audit(&audit, Some(lost));
+    report.add_disk(&data);
     if lost > 0 {
         report.problem(format!("{lost} acknowledged orders are not in the log"));
     }
