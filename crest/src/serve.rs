@@ -34,6 +34,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),
     };
+    // Sockets that share a port don't see that somebody else has it; one that doesn't share does.
+    drop(bind(args.http, Sharing::No)?);
     let first = listen(args.http)?;
     let address = first.local_addr()?;
     let mut listeners = vec![first];
@@ -151,10 +153,22 @@ fn reactor(
 
 /// A listener that shares its port with those of other reactors.
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into()).map_err(|error| format!("{address}: {error}"))?;
+    let socket = bind(address, Sharing::Yes)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Whether other sockets may have the same port.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    No,
+    Yes,
+}
+
+fn bind(address: SocketAddr, sharing: Sharing) -> Result<Socket, Failure> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::Yes)?;
+    socket.bind(&address.into()).map_err(|error| format!("{address}: {error}"))?;
+    Ok(socket)
 }

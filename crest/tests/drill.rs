@@ -153,6 +153,21 @@ fn a_platform_that_runs_is_driven_and_read_back() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_not_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(&dir.path().join("data"));
+    let address = platform.1.strip_prefix("http://").unwrap();
+    let other = dir.path().join("other");
+    let output = Command::new(env!("CARGO_BIN_EXE_crest"))
+        .args(["serve", "--http", address, "--data", other.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    assert!(words.contains(address) && words.contains("in use"), "{words}");
+}
+
+#[test]
 fn data_is_kept_when_asked_and_never_reused() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
