@@ -28,7 +28,7 @@ impl MemoryThread {
         Ok(MemoryThread { spare, wake })
     }
 
-    /// Wakes the thread if a region was taken. Cheap enough for every batch.
+    /// Wakes the thread if a region was taken. Cheap enough for every group of frames.
     pub(crate) fn look(&self) {
         if self.spare.count() < AHEAD {
             match self.wake.try_send(()) {

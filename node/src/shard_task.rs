@@ -254,7 +254,6 @@ impl ShardTask {
                     self.apply(&mut rest, &mut replies)?;
                 }
                 drop(room);
-                self.memory.look();
                 self.hold(Held::Commands(answer, Answer { commands, replies }));
             }
         }
@@ -316,6 +315,7 @@ impl ShardTask {
         let spare = std::mem::take(&mut self.spare_held);
         self.in_flight = Some(std::mem::replace(&mut self.held, spare));
         let group = Group { frames, done: self.done_sender.clone() };
+        self.memory.look();
         self.groups
             .send(group)
             .map_err(|_| ShardFailed::Log("the log thread has ended".to_string()))
