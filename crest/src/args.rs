@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use loadgen::{Arrivals, Protocol};
 
 /// Crest: the transaction platform for the biggest hour of the year.
 ///
@@ -74,37 +75,57 @@ pub(crate) struct Serve {
 
 #[derive(ClapArgs)]
 pub(crate) struct Drill {
-    /// How long orders fall due, in seconds, or as 90s, 5m, 1h.
-    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
-    pub(crate) duration: Duration,
+    /// What buyers do, and when: default, singles-day, flash-sale, soak, or a file (TOML).
+    /// docs/profiles.md says what may be in it. What is said here goes before what it says.
+    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
+    pub(crate) profile: String,
+    /// How long orders fall due, in seconds, or as 90s, 5m, 1h. Default: as the profile says.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
     /// Orders per second, offered on schedule whatever the platform does (open loop). Latency
-    /// counts from the time at which an order was due.
+    /// counts from the time at which an order was due. With a profile that has a shape: its peak.
     #[arg(long, value_name = "ORDERS/S", conflicts_with = "max", value_parser = rate)]
     pub(crate) rate: Option<f64>,
-    /// As fast as answers come (closed loop). The default.
+    /// As fast as answers come (closed loop). The default, unless the profile has a shape.
     #[arg(long)]
     pub(crate) max: bool,
-    /// Orders per request, 1 to 10000. 1 uses the path for single orders.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) batch: u64,
-    /// Open connections.
-    #[arg(long, value_name = "N", default_value = "8")]
-    pub(crate) connections: NonZeroUsize,
-    /// Threads of the generator.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) threads: NonZeroUsize,
-    /// Buyers, each with an account.
-    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    pub(crate) buyers: u64,
-    /// Items, of Zipf popularity.
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    pub(crate) items: u64,
+    /// Let the profile's time pass so many times as fast; rates stay.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) compress: Option<f64>,
+    /// How orders lie around the rate: even or poisson.
+    #[arg(long, value_name = "HOW")]
+    pub(crate) arrivals: Option<Arrivals>,
+    /// Orders per request, 1 to 10000. 1 uses the path for single orders. Default 1000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) batch: Option<u64>,
+    /// Open connections. Default 8.
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<NonZeroUsize>,
+    /// Threads of the generator. Default 1.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// HTTP version to speak.
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    pub(crate) http: Http,
+    /// Requests at a time on a connection, with HTTP/2.
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub(crate) streams: NonZeroUsize,
+    /// Buyers, each with an account. Default 1000000.
+    #[arg(long, value_name = "N")]
+    pub(crate) buyers: Option<u64>,
+    /// Items, of Zipf popularity. Default 100000.
+    #[arg(long, value_name = "N")]
+    pub(crate) items: Option<u64>,
     /// Lines per order, 1 to 2000. Default: 1 to 4, each as often.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=2000))]
     pub(crate) lines: Option<u16>,
-    /// The same seed makes the same orders.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) seed: u64,
+    /// The same seed makes the same orders, at the same times. Default 1.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// What must hold for a pass, such as "p99 < 50ms", "errors < 0.1%", "rate > 500k", "pay p99
+    /// < 80ms" or "audit ok". Can be given several times.
+    #[arg(long, value_name = "WHAT", value_parser = loadgen::threshold::Threshold::parse)]
+    pub(crate) threshold: Vec<loadgen::threshold::Threshold>,
     /// Drive a platform that runs already, such as http://127.0.0.1:8080. Every acknowledged
     /// order is read back at the end instead of an audit.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
@@ -115,8 +136,11 @@ pub(crate) struct Drill {
     /// Write the figures to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write what was to hold, and whether it did, to a file, as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
     /// Replay recorded purchases (.csv or .csv.gz) instead of a profile.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "rate", "max", "batch", "buyers", "items", "lines"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "duration", "rate", "max", "batch", "buyers", "items", "lines"])]
     pub(crate) trace: Option<PathBuf>,
     /// With --trace: so many times as fast as it happened. Default: as fast as it goes.
     #[arg(long, value_name = "N", requires = "trace", value_parser = rate)]
@@ -124,6 +148,38 @@ pub(crate) struct Drill {
     /// Reactors of the platform that is started. Default: its own default.
     #[arg(long, value_name = "N", conflicts_with = "target")]
     pub(crate) reactors: Option<NonZeroUsize>,
+}
+
+/// A version of HTTP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Http {
+    One,
+    Two,
+    Three,
+}
+
+impl Http {
+    /// With so many requests at a time on a connection, where there can be several.
+    pub(crate) fn protocol(self, streams: usize) -> Protocol {
+        match self {
+            Http::One => Protocol::Http1,
+            Http::Two => Protocol::Http2 { streams },
+            Http::Three => Protocol::Http3 { streams },
+        }
+    }
+}
+
+impl std::str::FromStr for Http {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Http, String> {
+        match text {
+            "1" | "1.1" => Ok(Http::One),
+            "2" => Ok(Http::Two),
+            "3" => Ok(Http::Three),
+            _ => Err(format!("{text:?} is not 1.1, 2 or 3")),
+        }
+    }
 }
 
 #[derive(ClapArgs)]
@@ -137,21 +193,9 @@ pub(crate) struct Audit {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a time such as 20, 20s, 5m or 1h");
-    let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
-        Some(number) => (number, &text[number.len()..]),
-        None => (text, "s"),
-    };
-    let number: f64 = number.parse().map_err(|_| wrong())?;
-    let seconds = number
-        * match unit {
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => 1.0,
-        };
-    match seconds > 0.0 && seconds <= 7.0 * 86_400.0 {
-        true => Ok(Duration::from_secs_f64(seconds)),
-        false => Err(format!("{text:?} is not between 0 and 7 days")),
+    match loadgen::profile::parse_time(text) {
+        Some(time) if !time.is_zero() => Ok(time),
+        _ => Err(format!("{text:?} is not a time such as 20, 250ms, 20s, 5m or 1h, up to 7 days")),
     }
 }
 

@@ -7,7 +7,7 @@ mod machine;
 mod platform;
 mod report;
 mod serve;
-mod trace_drill;
+mod watch;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;

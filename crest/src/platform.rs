@@ -1,6 +1,7 @@
 //! The platform as a process of its own, for drills.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -31,6 +32,8 @@ impl Platform {
             .env("CREST_LOG", std::env::var("CREST_LOG").unwrap_or_else(|_| "warn".to_string()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // Ctrl-C is for the drill, which stops it in its own time.
+            .process_group(0)
             .spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
         let (said, says) = mpsc::channel();
@@ -51,6 +54,11 @@ impl Platform {
                 Err(format!("the platform did not start ({status})").into())
             }
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Seconds of CPU that it took so far.

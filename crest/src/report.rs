@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use loadgen::Recorder;
+use loadgen::junit::{self, Case, Suite};
+use loadgen::recorder::{Kind, Second};
+use loadgen::threshold::{Checked, Figures, Quantile, Threshold};
 use loadgen::trace::Totals;
 use serde::Serialize;
 
@@ -43,6 +48,17 @@ pub(crate) struct Report {
     pub(crate) audit: Option<AuditFigures>,
     pub(crate) read_back: Option<ReadBack>,
     pub(crate) trace: Option<Totals>,
+    pub(crate) profile: Option<String>,
+    pub(crate) seed: Option<u64>,
+    /// Whether it was ended early, from outside.
+    pub(crate) stopped: bool,
+    /// Requests by kind, where there are several.
+    pub(crate) kinds: BTreeMap<&'static str, KindFigures>,
+    /// Second by second.
+    pub(crate) seconds: Vec<SecondFigures>,
+    pub(crate) thresholds: Vec<Checked>,
+    /// What is worth knowing and no problem.
+    pub(crate) notes: Vec<String>,
     pub(crate) problems: Vec<String>,
     pub(crate) verdict: Verdict,
 }
@@ -100,6 +116,24 @@ pub(crate) struct AuditFigures {
     pub(crate) state_hash: String,
 }
 
+/// One kind of request.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct KindFigures {
+    offered: u64,
+    accepted: u64,
+    errors: u64,
+    latency_ms: Latencies,
+}
+
+/// One second of a run, by the time of the answers. Latencies to a fifth.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SecondFigures {
+    accepted: u64,
+    errors: u64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
 /// Orders that a drill of a foreign platform read again.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ReadBack {
@@ -128,6 +162,13 @@ impl Report {
             audit: None,
             read_back: None,
             trace: None,
+            profile: None,
+            seed: None,
+            stopped: false,
+            kinds: BTreeMap::new(),
+            seconds: Vec::new(),
+            thresholds: Vec::new(),
+            notes: Vec::new(),
             problems: Vec::new(),
             verdict: Verdict::Pass,
         }
@@ -142,23 +183,101 @@ impl Report {
     /// Takes in what a load run saw.
     pub(crate) fn add_load(&mut self, recorder: &Recorder, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
+        let orders = &recorder.kinds[0];
         self.duration_s = Some(seconds);
-        self.offered = Some(recorder.offered);
-        self.accepted = Some(recorder.accepted());
+        self.offered = Some(orders.offered);
+        self.accepted = Some(orders.accepted);
         self.rejected = Some(recorder.rejected().map(|(o, count)| (o.word(), count)).collect());
-        self.errors = Some(recorder.errors);
+        self.errors = Some(recorder.errors());
         self.retries = Some(recorder.retries);
         self.orders_per_s = Some(Rates {
-            mean: recorder.accepted() as f64 / seconds,
-            peak_1s: recorder.accepted_by_second.iter().copied().max().unwrap_or(0),
+            mean: orders.accepted as f64 / seconds,
+            peak_1s: recorder.seconds.iter().map(|second| second.accepted).max().unwrap_or(0),
         });
-        self.latency_ms = Some(Latencies::of(&recorder.latency));
+        self.latency_ms = Some(Latencies::of(&orders.latency));
         if !recorder.late.is_empty() {
             self.late_ms = Some(Latencies::of(&recorder.late));
         }
-        if recorder.errors > 0 {
-            let last = recorder.last_error.as_deref().unwrap_or("");
-            self.problem(format!("{} orders without an answer: {last}", recorder.errors));
+        let used = recorder.kinds.iter().filter(|kind| kind.offered > 0);
+        if used.clone().count() > 1 {
+            self.kinds = used.map(|kind| (kind.name, KindFigures::of(kind))).collect();
+        }
+        self.seconds = recorder.seconds.iter().map(SecondFigures::of).collect();
+        if recorder.errors() > 0 {
+            let main = recorder.main_reason().unwrap_or("");
+            self.problem(format!("{} without an answer: {main}", recorder.errors()));
+        }
+        if recorder.left_out > 0 {
+            let left_out = thousands(recorder.left_out);
+            self.notes.push(format!("{left_out} later changes fell due after the end"));
+        }
+        if self.stopped {
+            self.notes.push("stopped before its end".to_string());
+        }
+    }
+
+    /// Takes in what was read again of a foreign platform.
+    pub(crate) fn add_read_back(&mut self, read: ReadBack) {
+        if read.lost > 0 {
+            self.problem(format!("{} acknowledged orders can't be read back", read.lost));
+        }
+        self.read_back = Some(read);
+    }
+
+    /// Whether the generator was up to its task.
+    pub(crate) fn judge_schedule(
+        &mut self,
+        recorder: &Recorder,
+        threads: usize,
+        elapsed: Duration,
+    ) {
+        let at = |histogram: &hdrhistogram::Histogram<u64>| {
+            Duration::from_nanos(histogram.value_at_quantile(0.99))
+        };
+        let (late, tail) = (at(&recorder.late), at(&recorder.kinds[0].latency));
+        if late > LATE.max(tail / 2) {
+            if self.verdict == Verdict::Pass {
+                self.verdict = Verdict::Invalid;
+            }
+            self.problems.push(format!(
+                "the generator sent 1 in 100 requests {late:.1?} or more after they were due \
+                 although a connection was free, and that is half of the latency it found or \
+                 more: lower --rate, raise --batch or --threads, or give it a machine of its own"
+            ));
+        }
+        let requests: u64 = recorder.late.len();
+        if recorder.waited * 10 > requests && requests > 0 {
+            self.notes.push(format!(
+                "{} of {} requests had to wait for a connection to be free: they are slow to be \
+                 answered, or --connections is too low",
+                thousands(recorder.waited),
+                thousands(requests)
+            ));
+        }
+        let busy = self.cpu_s.as_ref().map_or(0.0, |cpu| cpu.generator);
+        let share = busy / (elapsed.as_secs_f64() * threads as f64);
+        if share > 0.9 {
+            self.notes.push(format!(
+                "the generator's threads were busy {:.0} % of the time: more --threads could \
+                 offer more",
+                share * 100.0
+            ));
+        }
+    }
+
+    /// Holds the run against what is to hold.
+    pub(crate) fn judge(
+        &mut self,
+        thresholds: &[Threshold],
+        recorder: &Recorder,
+        elapsed: Duration,
+    ) {
+        let found = Found { recorder, elapsed, audit: self.audit.as_ref().map(|audit| audit.ok) };
+        self.thresholds = thresholds.iter().map(|threshold| threshold.check(&found)).collect();
+        if self.thresholds.iter().any(|checked| !checked.verdict.is_met())
+            && self.verdict == Verdict::Pass
+        {
+            self.verdict = Verdict::Fail;
         }
     }
 
@@ -197,6 +316,52 @@ impl Report {
         }
     }
 
+    /// Writes what was asked for.
+    pub(crate) fn write_all(
+        &self,
+        json: Option<&Path>,
+        junit: Option<&Path>,
+    ) -> Result<(), Failure> {
+        json.map_or(Ok(()), |path| self.write(path))?;
+        junit.map_or(Ok(()), |path| self.write_junit(path))
+    }
+
+    /// Writes what was to hold, and whether it did.
+    fn write_junit(&self, path: &Path) -> Result<(), Failure> {
+        let mut cases: Vec<Case> = self.thresholds.iter().map(Case::from).collect();
+        let case = |name: &str, found: String, outcome| Case { name: name.into(), found, outcome };
+        let errors = self.errors.unwrap_or(0);
+        let kept = |ok| if ok { junit::Outcome::Passed } else { junit::Outcome::Failed };
+        cases.push(case("every request answered", format!("{errors} errors"), kept(errors == 0)));
+        if let Some(audit) = &self.audit {
+            let found = format!("{} records", audit.records);
+            cases.push(case("audit ok", found, kept(audit.ok)));
+        }
+        let schedule = match self.verdict {
+            Verdict::Invalid => junit::Outcome::Unjudged,
+            _ => junit::Outcome::Passed,
+        };
+        cases.push(case("schedule kept", self.problems.join("; "), schedule));
+        let took = Duration::from_secs_f64(self.duration_s.unwrap_or(0.0));
+        let mut properties = vec![
+            ("version", self.version.to_string()),
+            ("machine", self.machine.to_string()),
+            ("verdict", self.verdict.word().to_string()),
+        ];
+        properties.extend(self.seed.map(|seed| ("seed", seed.to_string())));
+        let mean = self.orders_per_s.as_ref().map(|rates| format!("{:.0}", rates.mean));
+        properties.extend(mean.map(|mean| ("mean rate", mean)));
+        let suite = Suite {
+            name: self.profile.as_deref().unwrap_or("crest"),
+            started: SystemTime::now() - took,
+            took,
+            properties: &properties,
+            cases: &cases,
+        };
+        let file = File::create(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(suite.write(file)?)
+    }
+
     /// Writes the JSON.
     pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut text = sonic_rs::to_string_pretty(self)?;
@@ -205,16 +370,114 @@ impl Report {
     }
 }
 
+/// A request that was sent so long after it was due counts as late.
+const LATE: Duration = Duration::from_millis(5);
+
+/// A run's figures, as thresholds ask for them. Without a kind they are those of the first,
+/// which is what the load is about.
+struct Found<'a> {
+    recorder: &'a Recorder,
+    elapsed: Duration,
+    audit: Option<bool>,
+}
+
+impl Found<'_> {
+    fn kind(&self, name: Option<&str>) -> Option<&Kind> {
+        let kinds = &self.recorder.kinds;
+        let kind = match name {
+            None => kinds.first(),
+            Some(name) => kinds.iter().find(|kind| kind.name == name),
+        };
+        kind.filter(|kind| kind.offered > 0)
+    }
+}
+
+impl Figures for Found<'_> {
+    fn latency(&self, kind: Option<&str>, quantile: Quantile) -> Option<Duration> {
+        let latency = &self.kind(kind)?.latency;
+        let nanos = match quantile {
+            Quantile::Mean => latency.mean() as u64,
+            Quantile::Max => latency.max(),
+            Quantile::Percentile(percent) => latency.value_at_quantile(percent.fraction()),
+        };
+        (!latency.is_empty()).then(|| Duration::from_nanos(nanos))
+    }
+
+    fn errors(&self, kind: Option<&str>) -> Option<(u64, u64)> {
+        match kind {
+            Some(_) => self.kind(kind).map(|kind| (kind.errors, kind.offered)),
+            None => Some((self.recorder.errors(), self.recorder.offered())),
+        }
+    }
+
+    fn rate(&self, kind: Option<&str>) -> Option<f64> {
+        let kind = self.kind(kind)?;
+        Some(kind.accepted as f64 / self.elapsed.as_secs_f64())
+    }
+
+    fn late(&self) -> Option<(u64, u64)> {
+        let late = &self.recorder.late;
+        let after = LATE.as_nanos() as u64..=u64::MAX;
+        (!late.is_empty()).then(|| (late.count_between(*after.start(), *after.end()), late.len()))
+    }
+
+    fn audit_ok(&self) -> Option<bool> {
+        self.audit
+    }
+}
+
+impl KindFigures {
+    fn of(kind: &Kind) -> KindFigures {
+        KindFigures {
+            offered: kind.offered,
+            accepted: kind.accepted,
+            errors: kind.errors,
+            latency_ms: Latencies::of(&kind.latency),
+        }
+    }
+}
+
+impl SecondFigures {
+    fn of(second: &Second) -> SecondFigures {
+        let ms = |quantile| second.quantile(quantile).as_secs_f64() * 1e3;
+        SecondFigures {
+            accepted: second.accepted,
+            errors: second.errors,
+            p50_ms: ms(0.5),
+            p99_ms: ms(0.99),
+        }
+    }
+}
+
+impl Verdict {
+    /// What a shell sees.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Verdict::Pass => ExitCode::SUCCESS,
+            Verdict::Fail => ExitCode::from(1),
+            Verdict::Invalid => ExitCode::from(3),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Verdict::Pass => "PASS",
+            Verdict::Fail => "FAIL",
+            Verdict::Invalid => "INVALID",
+        }
+    }
+}
+
 impl Latencies {
-    /// Of a histogram in µs.
-    fn of(histogram: &hdrhistogram::Histogram<u64>) -> Latencies {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    /// Of a histogram in ns.
+    pub(crate) fn of(histogram: &hdrhistogram::Histogram<u64>) -> Latencies {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
         Latencies {
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max: histogram.max() as f64 / 1000.0,
+            max: histogram.max() as f64 / 1e6,
         }
     }
 }
@@ -232,12 +495,7 @@ impl fmt::Display for Latencies {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, text: String| writeln!(f, "  {name:<10} {text}");
-        let verdict = match self.verdict {
-            Verdict::Pass => "PASS",
-            Verdict::Fail => "FAIL",
-            Verdict::Invalid => "INVALID",
-        };
-        row("verdict", verdict.to_string())?;
+        row("verdict", self.verdict.word().to_string())?;
         if let (Some(accepted), Some(offered), Some(seconds)) =
             (self.accepted, self.offered, self.duration_s)
         {
@@ -261,6 +519,16 @@ impl fmt::Display for Report {
         }
         if let Some(latency) = &self.latency_ms {
             row("latency", format!("{latency}"))?;
+        }
+        for (name, kind) in &self.kinds {
+            let text = format!(
+                "{} of {}, {} errors, {}",
+                thousands(kind.accepted),
+                thousands(kind.offered),
+                thousands(kind.errors),
+                kind.latency_ms
+            );
+            row(name, text)?;
         }
         if let Some(late) = self.late_ms.as_ref().filter(|_| self.verdict == Verdict::Invalid) {
             row("late", format!("{late} (the generator's own)"))?;
@@ -330,6 +598,13 @@ impl fmt::Display for Report {
             row("disk", text.to_string())?;
         }
         row("machine", self.machine.to_string())?;
+        for checked in &self.thresholds {
+            let word = if checked.verdict.is_met() { "met" } else { "NOT MET" };
+            row("threshold", format!("{}: {word} ({})", checked.threshold, checked.found))?;
+        }
+        for note in &self.notes {
+            row("note", note.clone())?;
+        }
         for problem in &self.problems {
             row("problem", problem.clone())?;
         }

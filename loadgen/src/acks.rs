@@ -1,5 +1,7 @@
-//! What the platform acknowledged: one byte for every order that was offered.
+//! What the platform acknowledged: one byte for every order that was offered, and what was done
+//! to orders later.
 
+use foldhash::HashMap;
 use model::{OrderId, Outcome, Party};
 
 use crate::profile::{Profile, RunId};
@@ -24,6 +26,27 @@ pub struct Acks {
     batch_orders: u64,
     batches: Vec<Batch>,
     outcomes: Vec<u8>,
+    /// By order number: each has one change at most.
+    changes: HashMap<u64, Changed>,
+}
+
+/// What can be done to an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// It was paid.
+    Pay,
+    /// It was cancelled.
+    Cancel,
+    /// It was refunded.
+    Refund,
+}
+
+/// Whether it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Changed {
+    Acknowledged(Change),
+    /// The log showed it.
+    Seen,
 }
 
 /// An acknowledgement that the log contradicts.
@@ -42,7 +65,13 @@ pub struct Lost {
 impl Acks {
     /// For batches of `batch_orders` (at least 1) under the ids of `run`.
     pub fn new(run: RunId, batch_orders: u64) -> Acks {
-        Acks { run, batch_orders, batches: Vec::new(), outcomes: Vec::new() }
+        Acks {
+            run,
+            batch_orders,
+            batches: Vec::new(),
+            outcomes: Vec::new(),
+            changes: HashMap::default(),
+        }
     }
 
     /// Keeps the answers to a batch; `None`: none came.
@@ -59,9 +88,20 @@ impl Acks {
         self.batches[at] = Batch { unix_ms, start };
     }
 
+    /// A change of order `n` was acknowledged.
+    pub fn add_change(&mut self, n: u64, change: Change) {
+        self.changes.insert(n, Changed::Acknowledged(change));
+    }
+
+    /// Milliseconds since 1970 that the id of order `n` carries, if it was offered; else 0.
+    pub fn unix_ms(&self, n: u64) -> u64 {
+        self.batches.get((n / self.batch_orders) as usize).map_or(0, |batch| batch.unix_ms)
+    }
+
     /// Takes over what another thread kept of the same run.
     pub fn merge(&mut self, other: Acks) {
         let shift = self.outcomes.len() as u64;
+        self.changes.extend(other.changes);
         self.outcomes.extend_from_slice(&other.outcomes);
         if self.batches.len() < other.batches.len() {
             self.batches.resize(other.batches.len(), Batch { unix_ms: 0, start: 0 });
@@ -92,6 +132,21 @@ impl Acks {
         };
         let right = expected == logged && profile.buyer(n) == buyer;
         (!right).then_some(Lost { n, id, acknowledged: expected, logged: Some(logged) })
+    }
+
+    /// The log has a change of an order.
+    pub fn check_change(&mut self, id: OrderId, change: Change) {
+        let found = self.run.number_of(id).and_then(|n| self.changes.get_mut(&n));
+        if let Some(found) = found
+            && *found == Changed::Acknowledged(change)
+        {
+            *found = Changed::Seen;
+        }
+    }
+
+    /// How many changes were acknowledged that [`Acks::check_change`] was never told of.
+    pub fn unseen_changes(&self) -> u64 {
+        self.changes.values().filter(|changed| **changed != Changed::Seen).count() as u64
     }
 
     /// Acknowledged orders that [`Acks::check`] was never asked about.

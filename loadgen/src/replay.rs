@@ -12,14 +12,19 @@ use std::time::{Duration, Instant};
 use model::{ItemId, OrderId, Outcome, Party};
 
 use crate::RunId;
-use crate::drive::{Progress, parse_results, parse_single, unix_ms, write_uuid};
-use crate::http1::{ClientError, Connection, Target};
+use crate::client::{ClientError, Connection};
+use crate::engine::{Progress, unix_ms};
+use crate::orders::write_uuid;
 use crate::recorder::Recorder;
+use crate::results::{parse_results, parse_single};
 use crate::setup::{SetupError, fill};
+use crate::target::Target;
 use crate::trace::{Event, Plan};
 
 /// The one seller of the trace's items.
 const SELLER: Party = Party(1 << 50);
+/// What is sent.
+const KINDS: [&str; 1] = ["event"];
 /// Orders per request. Baskets are large: more would pass the body's limit.
 const BATCH: usize = 100;
 /// Lines per request, so that its body stays well below the platform's limit.
@@ -106,7 +111,7 @@ pub async fn replay(replay: &Replay, progress: &Arc<Progress>) -> Result<Replaye
         })
         .collect();
     let mut replayed =
-        Replayed { recorder: Recorder::default(), orders: Vec::new(), elapsed: Duration::ZERO };
+        Replayed { recorder: Recorder::new(&KINDS), orders: Vec::new(), elapsed: Duration::ZERO };
     for lane in lanes {
         let (recorder, mut orders) = lane.await.expect("a lane doesn't panic")?;
         replayed.recorder.merge(&recorder);
@@ -133,7 +138,7 @@ type Acked = Vec<(Party, OrderId, Outcome)>;
 impl Lane {
     async fn run(self) -> Result<(Recorder, Acked), ReplayError> {
         let mut connection = Connection::open(&self.replay.target).await?;
-        let mut recorder = Recorder::default();
+        let mut recorder = Recorder::new(&KINDS);
         let mut acked = Vec::new();
         let mut batch = Batch::default();
         let events = self.replay.plan.events.iter().enumerate();
@@ -158,9 +163,9 @@ impl Lane {
                 Event::Refund { buyer, order, lines, invoice, .. } => {
                     self.flush(&mut connection, &mut batch, &mut recorder, &mut acked).await?;
                     self.wait(due).await;
-                    recorder.offered += 1;
+                    recorder.kinds[0].offered += 1;
                     let mut body = b"{\"id\":\"".to_vec();
-                    write_uuid(self.id(number).0, &mut body);
+                    write_uuid(self.id(number), &mut body);
                     body.extend_from_slice(b"\",\"lines\":[");
                     for (at, (line, quantity)) in lines.iter().enumerate() {
                         let comma = if at > 0 { "," } else { "" };
@@ -216,7 +221,7 @@ impl Lane {
         let Some(due) = batch.due else { return Ok(()) };
         self.wait(due).await;
         batch.body.extend_from_slice(b"]}");
-        recorder.offered += batch.events.len() as u64;
+        recorder.kinds[0].offered += batch.events.len() as u64;
         let mut head = Vec::new();
         self.replay.target.post("/v1/orders/batch", batch.body.len(), &mut head);
         let sent = Instant::now();
@@ -240,12 +245,10 @@ impl Lane {
     fn count(&self, recorder: &mut Recorder, outcomes: &[u8], due: Duration, sent: Instant) {
         let now = Instant::now();
         let since = if self.replay.speed.is_some() { self.start + due } else { sent };
-        recorder.answered(outcomes, now - since, now - self.start);
-        let done = |&&outcome: &&u8| outcome <= Outcome::AlreadyDone as u8;
-        let accepted = outcomes.iter().filter(done).count();
-        self.progress.accepted.fetch_add(accepted as u64, Ordering::Relaxed);
-        let other = outcomes.len() - accepted;
-        self.progress.refused.fetch_add(other as u64, Ordering::Relaxed);
+        let (units, accepted) = (outcomes.len() as u64, recorder.outcomes(outcomes));
+        recorder.answered(0, units, accepted, now - since, now - self.start);
+        self.progress.accepted.fetch_add(accepted, Ordering::Relaxed);
+        self.progress.refused.fetch_add(units - accepted, Ordering::Relaxed);
     }
 }
 
@@ -268,7 +271,7 @@ impl Batch {
         let start: &[u8] = if self.events.is_empty() { b"{\"orders\":[" } else { b"," };
         self.body.extend_from_slice(start);
         self.body.extend_from_slice(format!("{{\"buyer\":{buyer},\"id\":\"").as_bytes());
-        write_uuid(id.0, &mut self.body);
+        write_uuid(id, &mut self.body);
         self.body
             .extend_from_slice(b"\",\"currency\":\"GBP\",\"payment\":\"external\",\"lines\":[");
         for (at, line) in lines.iter().enumerate() {

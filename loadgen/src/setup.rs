@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use model::ItemId;
 
-use crate::http1::{ClientError, Connection, Target};
-use crate::profile::{BUYER_BALANCE, ITEM_STOCK, Profile};
+use crate::client::{ClientError, Connection};
+use crate::profile::Profile;
+use crate::target::Target;
 
 /// Accounts or items per request.
 const BATCH: u64 = 5_000;
@@ -40,19 +41,20 @@ pub async fn set_up(
     let of = profile.clone();
     fill(target, connections, "items", profile.items(), move |n, body| {
         let item = ItemId(1 + n);
-        let (seller, price) = (of.seller(item), of.price(item));
+        let (seller, price, stock) = (of.seller(item), of.price(item), of.stock(item));
         body.extend_from_slice(
             format!(
-                r#"{{"item":{item},"seller":{seller},"currency":"GBP","price":{price},"stock":{ITEM_STOCK}}}"#
+                r#"{{"item":{item},"seller":{seller},"currency":"GBP","price":{price},"stock":{stock}}}"#
             )
             .as_bytes(),
         );
     })
     .await?;
-    fill(target, connections, "accounts", profile.buyers(), |n, body| {
+    let balance = profile.balance();
+    fill(target, connections, "accounts", profile.buyers(), move |n, body| {
         let party = 1 + n;
         body.extend_from_slice(
-            format!(r#"{{"party":{party},"currency":"GBP","balance":{BUYER_BALANCE}}}"#).as_bytes(),
+            format!(r#"{{"party":{party},"currency":"GBP","balance":{balance}}}"#).as_bytes(),
         );
     })
     .await
@@ -115,7 +117,7 @@ fn check(what: &'static str, status: u16, answer: &[u8]) -> Result<(), SetupErro
         return Err(refused(answer));
     }
     let mut outcomes = Vec::new();
-    crate::drive::parse_results(answer, &mut outcomes)?;
+    crate::results::parse_results(answer, &mut outcomes)?;
     let done = |&outcome: &u8| model::Outcome::from_byte(outcome).is_some_and(|o| o.is_done());
     match outcomes.iter().all(done) {
         true => Ok(()),

@@ -6,35 +6,38 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loadgen::RunId;
-use loadgen::drive::{Progress, unix_ms};
+use loadgen::engine::unix_ms;
 use loadgen::replay::{Replay, replay};
 use loadgen::trace::{Event, Plan};
+use loadgen::{Progress, RunId};
 use model::record::Body;
 use model::{OrderId, Party};
 
-use crate::drill::{Scene, Steps, conclude, on_reactor, read_orders, watched};
+use super::conclude;
+use super::read_back::read_orders;
+use super::scene::Scene;
 use crate::report::{Report, thousands};
+use crate::watch::{on_reactor, say, watched};
 use crate::{Failure, args};
 
 pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure> {
     let plan = Arc::new(Plan::open(file)?);
-    let steps = Steps::new();
+    let connections = args.connections.map_or(8, usize::from);
     println!(
         "crest drill of {}: {} rows, {} events, {} items, over {} connections",
         file.display(),
         thousands(plan.totals.rows),
         thousands(plan.events.len() as u64),
         thousands(plan.items.len() as u64),
-        args.connections
+        connections
     );
     let events = plan.events.len() as u64;
     let scene = Scene::set(args, 0, plan.items.len() as u64, events)?;
     let replay_plan = Replay {
         target: scene.target.clone(),
         plan: plan.clone(),
-        run: RunId::new(unix_ms() ^ args.seed << 48),
-        connections: args.connections.get(),
+        run: RunId::new(unix_ms() ^ args.seed.unwrap_or(1) << 48),
+        connections,
         speed: args.speed,
     };
     let span_s = match (plan.events.first(), plan.events.last()) {
@@ -45,7 +48,8 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     let progress = Arc::new(Progress::default());
     let before = scene.cpu();
     let duration = Duration::from_secs_f64(expected);
-    let replayed = watched(&progress, duration, || on_reactor(replay(&replay_plan, &progress)))???;
+    let replayed =
+        watched(&progress, duration, "orders", || on_reactor(replay(&replay_plan, &progress)))???;
     let cpu = scene.cpu().since(&before);
 
     let mut report = Report::new();
@@ -56,12 +60,8 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
         report.problem(format!("{count} events were refused as {}", outcome.word()));
     }
     let Some(data) = scene.stop(&mut report)? else {
-        let read =
-            on_reactor(read_orders(&scene.target, args.connections.get(), replayed.orders))??;
-        if read.lost > 0 {
-            report.problem(format!("{} acknowledged orders can't be read back", read.lost));
-        }
-        report.read_back = Some(read);
+        let read = on_reactor(read_orders(&scene.target, connections, replayed.orders))??;
+        report.add_read_back(read);
         return conclude(args, report, None);
     };
 
@@ -81,7 +81,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
         report.problem(format!("{lost} acknowledged orders are not in the log"));
     }
     compare(&mut report, &plan, &audit);
-    steps.say("audited");
+    say("audited");
     conclude(args, report, scene.data)
 }
 

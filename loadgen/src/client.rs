@@ -1,22 +1,15 @@
-//! An HTTP/1.1 client connection with nothing in the way (RFC 9112).
+//! An HTTP/1.1 client connection for what is not the load: setting up, replaying, reading back.
 //!
 //! Requests are bytes that the caller built, answers are parsed by `httparse` out of one buffer
 //! that is used again. Requests can be pipelined: send several, then read as many answers.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Where requests go.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// The first address that the host's name has.
-    pub address: SocketAddr,
-    host: String,
-}
+use crate::target::Target;
 
 /// Why there is no answer. What became of the request isn't known.
 #[derive(Debug, thiserror::Error)]
@@ -31,47 +24,11 @@ pub enum ClientError {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
     /// Not a URL that can be driven.
-    #[error("{url:?} is not an address like http://host:port")]
+    #[error("{url:?} is not a URL like http://host:port")]
     Url {
         /// What was given.
         url: String,
     },
-}
-
-impl Target {
-    /// From `http://host[:port]`.
-    pub fn from_url(url: &str) -> Result<Target, ClientError> {
-        let wrong = || ClientError::Url { url: url.to_string() };
-        let rest = url.strip_prefix("http://").ok_or_else(wrong)?;
-        let host = rest.strip_suffix('/').unwrap_or(rest);
-        if host.is_empty() || host.contains(['/', '?', '#', '@', ' ']) {
-            return Err(wrong());
-        }
-        let with_port = if host.rsplit(':').next().is_some_and(|p| p.parse::<u16>().is_ok()) {
-            host.to_string()
-        } else {
-            format!("{host}:80")
-        };
-        let address = with_port.to_socket_addrs()?.next().ok_or_else(wrong)?;
-        Ok(Target { address, host: host.to_string() })
-    }
-
-    /// The head of a POST with a JSON body of so many bytes, appended to `out`.
-    pub fn post(&self, path: &str, body_bytes: usize, out: &mut Vec<u8>) {
-        for part in ["POST ", path, " HTTP/1.1\r\nhost: ", &self.host] {
-            out.extend_from_slice(part.as_bytes());
-        }
-        out.extend_from_slice(b"\r\ncontent-type: application/json\r\ncontent-length: ");
-        out.extend_from_slice(itoa::Buffer::new().format(body_bytes).as_bytes());
-        out.extend_from_slice(b"\r\n\r\n");
-    }
-
-    /// A GET, appended to `out`.
-    pub fn get(&self, path: &str, out: &mut Vec<u8>) {
-        for part in ["GET ", path, " HTTP/1.1\r\nhost: ", &self.host, "\r\n\r\n"] {
-            out.extend_from_slice(part.as_bytes());
-        }
-    }
 }
 
 /// An open connection.
@@ -165,16 +122,6 @@ fn parse_head(bytes: &[u8]) -> Result<Option<(u16, usize, usize)>, ClientError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_addresses() {
-        let target = Target::from_url("http://127.0.0.1:8080/").unwrap();
-        assert_eq!(target.address, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(Target::from_url("http://127.0.0.1").unwrap().address.port(), 80);
-        for url in ["127.0.0.1:80", "https://127.0.0.1", "http://", "http://127.0.0.1/x"] {
-            assert!(matches!(Target::from_url(url), Err(ClientError::Url { .. })), "{url}");
-        }
-    }
 
     #[test]
     fn heads_are_read_whole_or_not_at_all() {

@@ -1,0 +1,70 @@
+//! What a drill's arguments and its profile come to.
+
+use loadgen::engine::{Pace, Protocol};
+use loadgen::{Lines, Schedule, Settings, Stage};
+
+use crate::{Failure, args};
+
+/// A drill, checked whole.
+pub(crate) struct Drill {
+    pub(crate) settings: Settings,
+    /// When orders are due.
+    pub(crate) pace: Pace,
+    pub(crate) protocol: Protocol,
+}
+
+/// What is on the command line goes before what is in the profile.
+pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
+    let mut settings = Settings::find(&args.profile)?;
+    let requests = &mut settings.requests;
+    requests.batch = args.batch.unwrap_or(requests.batch);
+    requests.connections = args.connections.map_or(requests.connections, Into::into);
+    requests.threads = args.threads.map_or(requests.threads, Into::into);
+    settings.buyers.count = args.buyers.unwrap_or(settings.buyers.count);
+    settings.items.count = args.items.unwrap_or(settings.items.count);
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    if let Some(lines) = args.lines {
+        settings.basket.lines = Lines::Fixed(lines).weights();
+    }
+    settings.shape.arrivals = args.arrivals.unwrap_or(settings.shape.arrivals);
+    let pace = match settings.shape.pace(settings.seed) {
+        Pace::Max(duration) => {
+            let duration = args.duration.unwrap_or(duration);
+            match args.rate {
+                None => Pace::Max(duration),
+                Some(rate) => Pace::Schedule(Schedule {
+                    stages: vec![Stage::constant(rate, duration)],
+                    arrivals: settings.shape.arrivals,
+                    seed: settings.seed,
+                }),
+            }
+        }
+        Pace::Schedule(schedule) => staged(args, &settings.name, schedule)?,
+    };
+    let compress = args.compress.unwrap_or(1.0);
+    let pace = match pace {
+        Pace::Max(duration) => Pace::Max(duration.div_f64(compress)),
+        Pace::Schedule(schedule) => Pace::Schedule(schedule.compressed(compress)),
+    };
+    settings.afterwards.within = settings.afterwards.within.div_f64(compress);
+    settings.check()?;
+    Ok(Drill { settings, pace, protocol: args.http.protocol(args.streams.get()) })
+}
+
+/// A profile with a shape of its own keeps it.
+fn staged(args: &args::Drill, name: &str, schedule: Schedule) -> Result<Pace, Failure> {
+    if args.max {
+        return Ok(Pace::Max(args.duration.unwrap_or(schedule.duration())));
+    }
+    if args.duration.is_some() {
+        return Err(format!(
+            "the profile {name} has a length of its own; --compress makes it shorter, and --max \
+             sends its orders as fast as answers come"
+        )
+        .into());
+    }
+    Ok(Pace::Schedule(match args.rate {
+        Some(peak) => schedule.scaled(peak / schedule.peak()),
+        None => schedule,
+    }))
+}

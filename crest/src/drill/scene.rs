@@ -1,0 +1,117 @@
+//! What a drill is driven against: a platform of its own, or one that runs already.
+
+use std::path::{Path, PathBuf};
+
+use loadgen::Target;
+
+use crate::machine::{self, cpu_s};
+use crate::platform::Platform;
+use crate::report::{CpuFigures, Report};
+use crate::{Failure, args};
+
+/// What the drill is driven against.
+pub(crate) struct Scene {
+    platform: std::cell::RefCell<Option<Platform>>,
+    pub(crate) target: Target,
+    pub(crate) data: Option<Data>,
+}
+
+/// Where the platform's data is.
+pub(crate) enum Data {
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+impl Data {
+    fn path(&self) -> &Path {
+        match self {
+            Data::Temporary(dir) => dir.path(),
+            Data::Kept(path) => path,
+        }
+    }
+}
+
+/// A new directory for temporary files, on a disk if there is one: where temporary files are kept
+/// in memory, here.
+fn temporary() -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("crest-drill-");
+    match machine::is_in_memory(&std::env::temp_dir()) {
+        false => builder.tempdir(),
+        true => builder.tempdir_in("."),
+    }
+}
+
+/// CPU so far, of the platform and of this process.
+pub(crate) struct Cpu {
+    platform: Option<f64>,
+    generator: f64,
+}
+
+impl Cpu {
+    pub(crate) fn since(&self, before: &Cpu) -> CpuFigures {
+        let platform = self.platform.zip(before.platform).map(|(now, before)| now - before);
+        CpuFigures { platform, generator: self.generator - before.generator }
+    }
+}
+
+impl Scene {
+    /// Starts a platform, or finds the one that runs.
+    pub(crate) fn set(
+        args: &args::Drill,
+        accounts: u64,
+        items: u64,
+        orders: u64,
+    ) -> Result<Scene, Failure> {
+        if let Some(url) = &args.target {
+            let target = Target::from_url(url)?;
+            return Ok(Scene { platform: None.into(), target, data: None });
+        }
+        let data = match &args.data {
+            Some(path) if path.join("crest.json").exists() => {
+                let path = path.display();
+                return Err(format!("{path} holds data already; a drill wants a new one").into());
+            }
+            Some(path) => Data::Kept(path.clone()),
+            None => Data::Temporary(temporary()?),
+        };
+        let mut options = Vec::new();
+        for (name, value) in [("accounts", accounts), ("items", items), ("orders", orders)] {
+            options.extend([format!("--{name}"), value.to_string()]);
+        }
+        if let Some(reactors) = args.reactors {
+            options.extend(["--reactors".to_string(), reactors.to_string()]);
+        }
+        let platform = Platform::start(data.path(), &options)?;
+        let target = platform.target.clone();
+        Ok(Scene { platform: Some(platform).into(), target, data: Some(data) })
+    }
+
+    pub(crate) fn cpu(&self) -> Cpu {
+        Cpu {
+            platform: self.platform.borrow().as_ref().and_then(Platform::cpu_s),
+            generator: cpu_s(std::process::id()).unwrap_or(0.0),
+        }
+    }
+
+    /// Kills the platform, if it is ours: for when this process ends at once.
+    pub(crate) fn killer(&self) -> impl Fn() + Send + 'static {
+        let pid = self.platform.borrow().as_ref().map(Platform::pid);
+        move || {
+            if let Some(pid) = pid.and_then(|pid| rustix::process::Pid::from_raw(pid as i32)) {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    /// Stops the platform, if it is ours, and says where its data is.
+    pub(crate) fn stop(&self, report: &mut Report) -> Result<Option<PathBuf>, Failure> {
+        let Some(mut platform) = self.platform.borrow_mut().take() else { return Ok(None) };
+        match platform.ended()? {
+            Some(status) => report.problem(format!("the platform ended on its own: {status}")),
+            None => platform.stop()?,
+        }
+        Ok(self.data.as_ref().map(|data| data.path().to_path_buf()))
+    }
+}

@@ -1,0 +1,618 @@
+//! Sends what a [`Load`] makes, when a schedule says or as fast as answers come.
+//!
+//! **Open loop**: a request is due at its time whatever the target does, and latency counts from
+//! then, so a stall shows in every request that it delayed. A request is made ahead of its time
+//! and handed to a free connection when it is due; if none is free it waits, and that wait is
+//! part of its latency. What the generator itself is late by is recorded apart
+//! ([`Recorder::late`]): a run in which that is much says nothing about the target.
+//!
+//! **Closed loop**: a connection sends the next request when the answer is there. That finds out
+//! what the target can do, and hides its stalls.
+//!
+//! Each thread has its share of the connections and of the schedule: request *k* is thread
+//! *k* mod threads'. Inside a thread nothing is locked. A [`queue`](crate::queue) knows what is
+//! due, a pacing task hands it out, and a [`lane`](crate::lane) drives each connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier, OnceLock};
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+use crate::lane::{self, Dialer};
+use crate::pacer::Pacer;
+use crate::queue::{Job, Queue};
+use crate::recorder::Recorder;
+use crate::schedule::Schedule;
+use crate::target::Target;
+use crate::wire::{Answer, Request, Tag};
+
+/// When requests are due.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Pace {
+    /// As fast as answers come, for so long.
+    Max(Duration),
+    /// On schedule.
+    Schedule(Schedule),
+}
+
+impl Pace {
+    /// How long requests fall due.
+    pub fn duration(&self) -> Duration {
+        match self {
+            Pace::Max(duration) => *duration,
+            Pace::Schedule(schedule) => schedule.duration(),
+        }
+    }
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protocol {
+    /// HTTP/1.1, one request at a time on a connection.
+    #[default]
+    Http1,
+    /// HTTP/2, by ALPN with TLS, by prior knowledge without.
+    Http2 {
+        /// Requests at a time on a connection, at least 1.
+        streams: usize,
+    },
+    /// HTTP/3, over QUIC.
+    Http3 {
+        /// Requests at a time on a connection, at least 1.
+        streams: usize,
+    },
+}
+
+/// How a load is sent.
+#[derive(Clone)]
+pub struct Plan {
+    /// Where it goes.
+    pub target: Target,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Who the target may be, with TLS and QUIC.
+    pub trust: crate::tls::Trust,
+    /// Open connections, at least 1.
+    pub connections: usize,
+    /// Threads that share them, at least 1 and not more than there are connections.
+    pub threads: usize,
+    /// When requests are due.
+    pub pace: Pace,
+    /// How long an answer is awaited.
+    pub timeout: Duration,
+    /// How long a request without an answer is sent again before it counts as failed.
+    pub retry_for: Duration,
+    /// Whether the load reads the answers' bodies.
+    pub keep_bodies: bool,
+    /// Set from outside to end the run early; what is under way is still answered.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What is sent. One for each thread.
+pub trait Load: Send + 'static {
+    /// The kinds of requests that it makes. The first is what it is about.
+    fn kinds(&self) -> &'static [&'static str];
+    /// What the schedule's request `n` is.
+    fn scheduled(&mut self, n: u64) -> Tag;
+    /// Units in a request.
+    fn units(&self, tag: Tag) -> u64;
+    /// Makes a request. `request` is empty but for its tag and its time.
+    fn build(&mut self, tag: Tag, request: &mut Request);
+    /// Takes the answer.
+    fn answered(
+        &mut self,
+        request: &Request,
+        answer: Answer<'_>,
+        recorder: &mut Recorder,
+        follow_ups: &mut Vec<FollowUp>,
+    ) -> Taken;
+    /// No answer came that counts.
+    fn failed(&mut self, _request: &Request) {}
+}
+
+/// A request that another one leads to.
+#[derive(Clone, Copy, Debug)]
+pub struct FollowUp {
+    /// How long after the first was due.
+    pub after: Duration,
+    /// Which.
+    pub tag: Tag,
+}
+
+/// What an answer was worth.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It says what became of every unit, and so many were done.
+    Done {
+        /// Units that were done as wished.
+        accepted: u64,
+    },
+    /// Nothing is known: send it again.
+    Again(String),
+    /// It is wrong, and will stay so.
+    Failed(String),
+}
+
+/// What came of a run.
+pub struct Ran<L> {
+    /// Counts and latencies.
+    pub recorder: Recorder,
+    /// The loads, with what they have gathered.
+    pub loads: Vec<L>,
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+    /// Whether it was stopped from outside.
+    pub stopped: bool,
+}
+
+/// Units so far, for whoever watches.
+#[derive(Default)]
+pub struct Progress {
+    /// Units that were done.
+    pub accepted: AtomicU64,
+    /// Units with any other answer, or none.
+    pub refused: AtomicU64,
+}
+
+/// What fell due and could not be sent is given up so long after the end.
+const OVERTIME: Duration = Duration::from_secs(30);
+/// Requests made ahead of their time, by each thread.
+const AHEAD: usize = 8;
+/// How often timeouts are looked for.
+const TICK: Duration = Duration::from_millis(50);
+/// How long answers are awaited after a stop from outside.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// Bytes read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// Runs it. Blocks the calling thread. `load` makes the load of each thread.
+pub fn run<L: Load>(
+    plan: &Plan,
+    mut load: impl FnMut(usize) -> L,
+    progress: &Arc<Progress>,
+) -> io::Result<Ran<L>> {
+    let together = Arc::new(Together {
+        next: AtomicU64::new(0),
+        ready: Barrier::new(plan.threads),
+        start: OnceLock::new(),
+    });
+    let threads: Vec<_> = (0..plan.threads)
+        .map(|number| {
+            let (plan, load) = (plan.clone(), load(number));
+            let (together, progress) = (together.clone(), progress.clone());
+            std::thread::Builder::new()
+                .name(format!("crest-load-{number}"))
+                .spawn(move || thread(plan, number, load, &together, progress))
+        })
+        .collect::<Result<_, _>>()?;
+    let mut ran: Option<Ran<L>> = None;
+    for thread in threads {
+        let (recorder, load) = thread.join().expect("a load thread doesn't panic")?;
+        match &mut ran {
+            None => {
+                let stopped = plan.stop.load(Ordering::Relaxed);
+                let loads = vec![load];
+                ran = Some(Ran { recorder, loads, elapsed: Duration::ZERO, stopped });
+            }
+            Some(ran) => {
+                ran.recorder.merge(&recorder);
+                ran.loads.push(load);
+            }
+        }
+    }
+    let mut ran = ran.expect("there is at least one thread");
+    ran.elapsed = together.start.get().map_or(Duration::ZERO, Instant::elapsed);
+    Ok(ran)
+}
+
+/// What the threads of a run share.
+struct Together {
+    /// The next request of a closed loop.
+    next: AtomicU64,
+    ready: Barrier,
+    start: OnceLock<Instant>,
+}
+
+/// One thread's part of a run.
+fn thread<L: Load>(
+    plan: Plan,
+    number: usize,
+    load: L,
+    together: &Arc<Together>,
+    progress: Arc<Progress>,
+) -> io::Result<(Recorder, L)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    let share =
+        plan.connections / plan.threads + usize::from(number < plan.connections % plan.threads);
+    local.block_on(&runtime, async {
+        let dialer = Rc::new(Dialer::new(&plan)?);
+        let opened = lane::open_all(&dialer, share).await;
+        together.ready.wait();
+        let start = *together.start.get_or_init(Instant::now);
+
+        let recorder = Recorder::new(load.kinds());
+        let mut times = None;
+        if let Pace::Schedule(schedule) = &plan.pace {
+            let (number, threads) = (number as u64, plan.threads as u64);
+            let mine = (0..).zip(schedule.times()).filter(move |(k, _)| k % threads == number);
+            times = Some(Box::new(mine) as Box<dyn Iterator<Item = (u64, Duration)>>);
+        }
+        let crew = Rc::new(Crew {
+            start,
+            end: Cell::new(start + plan.pace.duration()),
+            load: RefCell::new(load),
+            recorder: RefCell::new(recorder),
+            queue: RefCell::new(Queue::new(times, start)),
+            free: RefCell::default(),
+            posts: (0..share).map(|_| Post::default()).collect(),
+            under_way: Cell::new(0),
+            armed: Cell::new(start),
+            nudge: Notify::new(),
+            finished: Cell::new(false),
+            scratch: RefCell::new(vec![0; READ_BYTES]),
+            follow_ups: RefCell::default(),
+            together: together.clone(),
+            plan,
+            progress,
+        });
+        crew.recorder.borrow_mut().connects = opened.iter().flatten().count() as u64;
+        let lanes: Vec<_> = opened
+            .into_iter()
+            .enumerate()
+            .map(|(number, stream)| {
+                tokio::task::spawn_local(lane::run(crew.clone(), dialer.clone(), number, stream))
+            })
+            .collect();
+        crew.pace().await?;
+        for lane in lanes {
+            lane.await.expect("a lane doesn't panic");
+        }
+        let Ok(crew) = Rc::try_unwrap(crew) else { unreachable!("the lanes have ended") };
+        Ok((crew.recorder.into_inner(), crew.load.into_inner()))
+    })
+}
+
+/// What a thread's lanes and its pacing task share.
+pub(crate) struct Crew<L> {
+    pub(crate) plan: Plan,
+    progress: Arc<Progress>,
+    together: Arc<Together>,
+    start: Instant,
+    end: Cell<Instant>,
+    load: RefCell<L>,
+    recorder: RefCell<Recorder>,
+    queue: RefCell<Queue>,
+    /// Lanes that have room and nothing to send, the longest free first.
+    free: RefCell<VecDeque<usize>>,
+    pub(crate) posts: Vec<Post>,
+    /// Requests sent and not answered.
+    under_way: Cell<usize>,
+    /// Until when the pacing task sleeps.
+    armed: Cell<Instant>,
+    nudge: Notify,
+    finished: Cell<bool>,
+    /// What lanes read into, one after the other.
+    pub(crate) scratch: RefCell<Vec<u8>>,
+    follow_ups: RefCell<Vec<FollowUp>>,
+}
+
+/// Where a lane gets its jobs.
+#[derive(Default)]
+pub(crate) struct Post {
+    pub(crate) jobs: RefCell<VecDeque<Job>>,
+    pub(crate) waker: RefCell<Option<Waker>>,
+    /// How many more requests it can have under way.
+    pub(crate) room: Cell<usize>,
+    is_free: Cell<bool>,
+    /// When timeouts were last to be looked for.
+    pub(crate) look: Cell<bool>,
+}
+
+impl Post {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl<L: Load> Crew<L> {
+    /// Hands out what falls due until there is nothing left to do.
+    async fn pace(&self) -> io::Result<()> {
+        let pacer = Pacer::new()?;
+        let closed = matches!(self.plan.pace, Pace::Max(_));
+        let mut looked = self.start;
+        loop {
+            let now = Instant::now();
+            if self.plan.stop.load(Ordering::Relaxed) && now < self.end.get() {
+                self.end.set(now);
+                self.queue.borrow_mut().cut(now);
+            }
+            if now >= looked + TICK {
+                looked = now;
+                for post in &self.posts {
+                    post.look.set(true);
+                    post.wake();
+                }
+                self.give_up(now);
+            }
+            self.hand_out(now);
+            if self.is_done(now, closed) {
+                break;
+            }
+            let due = {
+                let mut queue = self.queue.borrow_mut();
+                if queue.needs_more(AHEAD) && self.room_to_build(&queue, now) {
+                    let due = queue.next_scheduled();
+                    drop(queue);
+                    self.build_ahead(due);
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                queue.next_due()
+            };
+            let mut until = looked + TICK;
+            // With no lane free there is nobody to hand it to: a lane that gets free looks itself.
+            if !self.free.borrow().is_empty() {
+                until = due.map_or(until, |due| until.min(due));
+            }
+            self.armed.set(until);
+            tokio::select! {
+                waited = pacer.wait_until(until) => waited?,
+                () = self.nudge.notified() => {}
+            }
+        }
+        self.finished.set(true);
+        self.posts.iter().for_each(Post::wake);
+        Ok(())
+    }
+
+    /// Whether a request can be made now without making another one late.
+    fn room_to_build(&self, queue: &Queue, now: Instant) -> bool {
+        queue.next_due().is_none_or(|due| due > now) || self.free.borrow().is_empty()
+    }
+
+    fn build_ahead(&self, scheduled: Option<(u64, Instant)>) {
+        if let Some((n, due)) = scheduled {
+            let tag = self.load.borrow_mut().scheduled(n);
+            let job = self.build(tag, due);
+            self.queue.borrow_mut().add_ahead(job);
+        }
+    }
+
+    fn build(&self, tag: Tag, due: Instant) -> Job {
+        let mut request = self.queue.borrow_mut().spare();
+        request.clear();
+        request.tag = tag;
+        request.unix_ms = unix_ms();
+        self.load.borrow_mut().build(tag, &mut request);
+        Job { request, due, sent: due, first_sent: None }
+    }
+
+    /// Gives what is due to lanes that are free.
+    fn hand_out(&self, now: Instant) {
+        loop {
+            if self.free.borrow().is_empty() {
+                return;
+            }
+            let Some(job) = self.pop_due(now) else { return };
+            match self.pop_free() {
+                Some(lane) => self.give(lane, job),
+                None => return self.queue.borrow_mut().put_back(job),
+            }
+        }
+    }
+
+    /// The lane that has been free the longest.
+    fn pop_free(&self) -> Option<usize> {
+        let lane = self.free.borrow_mut().pop_front()?;
+        self.posts[lane].is_free.set(false);
+        Some(lane)
+    }
+
+    fn give(&self, lane: usize, job: Job) {
+        let post = &self.posts[lane];
+        post.jobs.borrow_mut().push_back(job);
+        // One that takes several goes to the end of the line.
+        if post.room.get() > post.jobs.borrow().len() {
+            self.is_free(lane);
+        }
+        post.wake();
+    }
+
+    /// The next job that is due now.
+    fn pop_due(&self, now: Instant) -> Option<Job> {
+        let what = self.queue.borrow_mut().pop_due(now)?;
+        Some(match what {
+            crate::queue::Due::Job(job) => job,
+            crate::queue::Due::Scheduled(n, due) => {
+                let tag = self.load.borrow_mut().scheduled(n);
+                self.build(tag, due)
+            }
+            crate::queue::Due::FollowUp(tag, due) => self.build(tag, due),
+        })
+    }
+
+    /// A lane that has room asks for more.
+    pub(crate) fn take(&self, now: Instant) -> Option<Job> {
+        if let Some(job) = self.pop_due(now) {
+            return Some(job);
+        }
+        if matches!(self.plan.pace, Pace::Schedule(_)) || now >= self.end.get() {
+            return None;
+        }
+        let n = self.together.next.fetch_add(1, Ordering::Relaxed);
+        let tag = self.load.borrow_mut().scheduled(n);
+        Some(self.build(tag, now))
+    }
+
+    /// A lane has room and nothing to send.
+    pub(crate) fn is_free(&self, lane: usize) {
+        if self.posts[lane].is_free.replace(true) {
+            return;
+        }
+        self.free.borrow_mut().push_back(lane);
+        let queue = self.queue.borrow();
+        let over = self.under_way.get() == 0 && queue.is_empty();
+        if over || queue.next_due().is_some_and(|due| due < self.armed.get()) {
+            self.nudge.notify_one();
+        }
+    }
+
+    /// A lane lost its connection.
+    pub(crate) fn is_gone(&self, lane: usize) {
+        if self.posts[lane].is_free.replace(false) {
+            self.free.borrow_mut().retain(|&free| free != lane);
+        }
+        self.posts[lane].room.set(0);
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.get()
+    }
+
+    /// A job is on its way. `free_at`: since when the lane had room.
+    pub(crate) fn sent(&self, job: &mut Job, now: Instant, free_at: Instant) {
+        self.under_way.set(self.under_way.get() + 1);
+        job.sent = now;
+        let first = job.first_sent.is_none();
+        job.first_sent.get_or_insert(now);
+        let mut recorder = self.recorder.borrow_mut();
+        if first {
+            let tag = job.request.tag;
+            let units = self.load.borrow().units(tag);
+            recorder.kinds[usize::from(tag.kind)].offered += units;
+            if let Pace::Schedule(_) = self.plan.pace {
+                let ready = job.due.max(free_at);
+                recorder.waited += u64::from(ready > job.due);
+                let late = now.saturating_duration_since(ready);
+                recorder.late.saturating_record(late.as_nanos() as u64);
+            }
+        }
+    }
+
+    /// A job has its answer.
+    pub(crate) fn answered(&self, job: Job, answer: Answer<'_>, now: Instant) {
+        self.under_way.set(self.under_way.get() - 1);
+        let mut load = self.load.borrow_mut();
+        let mut recorder = self.recorder.borrow_mut();
+        let mut follow_ups = self.follow_ups.borrow_mut();
+        *recorder.statuses.entry(answer.status).or_default() += 1;
+        recorder.body_bytes += answer.body_bytes;
+        match load.answered(&job.request, answer, &mut recorder, &mut follow_ups) {
+            Taken::Done { accepted } => {
+                let tag = job.request.tag;
+                let units = load.units(tag);
+                let (latency, elapsed) = (now - job.due, now - self.start);
+                recorder.answered(tag.kind, units, accepted, latency, elapsed);
+                self.progress.accepted.fetch_add(accepted, Ordering::Relaxed);
+                self.progress.refused.fetch_add(units - accepted, Ordering::Relaxed);
+                let mut queue = self.queue.borrow_mut();
+                for follow_up in follow_ups.drain(..) {
+                    let due = job.due + follow_up.after;
+                    // What leads to it must have happened.
+                    queue.add_follow_up(follow_up.tag, due.max(now));
+                    if due < self.armed.get() {
+                        self.nudge.notify_one();
+                    }
+                }
+                queue.give_back(job.request);
+            }
+            Taken::Again(why) => {
+                drop((load, recorder, follow_ups));
+                self.again(job, &why, now);
+            }
+            Taken::Failed(why) => {
+                drop((load, recorder, follow_ups));
+                self.failed(job, &why, now);
+            }
+        }
+    }
+
+    /// A job that was sent has no answer and won't get one.
+    pub(crate) fn broken(&self, job: Job, why: &str, now: Instant) {
+        self.under_way.set(self.under_way.get() - 1);
+        self.again(job, why, now);
+    }
+
+    /// A job that no connection could be opened for.
+    pub(crate) fn unsendable(&self, mut job: Job, why: &str) {
+        let now = Instant::now();
+        let due = job.due;
+        self.sent(&mut job, now, due);
+        self.broken(job, why, now);
+    }
+
+    /// A job that was given to a lane and not sent.
+    pub(crate) fn put_back(&self, job: Job) {
+        self.queue.borrow_mut().put_back(job);
+        self.nudge.notify_one();
+    }
+
+    fn again(&self, job: Job, why: &str, now: Instant) {
+        let give_up = job.first_sent.unwrap_or(now) + self.plan.retry_for;
+        if now >= give_up {
+            return self.failed(job, why, now);
+        }
+        self.recorder.borrow_mut().retries += 1;
+        self.queue.borrow_mut().add_retry(job, now);
+    }
+
+    /// A job fails for good.
+    pub(crate) fn failed(&self, job: Job, why: &str, now: Instant) {
+        let mut load = self.load.borrow_mut();
+        let mut recorder = self.recorder.borrow_mut();
+        let tag = job.request.tag;
+        let units = load.units(tag);
+        if job.first_sent.is_none() {
+            recorder.kinds[usize::from(tag.kind)].offered += units;
+        }
+        recorder.failed(tag.kind, units, why, now - self.start);
+        self.progress.refused.fetch_add(units, Ordering::Relaxed);
+        load.failed(&job.request);
+        self.queue.borrow_mut().give_back(job.request);
+    }
+
+    /// A connection was opened after a break.
+    pub(crate) fn connected(&self) {
+        self.recorder.borrow_mut().connects += 1;
+    }
+
+    /// What fell due long ago is not sent any more.
+    fn give_up(&self, now: Instant) {
+        let end = self.end.get();
+        if now >= end {
+            let left_out = self.queue.borrow_mut().cut_follow_ups(end);
+            self.recorder.borrow_mut().left_out += left_out;
+        }
+        let stopped = self.plan.stop.load(Ordering::Relaxed);
+        let overtime = if stopped { STOP_MAX } else { OVERTIME };
+        if now > end + overtime {
+            while let Some(job) = self.pop_due(now) {
+                self.failed(job, "never sent: every connection was busy", now);
+            }
+        }
+    }
+
+    fn is_done(&self, now: Instant, closed: bool) -> bool {
+        let end = self.end.get();
+        if self.plan.stop.load(Ordering::Relaxed) && now > end + STOP_MAX {
+            return true;
+        }
+        let over = if closed { now >= end } else { true };
+        let waiting = self.posts.iter().any(|post| !post.jobs.borrow().is_empty());
+        over && self.under_way.get() == 0 && self.queue.borrow().is_empty() && !waiting
+    }
+}
+
+/// Milliseconds since 1970, for ids.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
