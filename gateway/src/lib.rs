@@ -220,13 +220,15 @@ impl Gateway {
                 let mut done = None;
                 let answered = self.write(wanted, kind, request, begun, wire, &mut done).await;
                 let mut response = answered.unwrap_or_else(answer::problem);
-                if let Some(done) = done {
-                    wire.answer(version, done, response.body_mut());
+                match done {
+                    Some(done) => wire.answer(version, done, response.body_mut()),
+                    None => wire.refused(),
                 }
                 return response;
             }
             Err(problem) => {
                 self.recorder.count_unknown();
+                wire.refused();
                 Err(problem)
             }
         };

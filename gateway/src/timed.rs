@@ -67,6 +67,11 @@ impl Wire {
         }
     }
 
+    /// The request is refused. If bytes of its body come yet, no request begins with them.
+    pub(crate) fn refused(&self) {
+        self.first_read.set(None);
+    }
+
     fn read(&self) {
         let now = self.recorder.now();
         self.newest_read.set(now);
