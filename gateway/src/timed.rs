@@ -4,14 +4,15 @@
 //! one before was whole. Where requests are pipelined it may have come with the one before: then
 //! it begins with the newest read, and what it waits for the answers ahead of it is a part of
 //! its receiving. An answer is sent when `hyper`, which flushes only what it has written whole,
-//! flushes after the request was done.
+//! flushes after the request was done; or at the latest when the next answer follows it into a
+//! full socket.
 //!
 //! **HTTP/2.** Streams share a connection, and which bytes were whose only `h2` knows. A request
 //! begins when its head is whole and the service is called; its answer is sent when `h2` takes
 //! the last piece of its body. What `h2` then keeps for its flow control, or the socket, isn't
 //! counted.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -27,67 +28,85 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// What a connection remembers of its bytes.
 pub(crate) struct Wire {
     recorder: Rc<ReactorRecorder>,
-    /// The first read since the last request's body was whole, if there was one.
-    first_read: Cell<Option<Ticks>>,
+    /// Whether a read returned bytes since the last request's body was whole, and the first that
+    /// did.
+    has_read: Cell<bool>,
+    first_read: Cell<Ticks>,
     newest_read: Cell<Ticks>,
-    /// Requests that were done, whose answers are not yet written. More than one only where
-    /// requests are pipelined and the socket takes no more; `hyper` bounds what it buffers.
-    done: RefCell<Vec<ReactorTicks>>,
+    /// Whether a request was done whose answer isn't written yet, and that request.
+    is_answering: Cell<bool>,
+    answering: Cell<ReactorTicks>,
 }
 
 impl Wire {
     pub(crate) fn new(recorder: Rc<ReactorRecorder>) -> Rc<Wire> {
         Rc::new(Wire {
             recorder,
+            has_read: Cell::default(),
             first_read: Cell::default(),
             newest_read: Cell::default(),
-            done: RefCell::default(),
+            is_answering: Cell::default(),
+            answering: Cell::default(),
         })
     }
 
     /// When the request that is handed to the service began.
+    #[inline]
     pub(crate) fn begin(&self, version: Version) -> Ticks {
-        match version {
-            Version::HTTP_2 => self.recorder.now(),
-            _ => self.first_read.take().unwrap_or(self.newest_read.get()),
+        if version == Version::HTTP_2 {
+            return self.recorder.now();
+        }
+        match self.has_read.replace(false) {
+            true => self.first_read.get(),
+            false => self.newest_read.get(),
         }
     }
 
     /// The body of the request is whole: when.
+    #[inline]
     pub(crate) fn received(&self) -> Ticks {
-        self.first_read.set(None);
+        self.has_read.set(false);
         self.recorder.now()
     }
 
     /// The request is done and its answer is about to be sent.
+    #[inline]
     pub(crate) fn answer(self: &Rc<Wire>, version: Version, done: ReactorTicks, body: &mut Timed) {
-        match version {
-            Version::HTTP_2 => body.done = Some(Box::new((self.clone(), done))),
-            _ => self.done.borrow_mut().push(done),
+        if version == Version::HTTP_2 {
+            body.done = Some(Box::new((self.clone(), done)));
+            return;
         }
+        // Still set only where requests are pipelined and the socket takes no more.
+        self.flushed();
+        self.answering.set(done);
+        self.is_answering.set(true);
     }
 
     /// The request is refused. If bytes of its body come yet, no request begins with them.
     pub(crate) fn refused(&self) {
-        self.first_read.set(None);
+        self.has_read.set(false);
     }
 
+    #[inline]
     fn read(&self) {
         let now = self.recorder.now();
         self.newest_read.set(now);
-        if self.first_read.get().is_none() {
-            self.first_read.set(Some(now));
+        if !self.has_read.replace(true) {
+            self.first_read.set(now);
+        }
+    }
+
+    /// All that `hyper` had to write is written. It says so often, mostly of nothing.
+    #[inline]
+    fn flushed(&self) {
+        if self.is_answering.get() {
+            self.written();
         }
     }
 
     fn written(&self) {
-        let mut done = self.done.borrow_mut();
-        if !done.is_empty() {
-            let sent = self.recorder.now();
-            for ticks in done.drain(..) {
-                self.recorder.record(&ticks, sent);
-            }
-        }
+        self.is_answering.set(false);
+        self.recorder.record(&self.answering.get(), self.recorder.now());
     }
 }
 
@@ -142,7 +161,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = polled {
-            self.wire.written();
+            self.wire.flushed();
         }
         polled
     }

@@ -11,7 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const OCTAVE_BITS: u32 = 4;
 /// Values from 2 to the power of this on share the last bucket: 18 minutes in nanoseconds.
 const VALUE_BITS: u32 = 40;
-const BUCKETS: usize = ((VALUE_BITS - OCTAVE_BITS + 1) << OCTAVE_BITS) as usize;
+/// One for zero, then octave by octave. In the first ones not every bucket holds an integer.
+const BUCKETS: usize = 1 + ((VALUE_BITS as usize) << OCTAVE_BITS);
+/// The first bits of a floating-point number are its octave, the next ones where it is in there.
+const SHIFT: u32 = f64::MANTISSA_DIGITS - 1 - OCTAVE_BITS;
+/// Those bits of 1.0, less the bucket for zero.
+const BEFORE_ONE: u64 = (1.0_f64.to_bits() >> SHIFT) - 1;
 
 /// The most by which the middle of a bucket differs from a value in it, as a share of the value.
 /// Values below 32 are exact.
@@ -35,9 +40,15 @@ pub(crate) fn add(counter: &AtomicU64, more: u64) {
 }
 
 impl Histogram {
-    /// Records a value so many times. Only ever called by one thread.
+    /// Records a value. Only ever called by one thread.
     #[inline]
-    pub(crate) fn record(&self, value: u64, times: u64) {
+    pub(crate) fn record(&self, value: u64) {
+        self.record_times(value, 1);
+    }
+
+    /// Records a value that was seen so many times.
+    #[inline]
+    pub(crate) fn record_times(&self, value: u64, times: u64) {
         add(&self.buckets[index(value)], times);
         add(&self.sum, value.wrapping_mul(times));
     }
@@ -57,27 +68,23 @@ impl Histogram {
 
 #[inline]
 fn index(value: u64) -> usize {
-    let octave = (value | 1 << OCTAVE_BITS).ilog2() - OCTAVE_BITS;
-    let index = (octave as usize) << OCTAVE_BITS;
-    // The value's first bit is worth another 16, which makes the octaves follow one another.
-    (index + (value >> octave) as usize).min(BUCKETS - 1)
+    // The bits of a float are in the order of its size: cheaper than to look for the first bit.
+    // Past 2⁶³ the sign makes them large, which is right too.
+    let bits = (value as i64 as f64).to_bits() >> SHIFT;
+    (bits.saturating_sub(BEFORE_ONE) as usize).min(BUCKETS - 1)
 }
 
-/// The least value of a bucket.
+/// The least value of a bucket that holds an integer.
 fn lowest(index: usize) -> u64 {
-    match octave_of(index) {
-        0 => index as u64,
-        octave => ((index & ((1 << OCTAVE_BITS) - 1)) as u64 + (1 << OCTAVE_BITS)) << octave,
+    match index as u64 {
+        0 => 0,
+        index => f64::from_bits((index + BEFORE_ONE) << SHIFT).ceil() as u64,
     }
-}
-
-fn octave_of(index: usize) -> u32 {
-    (index >> OCTAVE_BITS).saturating_sub(1) as u32
 }
 
 /// How many values share the bucket whose least value is this.
 pub(crate) fn width(lowest: u64) -> u64 {
-    1 << octave_of(index(lowest))
+    1 << lowest.checked_ilog2().unwrap_or(0).saturating_sub(OCTAVE_BITS)
 }
 
 #[cfg(test)]
@@ -85,23 +92,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_follow_one_another_without_a_gap() {
-        for next in 1..BUCKETS {
-            let last = lowest(next - 1);
-            assert_eq!(last + width(last), lowest(next));
-            assert_eq!(index(lowest(next)), next);
-            assert_eq!(index(lowest(next) - 1), next - 1);
+    fn a_bucket_holds_what_lies_between_its_bounds() {
+        let near = (5..VALUE_BITS).flat_map(|power| {
+            let power = 1_u64 << power;
+            [power - 1, power, power + 1, power + power / 16, power + power / 3]
+        });
+        for value in (0..10_000).chain(near) {
+            let lowest = lowest(index(value));
+            assert!((lowest..lowest + width(lowest)).contains(&value), "{value}");
+            // The next one begins where this one ends.
+            assert_eq!(index(lowest + width(lowest)), index(value) + gap(value), "{value}");
+            assert!(width(lowest) as f64 / 2.0 <= (lowest.max(16) as f64) * RELATIVE_ERROR);
         }
-        let last = lowest(BUCKETS - 1);
-        assert_eq!(last + width(last), 1 << VALUE_BITS);
-        assert_eq!(index(u64::MAX), BUCKETS - 1);
+        for large in [(1 << VALUE_BITS) - 1, 1 << VALUE_BITS, 1 << 63, u64::MAX] {
+            assert_eq!(index(large), BUCKETS - 1);
+        }
+    }
+
+    /// Buckets to the next integer, some of which hold none.
+    fn gap(value: u64) -> usize {
+        match value {
+            0 => 1,
+            1..16 => index(value + 1) - index(value),
+            _ => 1,
+        }
     }
 
     #[test]
     fn values_are_counted_and_summed() {
         let histogram = Histogram::default();
-        histogram.record(3, 1);
-        histogram.record(1_000, 5);
+        histogram.record(3);
+        histogram.record_times(1_000, 5);
         assert_eq!(histogram.sum(), 5_003);
         assert_eq!(histogram.buckets(), [(3, 1), (992, 5)]);
     }

@@ -27,7 +27,7 @@ pub struct ShardTicks {
 }
 
 /// When a write passed the ends of its stages on its reactor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct ReactorTicks {
     /// Its first byte was read from the socket.
     pub begun: Ticks,
@@ -62,21 +62,23 @@ impl ReactorRecorder {
     /// A write whose answer's last byte was written at `sent`.
     pub fn record(&self, ticks: &ReactorTicks, sent: Ticks) {
         let (clock, times) = (&self.stages.clock, &*self.times);
-        times.receive.record(clock.ns(ticks.begun, ticks.received), 1);
-        times.decode.record(clock.ns(ticks.received, ticks.decoded), 1);
-        times.admit.record(clock.ns(ticks.decoded, ticks.submitted), 1);
-        times.release.record(clock.ns(ticks.durable, ticks.resumed), 1);
-        times.send.record(clock.ns(ticks.resumed, sent), 1);
-        times.whole.record(clock.ns(ticks.begun, sent), 1);
+        times.receive.record(clock.ns(ticks.begun, ticks.received));
+        times.decode.record(clock.ns(ticks.received, ticks.decoded));
+        times.admit.record(clock.ns(ticks.decoded, ticks.submitted));
+        times.release.record(clock.ns(ticks.durable, ticks.resumed));
+        times.send.record(clock.ns(ticks.resumed, sent));
+        times.whole.record(clock.ns(ticks.begun, sent));
         add(&times.commands, u64::from(ticks.commands));
     }
 
     /// A request that asks to see something.
+    #[inline]
     pub fn count_read(&self) {
         add(&self.times.reads, 1);
     }
 
     /// A request that asks for a change.
+    #[inline]
     pub fn count_write(&self) {
         add(&self.times.writes, 1);
     }
@@ -87,10 +89,10 @@ impl ReactorRecorder {
     }
 
     /// What became of orders that were to be placed.
+    #[inline]
     pub fn count_orders(&self, replies: &[Reply]) {
-        // Runs of one outcome are the rule, and counted as one.
-        for run in replies.chunk_by(|one, next| one.outcome == next.outcome) {
-            add(&self.times.outcomes[run[0].outcome as usize], run.len() as u64);
+        for reply in replies {
+            add(&self.times.outcomes[reply.outcome as usize], 1);
         }
     }
 }
@@ -123,25 +125,25 @@ impl ShardRecorder {
     #[inline]
     pub(crate) fn record(&mut self, ticks: &ShardTicks, commands: u32, append: &AppendTicks) {
         let (clock, times) = (&self.stages.clock, &*self.times);
-        times.queue.record(clock.ns(ticks.submitted, ticks.taken), 1);
-        times.apply.record(clock.ns(ticks.taken, ticks.decided), 1);
-        times.gather.record(clock.ns(ticks.decided, append.begun), 1);
+        times.queue.record(clock.ns(ticks.submitted, ticks.taken));
+        times.apply.record(clock.ns(ticks.taken, ticks.decided));
+        times.gather.record(clock.ns(ticks.decided, append.begun));
         self.commands += u64::from(commands);
         if ticks.decided <= append.begun {
             self.together += 1;
         } else {
             // It changed nothing, and waited for what it saw: it came while that was written.
             let written = append.written.max(ticks.decided);
-            times.append.record(clock.ns(ticks.decided, written), 1);
-            times.sync.record(clock.ns(written, append.durable), 1);
+            times.append.record(clock.ns(ticks.decided, written));
+            times.sync.record(clock.ns(written, append.durable));
         }
     }
 
     pub(crate) fn end_group(&mut self, append: &AppendTicks) {
         let (clock, times) = (&self.stages.clock, &*self.times);
         if self.together > 0 {
-            times.append.record(clock.ns(append.begun, append.written), self.together);
-            times.sync.record(clock.ns(append.written, append.durable), self.together);
+            times.append.record_times(clock.ns(append.begun, append.written), self.together);
+            times.sync.record_times(clock.ns(append.written, append.durable), self.together);
         }
         add(&times.commands, self.commands);
         (self.together, self.commands) = (0, 0);
@@ -180,7 +182,7 @@ impl LogRecorder {
         add(&times.groups, 1);
         add(&times.writing_ns, clock.ns(begun, written));
         add(&times.syncing_ns, clock.ns(written, durable));
-        times.group_orders.record(records, 1);
+        times.group_orders.record(records);
         times.frames.store(log.frames, Relaxed);
         times.bytes.store(log.bytes, Relaxed);
         times.syncs.store(log.syncs, Relaxed);

@@ -124,7 +124,7 @@ mod tests {
     fn times(stage: Stage, place: &str, values: &[u64]) -> StageTimes {
         let histogram = Histogram::default();
         for &value in values {
-            histogram.record(value, 1);
+            histogram.record(value);
         }
         StageTimes {
             stage,
