@@ -52,6 +52,10 @@ pub(crate) struct Serve {
     /// Address to serve HTTP/1.1 and HTTP/2 (prior knowledge) on. Port 0 takes a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub(crate) http: SocketAddr,
+    /// Address of the admin port: `/healthz`, `/readyz`, `/metrics` for Prometheus, `/stages`.
+    /// Plain HTTP without a key, so not for the world. Port 0 takes a free one; `off`: none.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", value_parser = admin)]
+    pub(crate) admin: Admin,
     /// Threads that serve connections; the first also runs the shard. Default: one for each core.
     #[arg(long, value_name = "N")]
     pub(crate) reactors: Option<NonZeroUsize>,
@@ -72,6 +76,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
 }
+
+/// Where the admin port is, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admin(pub(crate) Option<SocketAddr>);
 
 #[derive(ClapArgs)]
 pub(crate) struct Drill {
@@ -192,6 +200,15 @@ pub(crate) struct Audit {
     pub(crate) json: Option<PathBuf>,
 }
 
+fn admin(text: &str) -> Result<Admin, String> {
+    match text {
+        "off" => Ok(Admin(None)),
+        _ => text.parse().map(|address| Admin(Some(address))).map_err(|_| {
+            format!("{text:?} is neither an address such as 127.0.0.1:9090 nor `off`")
+        }),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     match loadgen::profile::parse_time(text) {
         Some(time) if !time.is_zero() => Ok(time),
@@ -216,6 +233,9 @@ mod tests {
         Args::command().debug_assert();
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(rate("583,000"), Ok(583_000.0));
+        assert_eq!(admin("off"), Ok(Admin(None)));
+        assert_eq!(admin("[::1]:0"), Ok(Admin(Some("[::1]:0".parse().unwrap()))));
+        assert!(admin("9090").is_err() && admin("").is_err());
         assert!(duration("-1").is_err() && duration("x").is_err() && rate("nan").is_err());
     }
 }

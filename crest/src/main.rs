@@ -1,5 +1,6 @@
 //! The `crest` command: serve the platform, drill it, audit what it wrote.
 
+mod admin;
 mod args;
 mod audit;
 mod drill;

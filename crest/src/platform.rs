@@ -1,6 +1,7 @@
 //! The platform as a process of its own, for drills.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,13 +21,15 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Platform {
     child: Child,
     pub(crate) target: Target,
+    /// Its admin port.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 impl Platform {
-    /// Starts `crest serve` with `options` on a free port and waits until it listens.
+    /// Starts `crest serve` with `options` on free ports and waits until it listens.
     pub(crate) fn start(data: &Path, options: &[String]) -> Result<Platform, Failure> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .args(["serve", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(options)
             .env("CREST_LOG", std::env::var("CREST_LOG").unwrap_or_else(|_| "warn".to_string()))
@@ -38,15 +41,22 @@ impl Platform {
         let stdout = child.stdout.take().expect("it is piped");
         let (said, says) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut line = String::new();
-            // An end without a word reads as an empty line.
-            let _ = BufReader::new(stdout).read_line(&mut line);
-            let _ = said.send(line);
+            let (mut stdout, mut lines) = (BufReader::new(stdout), [String::new(), String::new()]);
+            for line in &mut lines {
+                // An end without a word reads as an empty line.
+                let _ = stdout.read_line(line);
+            }
+            let _ = said.send(lines);
         });
-        let line = says.recv_timeout(START_MAX);
-        let url = line.as_deref().ok().and_then(|line| line.trim().split(' ').next_back());
-        match url.map(Target::from_url) {
-            Some(Ok(target)) => Ok(Platform { child, target }),
+        let lines = says.recv_timeout(START_MAX).unwrap_or_default();
+        let [target, admin] = lines.each_ref().map(|line| line.trim().split(' ').next_back());
+        let admin = admin.and_then(|url| url.strip_prefix("http://")?.parse().ok());
+        match target.map(Target::from_url) {
+            Some(Ok(target)) => {
+                let platform = Platform { child, target, admin };
+                tracing::debug!(pid = platform.pid(), admin = ?platform.admin, "started");
+                Ok(platform)
+            }
             _ => {
                 // What it had to say is on stderr.
                 let _ = child.kill();
@@ -56,14 +66,14 @@ impl Platform {
         }
     }
 
-    /// Its process.
+    /// The number of its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Seconds of CPU that it took so far.
     pub(crate) fn cpu_s(&self) -> Option<f64> {
-        machine::cpu_s(self.child.id())
+        machine::cpu_s(self.pid())
     }
 
     /// Its status, if it has ended on its own.
@@ -73,7 +83,7 @@ impl Platform {
 
     /// Asks it to stop and waits until it has.
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid() as i32) {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         }
         let start = Instant::now();

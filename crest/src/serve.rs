@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use std::thread;
 
 use gateway::{Gateway, Limits, Router};
-use node::{DataDir, ShardFailed, ShardTask};
+use node::{CommitStats, DataDir, LogThread, ShardFailed, ShardTask};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::LocalSet;
 use txn_core::Capacity;
 
+use crate::admin::Admin;
 use crate::{Failure, args};
 
 /// The log failed (`EX_SOFTWARE` of sysexits.h).
@@ -43,8 +44,12 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         listeners.push(listen(address)?);
     }
 
+    let admin = args.admin.0.map(bind_admin).transpose()?;
+
     let (stop, stopped) = watch::channel(false);
     let (failed, mut failure) = oneshot::channel();
+    let watched =
+        Admin::new(opened.handle.stages().clone(), vec![opened.handle.inbox()], stopped.clone());
     let router = Router::new(vec![opened.handle]);
     let mut shard = Some((opened.task, failed));
     let threads: Vec<_> = listeners
@@ -54,7 +59,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
             let (router, stopped, shard) = (router.clone(), stopped.clone(), shard.take());
             thread::Builder::new()
                 .name(format!("crest-{number}"))
-                .spawn(move || reactor(router, listener, stopped, shard))
+                .spawn(move || reactor(number, router, listener, stopped, shard))
         })
         .collect::<Result<_, _>>()?;
     // From here on only reactors hold the shard: when they are done, it is.
@@ -63,26 +68,37 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     // Signals are caught before anybody is told that there is somebody to send them to.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let signals = runtime.block_on(async { Signals::catch() })?;
+    let mut words = format!("crest {} listening on http://{address}\n", env!("CARGO_PKG_VERSION"));
+    if let Some(admin) = &admin {
+        words.push_str(&format!("admin on http://{}\n", admin.local_addr()?));
+    }
+    // At once: whoever wants the first line alone may close the pipe behind it.
     let mut out = std::io::stdout();
-    writeln!(out, "crest {} listening on http://{address}", env!("CARGO_PKG_VERSION"))?;
+    out.write_all(words.as_bytes())?;
     out.flush()?;
 
-    let failed = runtime.block_on(async {
-        tokio::select! {
+    let ended = runtime.block_on(async {
+        if let Some(admin) = admin {
+            watched.serve(admin)?;
+        }
+        let failed = tokio::select! {
             () = signals.stop() => None,
             failed = &mut failure => failed.ok(),
+        };
+        if let Some(failed) = failed {
+            return Ok::<_, Failure>(Err(failed));
         }
-    });
-    if let Some(failed) = failed {
-        return Ok(fail(&failed));
-    }
-    tracing::info!("stopping");
-    // Receivers are reactors; one that is gone needs no word.
-    let _ = stop.send(true);
-    for thread in threads {
-        thread.join().map_err(|_| "a reactor panicked")??;
-    }
-    let stats = opened.log.join();
+        tracing::info!("stopping");
+        // Receivers are reactors and the admin port; one that is gone needs no word.
+        let _ = stop.send(true);
+        // On a thread of its own, so that the admin port answers until the end.
+        let stats = tokio::task::spawn_blocking(move || end(threads, opened.log)).await??;
+        Ok(Ok(stats))
+    })?;
+    let stats = match ended {
+        Ok(stats) => stats,
+        Err(failed) => return Ok(fail(&failed)),
+    };
     if let Some(error) = stats.failed {
         return Ok(fail(&ShardFailed::Log(error.to_string())));
     }
@@ -93,6 +109,17 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         "stopped"
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the reactors are done, then the log.
+fn end(
+    reactors: Vec<thread::JoinHandle<std::io::Result<()>>>,
+    log: LogThread,
+) -> std::io::Result<CommitStats> {
+    for reactor in reactors {
+        reactor.join().map_err(|_| std::io::Error::other("a reactor panicked"))??;
+    }
+    Ok(log.join())
 }
 
 /// The signals that end the platform, and one that must not.
@@ -128,6 +155,7 @@ fn fail(failed: &ShardFailed) -> ExitCode {
 
 /// One core's connections, and the shard if it is placed here.
 fn reactor(
+    number: usize,
     router: Router,
     listener: TcpListener,
     stopped: watch::Receiver<bool>,
@@ -143,12 +171,19 @@ fn reactor(
                 }
             })
         });
-        Gateway::new(router, Limits::default()).serve(listener, stopped).await?;
+        Gateway::new(router, Limits::default(), number).serve(listener, stopped).await?;
         if let Some(shard) = shard {
             shard.await.map_err(std::io::Error::other)?;
         }
         Ok(())
     })
+}
+
+fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address)
+        .map_err(|error| format!("the admin port, {address}: {error}; --admin says where"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// A listener that shares its port with those of other reactors.

@@ -118,7 +118,7 @@ struct Platform(Child, String);
 impl Platform {
     fn start(data: &Path) -> Platform {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
-            .args(["serve", "--http", "127.0.0.1:0", "--data"])
+            .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--data"])
             .arg(data)
             .stdout(Stdio::piped())
             .spawn()
@@ -159,7 +159,7 @@ fn a_port_that_is_taken_is_not_shared() {
     let address = platform.1.strip_prefix("http://").unwrap();
     let other = dir.path().join("other");
     let output = Command::new(env!("CARGO_BIN_EXE_crest"))
-        .args(["serve", "--http", address, "--data", other.to_str().unwrap()])
+        .args(["serve", "--http", address, "--admin", "off", "--data", other.to_str().unwrap()])
         .output()
         .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);

@@ -10,6 +10,7 @@
 mod answer;
 mod buffers;
 mod route;
+mod timed;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -27,12 +28,14 @@ use model::Party;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
 use model::reply::View;
+use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
 use node::{ShardHandle, SubmitError};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
 use route::{Route, Single};
+use timed::{TimedStream, Wire};
 
 /// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
 const HTTP1_BUFFER_BYTES: usize = 128 << 10;
@@ -94,13 +97,16 @@ pub struct Gateway {
     router: Router,
     limits: Limits,
     pool: Pool,
+    recorder: Rc<ReactorRecorder>,
 }
 
 impl Gateway {
-    /// A gateway in front of these shards.
-    pub fn new(router: Router, limits: Limits) -> Gateway {
+    /// A gateway in front of these shards. `reactor` is the number that its times are listed
+    /// under.
+    pub fn new(router: Router, limits: Limits, reactor: usize) -> Gateway {
         let pool = Pool::new(limits.bodies_bytes);
-        Gateway { router, limits, pool }
+        let recorder = Rc::new(router.shards[0].stages().reactor(reactor));
+        Gateway { router, limits, pool, recorder }
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
@@ -189,21 +195,42 @@ impl Gateway {
             .initial_connection_window_size(8 << 20)
             .keep_alive_interval(self.limits.idle)
             .keep_alive_timeout(self.limits.idle);
+        let wire = Wire::new(self.recorder.clone());
+        let stream = TimedStream::new(stream, wire.clone());
         let service = service_fn(move |request| {
             begun.set(true);
-            let gateway = self.clone();
-            async move { Ok::<_, Infallible>(gateway.handle(request).await) }
+            let (gateway, wire) = (self.clone(), wire.clone());
+            async move { Ok::<_, Infallible>(gateway.handle(request, &wire).await) }
         });
         builder.serve_connection(TokioIo::new(stream), service).into_owned()
     }
 
     /// Answers one request.
-    async fn handle(&self, request: HttpRequest<Incoming>) -> Response<Body> {
+    async fn handle(&self, request: HttpRequest<Incoming>, wire: &Rc<Wire>) -> Response<Body> {
+        let version = request.version();
+        let begun = wire.begin(version);
         let head_only = request.method() == Method::HEAD;
         let answered = match Route::of(request.method(), request.uri()) {
-            Ok(Route::Read(query)) => self.read(query).await,
-            Ok(Route::Write(wanted, kind)) => self.write(wanted, kind, request).await,
-            Err(problem) => Err(problem),
+            Ok(Route::Read(query)) => {
+                self.recorder.count_read();
+                self.read(query).await
+            }
+            Ok(Route::Write(wanted, kind)) => {
+                self.recorder.count_write();
+                let mut done = None;
+                let answered = self.write(wanted, kind, request, begun, wire, &mut done).await;
+                let mut response = answered.unwrap_or_else(answer::problem);
+                match done {
+                    Some(done) => wire.answer(version, done, response.body_mut()),
+                    None => wire.refused(),
+                }
+                return response;
+            }
+            Err(problem) => {
+                self.recorder.count_unknown();
+                wire.refused();
+                Err(problem)
+            }
         };
         let response = answered.unwrap_or_else(answer::problem);
         if head_only { answer::without_body(response) } else { response }
@@ -222,21 +249,29 @@ impl Gateway {
         Ok(answer::json(hyper::StatusCode::OK, json.finish()))
     }
 
+    /// `done` is set when a shard has answered.
     async fn write(
         &self,
         wanted: Request,
         single: Option<Single>,
         request: HttpRequest<Incoming>,
+        begun: Ticks,
+        wire: &Wire,
+        done: &mut Option<ReactorTicks>,
     ) -> Result<Response<Body>, Problem> {
         answer::accept_json(request.headers())?;
         let mut buffers = self.pool.take();
         let limits = &self.limits;
-        let done = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await {
-            Ok(()) => self.decode_and_submit(wanted, single, &mut buffers).await,
+        let answered = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await
+        {
+            Ok(()) => {
+                let arrived = (begun, wire.received());
+                self.decode_and_submit(wanted, single, &mut buffers, arrived, done).await
+            }
             Err(problem) => Err(problem),
         };
         self.pool.give_back(buffers);
-        done
+        answered
     }
 
     async fn decode_and_submit(
@@ -244,13 +279,28 @@ impl Gateway {
         wanted: Request,
         single: Option<Single>,
         buffers: &mut Buffers,
+        (begun, received): (Ticks, Ticks),
+        done: &mut Option<ReactorTicks>,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
+        let decoded = self.recorder.now();
         // One shard until streams between shards exist, so a batch is never split.
         let party = route::home_of(&buffers.commands);
         let (commands, replies) = buffers.lend();
         let answer =
             self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
+        *done = Some(ReactorTicks {
+            begun,
+            received,
+            decoded,
+            submitted: answer.ticks.submitted,
+            durable: answer.ticks.durable,
+            resumed: self.recorder.now(),
+            commands: answer.commands.count(),
+        });
+        if matches!(wanted, Request::Order | Request::Orders) {
+            self.recorder.count_orders(&answer.replies);
+        }
         let response = match single {
             None => Ok(answer::results(&answer.replies, amount_name(wanted))),
             Some(single) => {

@@ -17,6 +17,7 @@ mod local;
 mod memory;
 
 use std::io;
+use std::time::Duration;
 
 use model::frame::{Frame, FrameError};
 use model::{Epoch, Offset, ShardId, Time};
@@ -94,6 +95,8 @@ pub struct LogStats {
     pub frames: u64,
     /// Times it waited for the store to make what was written durable.
     pub syncs: u64,
+    /// How long it waited for that. Zero for an engine that has nothing to wait for.
+    pub syncing: Duration,
 }
 
 /// Why a log refused or failed. Calling again with the same arguments never helps.

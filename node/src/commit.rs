@@ -9,15 +9,20 @@ use std::thread::JoinHandle;
 
 use mq::{Log, LogError, LogStats};
 
+use crate::stages::{AppendTicks, LogRecorder};
+use crate::threads::LOG_THREAD;
+
 /// Frames of one shard, and where to say that they are durable.
 pub(crate) struct Group {
     pub(crate) frames: Vec<Vec<u8>>,
+    /// Records in them.
+    pub(crate) records: u64,
     pub(crate) done: tokio::sync::mpsc::UnboundedSender<Committed>,
 }
 
 /// What became of a group; its buffers come back to be used again.
 pub(crate) enum Committed {
-    Durable(Vec<Vec<u8>>),
+    Durable(Vec<Vec<u8>>, AppendTicks),
     Failed(String),
 }
 
@@ -39,14 +44,15 @@ pub struct CommitStats {
 impl LogThread {
     /// Starts the thread. `close` is called at a clean end, to leave a mark behind the last
     /// frame.
-    pub fn spawn<L: Log + 'static>(
+    pub(crate) fn spawn<L: Log + 'static>(
         log: L,
+        recorder: LogRecorder,
         close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     ) -> std::io::Result<LogThread> {
         let (groups, inbox) = channel();
         let thread = std::thread::Builder::new()
-            .name("crest-log".to_string())
-            .spawn(move || run(log, inbox, close))?;
+            .name(LOG_THREAD.to_string())
+            .spawn(move || run(log, recorder, inbox, close))?;
         Ok(LogThread { groups: Some(groups), thread: Mutex::new(Some(thread)) })
     }
 
@@ -64,6 +70,7 @@ impl LogThread {
 
 fn run<L: Log>(
     mut log: L,
+    mut recorder: LogRecorder,
     inbox: Receiver<Group>,
     close: impl FnOnce(L) -> Result<(), LogError>,
 ) -> CommitStats {
@@ -71,13 +78,16 @@ fn run<L: Log>(
     while let Ok(first) = inbox.recv() {
         groups.push(first);
         groups.extend(inbox.try_iter());
+        let begun = recorder.now();
         let frames: Vec<&[u8]> =
             groups.iter().flat_map(|group| group.frames.iter().map(Vec::as_slice)).collect();
         match log.append(&frames) {
             Ok(()) => {
-                for Group { frames, done } in groups.drain(..) {
+                let records = groups.iter().map(|group| group.records).sum();
+                let append = recorder.record(begun, records, log.stats());
+                for Group { frames, done, .. } in groups.drain(..) {
                     // A shard that stopped waiting needs no answer.
-                    let _ = done.send(Committed::Durable(frames));
+                    let _ = done.send(Committed::Durable(frames, append));
                 }
             }
             Err(error) => {

@@ -9,6 +9,8 @@
 //! never waits for the disk: a thread beside it does. Group commit needs no timer: what arrives
 //! while a sync is in flight is the next group.
 //!
+//! [`stages`] says where the time of a request went, and [`ThreadTimes`] that of a thread.
+//!
 //! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it.
 
 mod audit;
@@ -19,10 +21,14 @@ mod memory;
 mod open;
 mod replay;
 mod shard_task;
+pub mod stages;
+mod threads;
 
 pub use audit::{Audit, AuditError, AuditLog, audit};
 pub use commit::{CommitStats, LogThread};
 pub use data_dir::{DataDir, DataDirError};
 pub use open::{OpenError, Opened, open, open_log};
 pub use replay::{Difference, Replay};
-pub use shard_task::{Answer, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
+pub use shard_task::{Answer, Inbox, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
+pub use stages::Stages;
+pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

@@ -7,7 +7,7 @@ use mq::{DirDisk, LocalConfig, LocalLog, Log, LogError, Recovered};
 use txn_core::{Capacity, Shard};
 
 use crate::replay::{Difference, Replay};
-use crate::{DataDir, DataDirError, LogThread, ShardHandle, ShardTask};
+use crate::{DataDir, DataDirError, LogThread, ShardHandle, ShardTask, Stages};
 
 /// Why a data directory can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,8 @@ pub fn open_log<L: Log + 'static>(
     }
     let replayed = shard.next_offset().0 - 1;
     let end = log.end(id);
-    let log = LogThread::spawn(log, close)?;
-    let (task, handle) = ShardTask::new(id, shard, end, &log)?;
+    let stages = Stages::new();
+    let log = LogThread::spawn(log, stages.log(), close)?;
+    let (task, handle) = ShardTask::new(id, shard, end, &log, stages)?;
     Ok((task, handle, log, replayed))
 }

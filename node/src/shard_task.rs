@@ -21,6 +21,7 @@ use crate::LogThread;
 use crate::clock::Clock;
 use crate::commit::{Committed, Group};
 use crate::memory::MemoryThread;
+use crate::stages::{AppendTicks, ShardRecorder, ShardTicks, Stages, Ticks};
 
 /// Submissions that may wait for a shard.
 const INBOX_MESSAGES: usize = 16_384;
@@ -41,6 +42,8 @@ pub struct Answer {
     pub commands: CommandBuffer,
     /// What became of them.
     pub replies: Vec<Reply>,
+    /// When they passed the ends of their stages.
+    pub ticks: ShardTicks,
 }
 
 /// The shard has as much waiting as it may. Trying again later can help.
@@ -69,6 +72,7 @@ enum Message {
         replies: Vec<Reply>,
         room: OwnedSemaphorePermit,
         answer: AnswerSender,
+        submitted: Ticks,
     },
     Query {
         query: Query,
@@ -83,9 +87,20 @@ type AnswerSender = oneshot::Sender<Result<Answer, SubmitError>>;
 pub struct ShardHandle {
     inbox: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
+    stages: Arc<Stages>,
 }
 
 impl ShardHandle {
+    /// Where the time of what is submitted is recorded.
+    pub fn stages(&self) -> &Arc<Stages> {
+        &self.stages
+    }
+
+    /// Looks at what waits, without keeping the shard alive.
+    pub fn inbox(&self) -> Inbox {
+        Inbox { inbox: self.inbox.downgrade(), room: self.room.clone() }
+    }
+
     /// Submits commands. The answer comes when all of them are durable. `replies` is memory to
     /// use again; what it holds is dropped.
     pub async fn submit(
@@ -97,7 +112,8 @@ impl ShardHandle {
         let bytes = commands.bytes().len().min(INBOX_BYTES) as u32;
         let room = self.room.clone().try_acquire_many_owned(bytes).map_err(|_| Overloaded)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Message::Commands { commands, replies, room, answer })?;
+        let submitted = self.stages.now();
+        self.send(Message::Commands { commands, replies, room, answer, submitted })?;
         answered.await.map_err(|_| SubmitError::Stopped)?
     }
 
@@ -113,6 +129,25 @@ impl ShardHandle {
             mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded(Overloaded),
             mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
         })
+    }
+}
+
+/// What waits for a shard, to be looked at.
+#[derive(Clone)]
+pub struct Inbox {
+    inbox: mpsc::WeakSender<Message>,
+    room: Arc<Semaphore>,
+}
+
+impl Inbox {
+    /// Submissions and queries that wait now; none once the shard stops.
+    pub fn messages(&self) -> usize {
+        self.inbox.upgrade().map_or(0, |inbox| inbox.max_capacity() - inbox.capacity())
+    }
+
+    /// Bytes of commands that wait now.
+    pub fn bytes(&self) -> usize {
+        INBOX_BYTES - self.room.available_permits()
     }
 }
 
@@ -134,7 +169,24 @@ enum Held {
 }
 
 impl Held {
-    fn release(self) {
+    /// Lets it out, now that a group is durable.
+    fn release(mut self, recorder: &mut ShardRecorder, append: &AppendTicks) {
+        if let Held::Commands(_, answer) = &mut self {
+            recorder.record(&answer.ticks, answer.commands.count(), append);
+            answer.ticks.durable = append.durable;
+        }
+        self.send();
+    }
+
+    /// Lets it out where it depends on nothing.
+    fn release_alone(mut self, recorder: &mut ShardRecorder) {
+        if let Held::Commands(_, answer) = &mut self {
+            recorder.record_alone(&mut answer.ticks, answer.commands.count());
+        }
+        self.send();
+    }
+
+    fn send(self) {
         // A caller that went away needs no answer: what it asked for is done and remembered.
         match self {
             Held::Commands(sender, answer) => drop(sender.send(Ok(answer))),
@@ -153,6 +205,9 @@ pub struct ShardTask {
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
     clock: Clock,
+    recorder: ShardRecorder,
+    /// When the message before was done with, which is when the next one is taken up.
+    looked: Ticks,
     epoch: Epoch,
     /// Hash of the newest finished frame.
     previous: u64,
@@ -161,6 +216,8 @@ pub struct ShardTask {
     /// the frame in the making.
     finished: Vec<Vec<u8>>,
     finished_bytes: usize,
+    /// Records of the finished frames.
+    finished_records: u64,
     held: Vec<Held>,
     /// Answers that depend on what the log thread writes now.
     in_flight: Option<Vec<Held>>,
@@ -177,6 +234,7 @@ impl ShardTask {
         shard: Shard,
         end: LogEnd,
         log: &LogThread,
+        stages: Arc<Stages>,
     ) -> std::io::Result<(ShardTask, ShardHandle)> {
         let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
         let (done_sender, done) = mpsc::unbounded_channel();
@@ -190,18 +248,21 @@ impl ShardTask {
             done_sender,
             done,
             clock: Clock::new(end.time),
+            recorder: stages.shard(id.0),
+            looked: Ticks::default(),
             epoch: Epoch(end.epoch.0 + 1),
             previous: end.previous,
             frame: FrameBuilder::default(),
             finished: Vec::new(),
             finished_bytes: 0,
+            finished_records: 0,
             held: Vec::new(),
             in_flight: None,
             spare_held: Vec::new(),
             spare_frames: Vec::new(),
             marked: true,
         };
-        Ok((task, ShardHandle { inbox: sender, room }))
+        Ok((task, ShardHandle { inbox: sender, room, stages }))
     }
 
     /// Serves until every handle is dropped, then makes durable what is left. An error means
@@ -222,6 +283,7 @@ impl ShardTask {
                 }
                 count = self.inbox.recv_many(&mut taken, TAKE_MAX), if may_take => {
                     open = count > 0;
+                    self.looked = self.recorder.now();
                     for message in taken.drain(..) {
                         self.take(message)?;
                     }
@@ -242,9 +304,11 @@ impl ShardTask {
         match message {
             Message::Query { query, answer } => {
                 let view = self.shard.query(query);
+                self.looked = self.recorder.now();
                 self.hold(Held::Query(answer, view));
             }
-            Message::Commands { commands, mut replies, room, answer } => {
+            Message::Commands { commands, mut replies, room, answer, submitted } => {
+                let taken = self.looked;
                 if !self.shard.has_room() {
                     let _ = answer.send(Err(SubmitError::Full));
                     return Ok(());
@@ -254,7 +318,10 @@ impl ShardTask {
                     self.apply(&mut rest, &mut replies)?;
                 }
                 drop(room);
-                self.hold(Held::Commands(answer, Answer { commands, replies }));
+                let decided = self.recorder.now();
+                self.looked = decided;
+                let ticks = ShardTicks { submitted, taken, decided, durable: decided };
+                self.hold(Held::Commands(answer, Answer { commands, replies, ticks }));
             }
         }
         Ok(())
@@ -279,7 +346,7 @@ impl ShardTask {
         match &mut self.in_flight {
             _ if unwritten => self.held.push(held),
             Some(in_flight) => in_flight.push(held),
-            None => held.release(),
+            None => held.release_alone(&mut self.recorder),
         }
     }
 
@@ -296,6 +363,7 @@ impl ShardTask {
             previous: self.previous,
         };
         self.marked &= frame.is_empty();
+        self.finished_records += u64::from(frame.count());
         let (bytes, hash) = frame.finish(place, RULE_VERSION);
         self.previous = hash;
         self.finished_bytes += bytes.len();
@@ -314,7 +382,8 @@ impl ShardTask {
         self.finished_bytes = 0;
         let spare = std::mem::take(&mut self.spare_held);
         self.in_flight = Some(std::mem::replace(&mut self.held, spare));
-        let group = Group { frames, done: self.done_sender.clone() };
+        let records = std::mem::take(&mut self.finished_records);
+        let group = Group { frames, records, done: self.done_sender.clone() };
         self.memory.look();
         self.groups
             .send(group)
@@ -323,11 +392,12 @@ impl ShardTask {
 
     fn release(&mut self, done: Committed) -> Result<(), ShardFailed> {
         match done {
-            Committed::Durable(mut frames) => {
+            Committed::Durable(mut frames, append) => {
                 let mut held = self.in_flight.take().expect("only what was handed over is done");
                 for held in held.drain(..) {
-                    held.release();
+                    held.release(&mut self.recorder, &append);
                 }
+                self.recorder.end_group(&append);
                 self.spare_held = held;
                 self.spare_frames.append(&mut frames);
                 self.spare_frames.truncate(GROUP_BYTES_MAX / model::frame::FRAME_BYTES_MAX + 1);

@@ -91,7 +91,7 @@ impl Starting {
 
     fn run(mut command: Command, data: &Path, options: &[&str]) -> Starting {
         let child = command
-            .args(["serve", "--http", "127.0.0.1:0", "--reactors", "2", "--data"])
+            .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--reactors", "2", "--data"])
             .arg(data)
             .args(options)
             .env("CREST_LOG", "info")

@@ -38,7 +38,7 @@ impl Platform {
         let thread = std::thread::spawn(move || {
             let (task, handle, log, _) =
                 node::open_log(log, |_| Ok(()), 1, Default::default()).unwrap();
-            let gateway = Gateway::new(Router::new(vec![handle]), limits);
+            let gateway = Gateway::new(Router::new(vec![handle]), limits, 0);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = LocalSet::new().block_on(&runtime.unwrap(), async move {
                 let shard = spawn_local(task.run());

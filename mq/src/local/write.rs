@@ -1,5 +1,7 @@
 //! Writes: each one a header, a payload and padding, then one sync.
 
+use std::time::Instant;
+
 use zerocopy::IntoBytes;
 
 use crate::LogError;
@@ -87,7 +89,9 @@ impl LocalLog {
         self.buffer.bytes_mut()[..WRITE_HEADER_BYTES].copy_from_slice(header.as_bytes());
         let bytes = &self.buffer.bytes()[..total as usize];
         self.file.write_at(bytes, position - id.base()).map_err(LogError::io("writing"))?;
+        let written = Instant::now();
         self.file.sync().map_err(LogError::io("syncing"))?;
+        self.stats.syncing += written.elapsed();
         current.end += total;
         self.synced = current.end;
         self.stats.bytes += total;

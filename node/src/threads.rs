@@ -1,0 +1,210 @@
+//! What the platform's threads did with their time, on a core and off it.
+//!
+//! The kernel says how long a thread ran and how long it was ready to run while others had the
+//! core (`/proc/self/task/TID/schedstat`, proc(5); it may be some milliseconds behind for a
+//! thread that runs just now). What is left of the time that passed, it waited. A reactor waits
+//! for work: for a socket, the inbox or the log thread. What the log thread waits for, it knows
+//! itself.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stages::LogFigures;
+
+/// How the names of the platform's threads begin.
+pub const THREAD_PREFIX: &str = "crest-";
+/// The thread that writes the log.
+pub(crate) const LOG_THREAD: &str = "crest-log";
+
+/// What a thread does at a moment. One of these at any time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ThreadState {
+    /// It runs.
+    OnCore,
+    /// It could run, and others have the cores.
+    WaitingForCore,
+    /// It waits for a write to reach the disk, past the page cache. Only the log thread does.
+    WaitingForWrite,
+    /// It waits for `fdatasync`. Only the log thread does.
+    WaitingForSync,
+    /// It waits for something to do: a request, an answer, a group of frames.
+    WaitingForWork,
+}
+
+impl ThreadState {
+    /// Every state.
+    pub const ALL: [ThreadState; 5] = [
+        ThreadState::OnCore,
+        ThreadState::WaitingForCore,
+        ThreadState::WaitingForWrite,
+        ThreadState::WaitingForSync,
+        ThreadState::WaitingForWork,
+    ];
+
+    /// The word for it, in JSON and on `/metrics`.
+    pub fn word(self) -> &'static str {
+        match self {
+            ThreadState::OnCore => "on_core",
+            ThreadState::WaitingForCore => "waiting_for_core",
+            ThreadState::WaitingForWrite => "waiting_for_write",
+            ThreadState::WaitingForSync => "waiting_for_sync",
+            ThreadState::WaitingForWork => "waiting_for_work",
+        }
+    }
+}
+
+/// A thread's time since the platform started, in nanoseconds by state; the states add up to
+/// that time. `None` where the kernel keeps no such figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadTimes {
+    /// Its name: `crest-0` is the first reactor, `crest-log` the log thread.
+    pub thread: String,
+    /// [`ThreadState::OnCore`].
+    pub on_core_ns: Option<u64>,
+    /// [`ThreadState::WaitingForCore`].
+    pub waiting_for_core_ns: Option<u64>,
+    /// [`ThreadState::WaitingForWrite`].
+    pub waiting_for_write_ns: Option<u64>,
+    /// [`ThreadState::WaitingForSync`].
+    pub waiting_for_sync_ns: Option<u64>,
+    /// [`ThreadState::WaitingForWork`].
+    pub waiting_for_work_ns: Option<u64>,
+}
+
+impl ThreadTimes {
+    /// Nanoseconds in a state.
+    pub fn in_state(&self, state: ThreadState) -> Option<u64> {
+        match state {
+            ThreadState::OnCore => self.on_core_ns,
+            ThreadState::WaitingForCore => self.waiting_for_core_ns,
+            ThreadState::WaitingForWrite => self.waiting_for_write_ns,
+            ThreadState::WaitingForSync => self.waiting_for_sync_ns,
+            ThreadState::WaitingForWork => self.waiting_for_work_ns,
+        }
+    }
+
+    /// What was added since an earlier reading of the same thread.
+    pub fn since(&self, earlier: &ThreadTimes) -> ThreadTimes {
+        let less = |state| Some(self.in_state(state)?.saturating_sub(earlier.in_state(state)?));
+        ThreadTimes {
+            thread: self.thread.clone(),
+            on_core_ns: less(ThreadState::OnCore),
+            waiting_for_core_ns: less(ThreadState::WaitingForCore),
+            waiting_for_write_ns: less(ThreadState::WaitingForWrite),
+            waiting_for_sync_ns: less(ThreadState::WaitingForSync),
+            waiting_for_work_ns: less(ThreadState::WaitingForWork),
+        }
+    }
+
+    /// Divides the time since the start. `schedule`: on a core, and ready for one.
+    fn divide(
+        thread: String,
+        wall: Duration,
+        schedule: Option<(u64, u64)>,
+        log: &LogFigures,
+    ) -> ThreadTimes {
+        let is_log = thread == LOG_THREAD;
+        let mut times = ThreadTimes {
+            thread,
+            on_core_ns: None,
+            waiting_for_core_ns: None,
+            waiting_for_write_ns: None,
+            waiting_for_sync_ns: None,
+            waiting_for_work_ns: None,
+        };
+        let Some((on_core, for_core)) = schedule else { return times };
+        let waiting = (wall.as_nanos() as u64).saturating_sub(on_core + for_core);
+        // While it writes and syncs it waits for nothing else, but it is on a core for a part of
+        // that, which isn't waiting.
+        let (writing, syncing) = if is_log { (log.writing_ns, log.syncing_ns) } else { (0, 0) };
+        let for_disk = waiting.min(writing + syncing);
+        let share =
+            u128::from(for_disk) * u128::from(syncing) / u128::from(writing + syncing).max(1);
+        let for_sync = share as u64;
+        times.on_core_ns = Some(on_core);
+        times.waiting_for_core_ns = Some(for_core);
+        times.waiting_for_write_ns = Some(for_disk - for_sync);
+        times.waiting_for_sync_ns = Some(for_sync);
+        times.waiting_for_work_ns = Some(waiting - for_disk);
+        times
+    }
+}
+
+/// The platform's threads that run now, by name. Empty where there is no `/proc`.
+pub(crate) fn threads(wall: Duration, log: &LogFigures) -> Vec<ThreadTimes> {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let mut threads: Vec<_> = tasks
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            // A thread that has ended in between is left out.
+            let name = fs::read_to_string(path.join("comm")).ok()?.trim_end().to_string();
+            let ours = name.starts_with(THREAD_PREFIX);
+            ours.then(|| ThreadTimes::divide(name, wall, schedule(&path), log))
+        })
+        .collect();
+    threads.sort_by(|a, b| a.thread.cmp(&b.thread));
+    threads
+}
+
+/// Nanoseconds on a core, and ready for one.
+fn schedule(task: &Path) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(task.join("schedstat")).ok()?;
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: Duration = Duration::from_nanos(1_000);
+
+    fn divided(
+        thread: &str,
+        schedule: Option<(u64, u64)>,
+        writing: u64,
+        syncing: u64,
+    ) -> ThreadTimes {
+        let log = LogFigures { writing_ns: writing, syncing_ns: syncing, ..LogFigures::default() };
+        ThreadTimes::divide(thread.to_string(), WALL, schedule, &log)
+    }
+
+    fn states(times: &ThreadTimes) -> [Option<u64>; 5] {
+        ThreadState::ALL.map(|state| times.in_state(state))
+    }
+
+    #[test]
+    fn the_states_add_up_to_the_time_that_passed() {
+        let reactor = divided("crest-0", Some((300, 50)), 100, 300);
+        assert_eq!(states(&reactor), [300, 50, 0, 0, 650].map(Some));
+        let log = divided(LOG_THREAD, Some((300, 50)), 100, 300);
+        assert_eq!(states(&log), [300, 50, 100, 300, 250].map(Some));
+        // Some of the disk's time was spent on a core.
+        let busy = divided(LOG_THREAD, Some((500, 100)), 200, 600);
+        assert_eq!(states(&busy), [500, 100, 100, 300, 0].map(Some));
+        assert_eq!(states(&busy.since(&log)), [200, 50, 0, 0, 0].map(Some));
+        assert_eq!(states(&divided("crest-0", None, 0, 0)), [None; 5]);
+    }
+
+    #[test]
+    fn threads_are_found_by_name() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("crest-test".to_string());
+        let thread = thread.spawn(move || wait.recv()).unwrap();
+        // The name is set by the thread itself, when it begins.
+        let found = loop {
+            let found = threads(Duration::from_secs(1), &LogFigures::default());
+            if let Some(found) = found.into_iter().find(|times| times.thread == "crest-test") {
+                break found;
+            }
+            std::thread::yield_now();
+        };
+        assert!(found.thread.starts_with(THREAD_PREFIX));
+        drop(go);
+        assert!(thread.join().unwrap().is_err());
+    }
+}
