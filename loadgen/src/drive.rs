@@ -309,7 +309,8 @@ pub fn batch_body(profile: &Profile, run: RunId, number: u64, orders: u64) -> Ve
     body
 }
 
-fn write_orders(
+/// Appends the body of `orders` orders of a profile, from number `first` on, to `out`.
+pub fn write_orders(
     profile: &Profile,
     run: RunId,
     first: u64,
