@@ -3,9 +3,9 @@
 //!
 //! Counts don't depend on what else the machine does, so a rise of a few per cent can be told
 //! from noise, where a time can't. `instructions.toml` keeps a figure for every stage of
-//! `crest/examples/instructions.rs`. One that rises by more than [`TOLERANCE_PERCENT`] fails, unless the
-//! new figure is committed with the change that caused it. Many small rises add up to a large
-//! one: they are all held against the same figure.
+//! `crest/examples/instructions.rs`. One that rises by more than [`TOLERANCE_PERCENT`] fails,
+//! unless the new figure is committed with the change that caused it. Many small rises add up
+//! to a large one: they are all held against the same figure.
 //!
 //! Another compiler makes other code, and another valgrind shows it another processor. Where
 //! they aren't those that the figures were made by, a rise is only a warning.
