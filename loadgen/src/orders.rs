@@ -6,7 +6,6 @@
 //! against what it has to be.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Method;
 use model::{OrderId, Outcome};
@@ -274,15 +273,8 @@ fn excerpt(answer: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned()
 }
 
-/// The body of batch `number` of a profile: for measuring what reads it.
-pub fn batch_body(profile: &Profile, run: RunId, number: u64, orders: u64) -> Vec<u8> {
-    let mut body = Vec::new();
-    let unix_ms = Duration::from_secs(1_700_000_000).as_millis() as u64;
-    write_orders(profile, run, number * orders, orders, unix_ms, &mut body);
-    body
-}
-
-fn write_orders(
+/// The body of a batch: `orders` from `first` on, whose ids carry `unix_ms`.
+pub fn write_orders(
     profile: &Profile,
     run: RunId,
     first: u64,

@@ -1,6 +1,7 @@
-//! The developers' door: `cargo xtask test`, `lint`, `bench`. CI calls the same commands.
+//! The developers' door: `cargo xtask test`, `lint`, `bench`, `instructions`. CI calls the same commands.
 
 mod bench;
+mod instructions;
 mod lint;
 mod run;
 mod test;
@@ -36,6 +37,12 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         only: Option<String>,
     },
+    /// Counts what an order costs in instructions, stage by stage, beside instructions.toml.
+    Instructions {
+        /// Write the new figures to instructions.toml.
+        #[arg(long)]
+        accept: bool,
+    },
     /// The bare server that the drill is measured against.
     #[command(hide = true)]
     ServeBare,
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { long } => test::test(long),
         Command::Lint => lint::lint(),
+        Command::Instructions { accept } => instructions::instructions(accept),
         Command::ServeBare => bench::serve_bare(),
         Command::Bench { write, only } => bench::bench(write, only.as_deref()),
     };
