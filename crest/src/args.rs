@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use loadgen::{Arrivals, Protocol};
+use loadgen::{Arrivals, Protocol, Stage};
 
 /// Crest: the transaction platform for the biggest hour of the year.
 ///
@@ -36,6 +36,17 @@ pub(crate) enum Command {
     /// verdict is pass; 1: fail; 3: invalid, the generator could not keep its schedule; 2: the
     /// drill could not run.
     Drill(Drill),
+    /// Load any URL, and say how it held.
+    ///
+    /// Sends requests on schedule, or as fast as answers come, and reports rate, latency and
+    /// errors. Latency counts from the time at which a request was due. Exit status 0: every
+    /// request was answered with a status from 200 to 399, and every --threshold was met; 1: not
+    /// so; 3: invalid, the generator could not keep its schedule; 2: it could not run.
+    ///
+    /// The URL, headers and the body may have parts that differ: {{n}}, {{uuid}}, {{int:1:100}},
+    /// {{zipf:1000}}, {{float:0:1}}, {{choice:a|b}}, {{hex:16}}, {{string:8}}, {{now_ms}},
+    /// {{now_iso}}, {{csv:COLUMN}}, {{csv:COLUMN:json}}, {{csv:COLUMN:url}}.
+    Load(Load),
     /// Check a data directory that nobody serves.
     ///
     /// Executes the whole log again and compares every outcome; checks that debits equal credits,
@@ -138,6 +149,10 @@ pub(crate) struct Drill {
     /// order is read back at the end instead of an audit.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     pub(crate) target: Option<String>,
+    /// With --target: the platform's admin port, such as 127.0.0.1:9090, to be asked where the
+    /// time went.
+    #[arg(long, value_name = "ADDR", requires = "target")]
+    pub(crate) admin: Option<SocketAddr>,
     /// Keep the data here; must be new. Default: a temporary directory, removed after a pass.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -156,6 +171,106 @@ pub(crate) struct Drill {
     /// Reactors of the platform that is started. Default: its own default.
     #[arg(long, value_name = "N", conflicts_with = "target")]
     pub(crate) reactors: Option<NonZeroUsize>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Load {
+    /// Such as http://127.0.0.1:8080/v1/items/{{zipf:1000}}.
+    pub(crate) url: String,
+    /// Method. Default: POST with a body, GET without.
+    #[arg(long, short = 'X', value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// A header, "name: value". Can be given several times.
+    #[arg(long, short = 'H', value_name = "HEADER")]
+    pub(crate) header: Vec<String>,
+    /// The body; @FILE takes it from a file.
+    #[arg(long, short = 'd', value_name = "BODY|@FILE")]
+    pub(crate) body: Option<String>,
+    /// Rows for {{csv:COLUMN}} (.csv or .csv.gz); request n takes row n, and begins again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csv: Option<PathBuf>,
+    /// Requests per second, sent on schedule whatever the server does (open loop).
+    #[arg(long, short = 'r', value_name = "REQUESTS/S", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Rates over time: RATE:TIME or FROM..TO:TIME, one after the other, as in
+    /// 0..1000:10s,1000:1m,5000:10s.
+    #[arg(long, value_name = "STAGES", conflicts_with_all = ["rate", "duration"])]
+    pub(crate) stages: Option<Stages>,
+    /// A recorded shape: a file with lines of "seconds,rate".
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "duration", "stages"])]
+    pub(crate) shape: Option<PathBuf>,
+    /// As fast as answers come (closed loop). The default where there is no rate.
+    #[arg(long, conflicts_with_all = ["rate", "stages", "shape"])]
+    pub(crate) max: bool,
+    /// How requests lie around the rate: even or poisson.
+    #[arg(long, value_name = "HOW", default_value = "even")]
+    pub(crate) arrivals: Arrivals,
+    /// How long requests fall due. Default 10s.
+    #[arg(long, short = 'z', value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Open connections.
+    #[arg(long, short = 'c', value_name = "N", default_value = "64")]
+    pub(crate) connections: NonZeroUsize,
+    /// Threads that share them.
+    #[arg(long, short = 't', value_name = "N", default_value = "1")]
+    pub(crate) threads: NonZeroUsize,
+    /// HTTP version to speak: 1.1, 2 or 3.
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    pub(crate) http: Http,
+    /// Requests at a time on a connection, with HTTP/2 and 3.
+    #[arg(long, short = 'm', value_name = "N", default_value = "100")]
+    pub(crate) streams: NonZeroUsize,
+    /// How long an answer is awaited.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Certificate authorities to trust (PEM), instead of the machine's.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Trust whoever answers.
+    #[arg(long, short = 'k', conflicts_with = "cacert")]
+    pub(crate) insecure: bool,
+    /// What must hold, such as "p99 < 50ms" or "errors < 0.1%". Can be given several times.
+    #[arg(long, value_name = "WHAT", value_parser = loadgen::threshold::Threshold::parse)]
+    pub(crate) threshold: Vec<loadgen::threshold::Threshold>,
+    /// The same seed makes the same requests, at the same times.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write the figures to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write what was to hold, and whether it did, to a file, as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write the latencies to a file that HdrHistogram's plotter reads.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hgrm: Option<PathBuf>,
+}
+
+/// Rates over time.
+#[derive(Clone, Debug)]
+pub(crate) struct Stages(pub(crate) Vec<Stage>);
+
+impl std::str::FromStr for Stages {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Stages, String> {
+        let stage = |text: &str| {
+            let (rates, time) = text.split_once(':')?;
+            let (from, to) = rates.split_once("..").unwrap_or((rates, rates));
+            let rate_of = |text: &str| match text.trim() {
+                "0" => Some(0.0),
+                text => rate(text).ok(),
+            };
+            Some(Stage {
+                from: rate_of(from)?,
+                to: rate_of(to)?,
+                time: duration(time.trim()).ok()?,
+            })
+        };
+        let wrong = |text| format!("{text:?} is not RATE:TIME or FROM..TO:TIME, as 0..1000:10s");
+        let stages = text.split(',').map(|text| stage(text).ok_or_else(|| wrong(text)));
+        stages.collect::<Result<_, _>>().map(Stages)
+    }
 }
 
 /// A version of HTTP.
@@ -233,6 +348,9 @@ mod tests {
         Args::command().debug_assert();
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(rate("583,000"), Ok(583_000.0));
+        let stages: Stages = "0..1000:10s,500:1m".parse().unwrap();
+        assert_eq!(stages.0.iter().map(|stage| stage.to).collect::<Vec<_>>(), [1000.0, 500.0]);
+        assert!("1000".parse::<Stages>().is_err());
         assert_eq!(admin("off"), Ok(Admin(None)));
         assert_eq!(admin("[::1]:0"), Ok(Admin(Some("[::1]:0".parse().unwrap()))));
         assert!(admin("9090").is_err() && admin("").is_err());

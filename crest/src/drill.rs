@@ -15,6 +15,7 @@ use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, Trust, engine, setup
 use model::Outcome;
 use model::record::Body;
 
+use crate::report::times::Times;
 use crate::report::{Report, Verdict, thousands};
 use crate::watch::{interrupts, on_reactor, say, watched};
 use crate::{Failure, args};
@@ -79,17 +80,22 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     };
     let progress = Arc::new(Progress::default());
     let before = scene.cpu();
+    let figures = scene.figures();
     let ran = watched(&progress, plan.pace.duration(), "orders", || {
         engine::run(&plan, |_| Orders::new(profile.clone(), run), &progress)
     })??;
     let cpu = scene.cpu().since(&before);
+    let times = figures.zip(scene.figures());
 
     let mut report = Report::new();
     report.profile = Some(settings.name.clone());
     report.seed = Some(settings.seed);
     report.stopped = ran.stopped;
     report.cpu_s = Some(cpu);
-    report.add_load(&ran.recorder, ran.elapsed);
+    report.times = times.and_then(|(before, after)| Times::between(&before, &after));
+    let mut thresholds = settings.thresholds.clone();
+    thresholds.extend(args.threshold.iter().cloned());
+    report.add_load(&ran.recorder, ran.elapsed, &thresholds);
     let mut acks = Acks::new(run, requests.batch);
     ran.loads.into_iter().for_each(|load| acks.merge(load.acks));
     if let Some(data) = scene.stop(&mut report)? {
@@ -101,8 +107,6 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         report.add_read_back(read);
     }
     report.judge_schedule(&ran.recorder, plan.threads, ran.elapsed);
-    let mut thresholds = settings.thresholds.clone();
-    thresholds.extend(args.threshold.iter().cloned());
     report.judge(&thresholds, &ran.recorder, ran.elapsed);
     conclude(args, report, scene.data)
 }

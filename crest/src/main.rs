@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod audit;
 mod drill;
+mod load;
 mod machine;
 mod platform;
 mod report;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let done = match args.command {
         Command::Serve(args) => serve::serve(&args),
         Command::Drill(args) => drill::drill(&args),
+        Command::Load(args) => load::load(&args),
         Command::Audit(args) => audit::audit(&args),
     };
     match done {

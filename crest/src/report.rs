@@ -1,5 +1,7 @@
 //! Figures: for a person at a glance, and as JSON with fields that stay.
 
+pub(crate) mod times;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -16,6 +18,7 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::machine::{self, Machine};
+use times::Times;
 
 /// Whether a drill proved what it should.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -41,6 +44,14 @@ pub(crate) struct Report {
     pub(crate) errors: Option<u64>,
     pub(crate) retries: Option<u64>,
     pub(crate) orders_per_s: Option<Rates>,
+    pub(crate) requests_per_s: Option<Rates>,
+    /// Answers by HTTP status.
+    pub(crate) statuses: Option<BTreeMap<u16, u64>>,
+    /// Errors by reason.
+    pub(crate) reasons: Option<BTreeMap<String, u64>>,
+    pub(crate) body_bytes: Option<u64>,
+    /// Connections opened.
+    pub(crate) connections: Option<u64>,
     pub(crate) latency_ms: Option<Latencies>,
     pub(crate) late_ms: Option<Latencies>,
     pub(crate) log: Option<LogFigures>,
@@ -56,6 +67,8 @@ pub(crate) struct Report {
     pub(crate) kinds: BTreeMap<&'static str, KindFigures>,
     /// Second by second.
     pub(crate) seconds: Vec<SecondFigures>,
+    /// Where the time went, as the platform's admin port tells.
+    pub(crate) times: Option<Times>,
     pub(crate) thresholds: Vec<Checked>,
     /// What is worth knowing and no problem.
     pub(crate) notes: Vec<String>,
@@ -155,6 +168,11 @@ impl Report {
             errors: None,
             retries: None,
             orders_per_s: None,
+            requests_per_s: None,
+            statuses: None,
+            reasons: None,
+            body_bytes: None,
+            connections: None,
             latency_ms: None,
             late_ms: None,
             log: None,
@@ -167,6 +185,7 @@ impl Report {
             stopped: false,
             kinds: BTreeMap::new(),
             seconds: Vec::new(),
+            times: None,
             thresholds: Vec::new(),
             notes: Vec::new(),
             problems: Vec::new(),
@@ -180,8 +199,30 @@ impl Report {
         self.verdict = Verdict::Fail;
     }
 
-    /// Takes in what a load run saw.
-    pub(crate) fn add_load(&mut self, recorder: &Recorder, elapsed: Duration) {
+    /// Takes in what a load of any requests saw.
+    pub(crate) fn add_requests(
+        &mut self,
+        recorder: &Recorder,
+        elapsed: Duration,
+        thresholds: &[Threshold],
+    ) {
+        self.add_load(recorder, elapsed, thresholds);
+        self.requests_per_s = self.orders_per_s.take();
+        self.rejected = None;
+        self.statuses = Some(recorder.statuses.clone());
+        self.reasons = Some(recorder.reasons.clone());
+        self.body_bytes = Some(recorder.body_bytes);
+        self.connections = Some(recorder.connects);
+    }
+
+    /// Takes in what a load of orders saw. Errors fail it, unless a threshold says how many may
+    /// be.
+    pub(crate) fn add_load(
+        &mut self,
+        recorder: &Recorder,
+        elapsed: Duration,
+        thresholds: &[Threshold],
+    ) {
         let seconds = elapsed.as_secs_f64();
         let orders = &recorder.kinds[0];
         self.duration_s = Some(seconds);
@@ -205,7 +246,11 @@ impl Report {
         self.seconds = recorder.seconds.iter().map(SecondFigures::of).collect();
         if recorder.errors() > 0 {
             let main = recorder.main_reason().unwrap_or("");
-            self.problem(format!("{} without an answer: {main}", recorder.errors()));
+            let words = format!("{} errors, most of them: {main}", thousands(recorder.errors()));
+            match thresholds.iter().any(Threshold::wants_errors) {
+                true => self.notes.push(words),
+                false => self.problem(words),
+            }
         }
         if recorder.left_out > 0 {
             let left_out = thousands(recorder.left_out);
@@ -511,11 +556,27 @@ impl fmt::Display for Report {
             if let Some(retries) = self.retries.filter(|&retries| retries > 0) {
                 let _ = write!(text, ", {} requests sent again", thousands(retries));
             }
-            row("orders", text)?;
+            row(if self.requests_per_s.is_some() { "requests" } else { "orders" }, text)?;
         }
         if let Some(rates) = &self.orders_per_s {
             let (mean, peak) = (thousands(rates.mean as u64), thousands(rates.peak_1s));
             row("rate", format!("{mean} orders/s, {peak} in the best second"))?;
+        }
+        if let Some(rates) = &self.requests_per_s {
+            let (mean, peak) = (thousands(rates.mean as u64), thousands(rates.peak_1s));
+            row("rate", format!("{mean} requests/s, {peak} in the best second"))?;
+        }
+        if let Some(statuses) = &self.statuses {
+            let each: Vec<String> =
+                statuses.iter().map(|(status, n)| format!("{status}: {}", thousands(*n))).collect();
+            row("statuses", each.join(", "))?;
+        }
+        for (why, count) in self.reasons.iter().flatten() {
+            row("error", format!("{} {why}", thousands(*count)))?;
+        }
+        if let (Some(bytes), Some(connections)) = (self.body_bytes, self.connections) {
+            let (bytes, connections) = (thousands(bytes), thousands(connections));
+            row("read", format!("{bytes} bytes of bodies over {connections} connections"))?;
         }
         if let Some(latency) = &self.latency_ms {
             row("latency", format!("{latency}"))?;
@@ -607,6 +668,9 @@ impl fmt::Display for Report {
         }
         for problem in &self.problems {
             row("problem", problem.clone())?;
+        }
+        if let Some(times) = &self.times {
+            write!(f, "{times}")?;
         }
         Ok(())
     }

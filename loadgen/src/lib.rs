@@ -31,6 +31,7 @@ pub mod template;
 pub mod threshold;
 pub mod tls;
 pub mod trace;
+pub mod url;
 pub mod wire;
 
 pub use acks::Acks;
@@ -42,3 +43,4 @@ pub use recorder::Recorder;
 pub use schedule::{Arrivals, Schedule, Stage};
 pub use target::Target;
 pub use tls::Trust;
+pub use url::{UrlLoad, UrlRequest};

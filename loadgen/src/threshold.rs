@@ -120,6 +120,11 @@ impl Threshold {
         self.kind.as_deref()
     }
 
+    /// Whether it says how many requests may fail.
+    pub fn wants_errors(&self) -> bool {
+        matches!(self.rule, Rule::Errors(..))
+    }
+
     /// Whether it asks for an audit.
     pub fn wants_audit(&self) -> bool {
         self.rule == Rule::AuditOk

@@ -1,18 +1,22 @@
 //! What a drill is driven against: a platform of its own, or one that runs already.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use loadgen::Target;
+use node::stages::Figures;
 
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
-use crate::report::{CpuFigures, Report};
+use crate::report::{CpuFigures, Report, times};
+use crate::watch::say;
 use crate::{Failure, args};
 
 /// What the drill is driven against.
 pub(crate) struct Scene {
     platform: std::cell::RefCell<Option<Platform>>,
     pub(crate) target: Target,
+    admin: Option<SocketAddr>,
     pub(crate) data: Option<Data>,
 }
 
@@ -65,7 +69,7 @@ impl Scene {
     ) -> Result<Scene, Failure> {
         if let Some(url) = &args.target {
             let target = Target::from_url(url)?;
-            return Ok(Scene { platform: None.into(), target, data: None });
+            return Ok(Scene { platform: None.into(), target, admin: args.admin, data: None });
         }
         let data = match &args.data {
             Some(path) if path.join("crest.json").exists() => {
@@ -83,8 +87,8 @@ impl Scene {
             options.extend(["--reactors".to_string(), reactors.to_string()]);
         }
         let platform = Platform::start(data.path(), &options)?;
-        let target = platform.target.clone();
-        Ok(Scene { platform: Some(platform).into(), target, data: Some(data) })
+        let (target, admin) = (platform.target.clone(), platform.admin);
+        Ok(Scene { platform: Some(platform).into(), target, admin, data: Some(data) })
     }
 
     pub(crate) fn cpu(&self) -> Cpu {
@@ -92,6 +96,12 @@ impl Scene {
             platform: self.platform.borrow().as_ref().and_then(Platform::cpu_s),
             generator: cpu_s(std::process::id()).unwrap_or(0.0),
         }
+    }
+
+    /// What the platform says of its time so far; `None` where it can't be asked.
+    pub(crate) fn figures(&self) -> Option<Figures> {
+        let fetched = times::fetch(self.admin?);
+        fetched.inspect_err(|error| say(&format!("the admin port: {error}"))).ok()
     }
 
     /// Kills the platform, if it is ours: for when this process ends at once.

@@ -54,7 +54,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
 
     let mut report = Report::new();
     report.cpu_s = Some(cpu);
-    report.add_load(&replayed.recorder, replayed.elapsed);
+    report.add_load(&replayed.recorder, replayed.elapsed, &[]);
     report.trace = Some(plan.totals.clone());
     for (outcome, count) in replayed.recorder.rejected() {
         report.problem(format!("{count} events were refused as {}", outcome.word()));
