@@ -1,5 +1,7 @@
 //! Answers: JSON for what was done or found, problem details (RFC 9457) for what was not.
 
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Body as _;
 use hyper::header::{
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
@@ -12,9 +14,8 @@ use model::reply::Query;
 use model::{Outcome, Reply};
 
 use crate::route::Single;
-use crate::timed::Timed;
 
-pub(crate) type Body = Timed;
+pub(crate) type Body = Full<Bytes>;
 
 /// Why a request was not done, as the caller reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +160,7 @@ pub(crate) fn json(status: StatusCode, text: Vec<u8>) -> Response<Body> {
 }
 
 fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Response<Body> {
-    let mut response = Response::new(Timed::from(text));
+    let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
@@ -169,7 +170,7 @@ fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Respon
 pub(crate) fn without_body(mut response: Response<Body>) -> Response<Body> {
     let length = response.body().size_hint().exact().unwrap_or_default();
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
-    *response.body_mut() = Timed::default();
+    *response.body_mut() = Full::default();
     response
 }
 

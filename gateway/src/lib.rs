@@ -207,8 +207,7 @@ impl Gateway {
 
     /// Answers one request.
     async fn handle(&self, request: HttpRequest<Incoming>, wire: &Rc<Wire>) -> Response<Body> {
-        let version = request.version();
-        let begun = wire.begin(version);
+        let begun = wire.begin(request.version());
         let head_only = request.method() == Method::HEAD;
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Read(query)) => {
@@ -219,9 +218,9 @@ impl Gateway {
                 self.recorder.count_write();
                 let mut done = None;
                 let answered = self.write(wanted, kind, request, begun, wire, &mut done).await;
-                let mut response = answered.unwrap_or_else(answer::problem);
+                let response = answered.unwrap_or_else(answer::problem);
                 match done {
-                    Some(done) => wire.answer(version, done, response.body_mut()),
+                    Some(done) => wire.answer(done),
                     None => wire.refused(),
                 }
                 return response;

@@ -3,25 +3,21 @@
 //! **HTTP/1.1.** A request begins with the first read that returned bytes since the body of the
 //! one before was whole. Where requests are pipelined it may have come with the one before: then
 //! it begins with the newest read, and what it waits for the answers ahead of it is a part of
-//! its receiving. An answer is sent when `hyper`, which flushes only what it has written whole,
-//! flushes after the request was done; or at the latest when the next answer follows it into a
-//! full socket.
+//! its receiving. An answer is sent when `hyper`, which flushes only when all that it had to write
+//! is written, flushes after the request was done.
 //!
 //! **HTTP/2.** Streams share a connection, and which bytes were whose only `h2` knows. A request
-//! begins when its head is whole and the service is called; its answer is sent when `h2` takes
-//! the last piece of its body. What `h2` then keeps for its flow control, or the socket, isn't
-//! counted.
+//! begins when its head is whole and the service is called. Its answer is sent with the
+//! connection's next flush after it was done: for an answer that doesn't fit into a frame of
+//! 16 KiB, or that flow control holds back, that may be when the first of it is out.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::{io, mem};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::Version;
-use hyper::body::{Body, Frame, SizeHint};
 use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -36,6 +32,9 @@ pub(crate) struct Wire {
     /// Whether a request was done whose answer isn't written yet, and that request.
     is_answering: Cell<bool>,
     answering: Cell<ReactorTicks>,
+    /// More of them: HTTP/2's streams, or what was pipelined when the socket took no more. No
+    /// more than `h2` allows streams, or `hyper` buffers answers.
+    behind: RefCell<Vec<ReactorTicks>>,
 }
 
 impl Wire {
@@ -47,6 +46,7 @@ impl Wire {
             newest_read: Cell::default(),
             is_answering: Cell::default(),
             answering: Cell::default(),
+            behind: RefCell::default(),
         })
     }
 
@@ -71,15 +71,12 @@ impl Wire {
 
     /// The request is done and its answer is about to be sent.
     #[inline]
-    pub(crate) fn answer(self: &Rc<Wire>, version: Version, done: ReactorTicks, body: &mut Timed) {
-        if version == Version::HTTP_2 {
-            body.done = Some(Box::new((self.clone(), done)));
-            return;
+    pub(crate) fn answer(&self, done: ReactorTicks) {
+        if self.is_answering.replace(true) {
+            self.behind.borrow_mut().push(done);
+        } else {
+            self.answering.set(done);
         }
-        // Still set only where requests are pipelined and the socket takes no more.
-        self.flushed();
-        self.answering.set(done);
-        self.is_answering.set(true);
     }
 
     /// The request is refused. If bytes of its body come yet, no request begins with them.
@@ -105,8 +102,12 @@ impl Wire {
     }
 
     fn written(&self) {
+        let sent = self.recorder.now();
         self.is_answering.set(false);
-        self.recorder.record(&self.answering.get(), self.recorder.now());
+        self.recorder.record(&self.answering.get(), sent);
+        for done in self.behind.borrow_mut().drain(..) {
+            self.recorder.record(&done, sent);
+        }
     }
 }
 
@@ -123,6 +124,7 @@ impl<S> TimedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
+    #[inline]
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -138,6 +140,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
+    #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -146,6 +149,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
+    #[inline]
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -154,10 +158,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 
+    #[inline]
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = polled {
@@ -166,47 +172,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         polled
     }
 
+    #[inline]
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// The body of an answer; on HTTP/2 with the request that it answers.
-#[derive(Default)]
-pub(crate) struct Timed {
-    body: Full<Bytes>,
-    done: Option<Box<(Rc<Wire>, ReactorTicks)>>,
-}
-
-impl From<Vec<u8>> for Timed {
-    fn from(text: Vec<u8>) -> Timed {
-        Timed { body: Full::new(Bytes::from(text)), done: None }
-    }
-}
-
-impl Body for Timed {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if self.body.is_end_stream()
-            && let Some(done) = mem::take(&mut self.done)
-        {
-            let (wire, ticks) = *done;
-            wire.recorder.record(&ticks, wire.recorder.now());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -42,7 +42,7 @@ pub struct Answer {
     pub commands: CommandBuffer,
     /// What became of them.
     pub replies: Vec<Reply>,
-    /// When they passed the ends of their stages.
+    /// When they came and when they were durable.
     pub ticks: ShardTicks,
 }
 
@@ -172,8 +172,7 @@ impl Held {
     /// Lets it out, now that a group is durable.
     fn release(mut self, recorder: &mut ShardRecorder, append: &AppendTicks) {
         if let Held::Commands(_, answer) = &mut self {
-            recorder.record(&answer.ticks, answer.commands.count(), append);
-            answer.ticks.durable = append.durable;
+            recorder.durable(&mut answer.ticks, answer.commands.count(), append);
         }
         self.send();
     }
@@ -181,7 +180,7 @@ impl Held {
     /// Lets it out where it depends on nothing.
     fn release_alone(mut self, recorder: &mut ShardRecorder) {
         if let Held::Commands(_, answer) = &mut self {
-            recorder.record_alone(&mut answer.ticks, answer.commands.count());
+            recorder.durable_already(&mut answer.ticks, answer.commands.count());
         }
         self.send();
     }
@@ -320,7 +319,8 @@ impl ShardTask {
                 drop(room);
                 let decided = self.recorder.now();
                 self.looked = decided;
-                let ticks = ShardTicks { submitted, taken, decided, durable: decided };
+                self.recorder.decided(submitted, taken, decided);
+                let ticks = ShardTicks { submitted, durable: decided };
                 self.hold(Held::Commands(answer, Answer { commands, replies, ticks }));
             }
         }

@@ -13,16 +13,12 @@ use super::Stages;
 use super::clock::Ticks;
 use super::histogram::{Histogram, add};
 
-/// When a request passed the ends of its stages on the shard.
+/// What a request's reactor must know of its time on the shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardTicks {
-    /// Handed to the inbox.
+    /// When it was handed to the inbox.
     pub submitted: Ticks,
-    /// Taken up.
-    pub taken: Ticks,
-    /// Decided.
-    pub decided: Ticks,
-    /// Durable, with all that it depends on.
+    /// When all that it depends on was durable. Until then: when it was decided.
     pub durable: Ticks,
 }
 
@@ -120,21 +116,28 @@ impl ShardRecorder {
         self.stages.clock.now()
     }
 
-    /// A request that became durable with a group. [`ShardRecorder::end_group`] follows the
-    /// group's last one.
+    /// A request that was decided.
     #[inline]
-    pub(crate) fn record(&mut self, ticks: &ShardTicks, commands: u32, append: &AppendTicks) {
+    pub(crate) fn decided(&self, submitted: Ticks, taken: Ticks, decided: Ticks) {
         let (clock, times) = (&self.stages.clock, &*self.times);
-        times.queue.record(clock.ns(ticks.submitted, ticks.taken));
-        times.apply.record(clock.ns(ticks.taken, ticks.decided));
-        times.gather.record(clock.ns(ticks.decided, append.begun));
+        times.queue.record(clock.ns(submitted, taken));
+        times.apply.record(clock.ns(taken, decided));
+    }
+
+    /// A request that became durable with a group: sets when. [`ShardRecorder::end_group`]
+    /// follows the group's last one.
+    #[inline]
+    pub(crate) fn durable(&mut self, ticks: &mut ShardTicks, commands: u32, append: &AppendTicks) {
+        let (clock, times) = (&self.stages.clock, &*self.times);
+        let decided = std::mem::replace(&mut ticks.durable, append.durable);
+        times.gather.record(clock.ns(decided, append.begun));
         self.commands += u64::from(commands);
-        if ticks.decided <= append.begun {
+        if decided <= append.begun {
             self.together += 1;
         } else {
             // It changed nothing, and waited for what it saw: it came while that was written.
-            let written = append.written.max(ticks.decided);
-            times.append.record(clock.ns(ticks.decided, written));
+            let written = append.written.max(decided);
+            times.append.record(clock.ns(decided, written));
             times.sync.record(clock.ns(written, append.durable));
         }
     }
@@ -150,11 +153,10 @@ impl ShardRecorder {
     }
 
     /// A request that changed nothing and depends on nothing that isn't durable.
-    pub(crate) fn record_alone(&mut self, ticks: &mut ShardTicks, commands: u32) {
-        let at = ticks.decided;
-        ticks.durable = at;
+    pub(crate) fn durable_already(&mut self, ticks: &mut ShardTicks, commands: u32) {
+        let at = ticks.durable;
         let append = AppendTicks { begun: at, written: at, durable: at };
-        self.record(ticks, commands, &append);
+        self.durable(ticks, commands, &append);
         self.end_group(&append);
     }
 }

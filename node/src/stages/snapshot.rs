@@ -139,7 +139,7 @@ mod tests {
     fn values() -> impl Strategy<Value = Vec<u64>> {
         // As many of each size of number.
         prop::collection::vec(
-            (0_u32..40, any::<u64>()).prop_map(|(bits, n)| n >> (63 - bits)),
+            (0_u32..50, any::<u64>()).prop_map(|(bits, n)| (n >> (63 - bits)).max(1)),
             1..99,
         )
     }
