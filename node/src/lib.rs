@@ -9,7 +9,8 @@
 //! never waits for the disk: a thread beside it does. Group commit needs no timer: what arrives
 //! while a sync is in flight is the next group.
 //!
-//! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it.
+//! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it;
+//! [`rerun`] executes it again for whoever measures.
 
 mod audit;
 mod clock;
@@ -18,6 +19,7 @@ mod data_dir;
 mod memory;
 mod open;
 mod replay;
+mod rerun;
 mod shard_task;
 
 pub use audit::{Audit, AuditError, AuditLog, audit};
@@ -25,4 +27,5 @@ pub use commit::{CommitStats, LogThread};
 pub use data_dir::{DataDir, DataDirError};
 pub use open::{OpenError, Opened, open, open_log};
 pub use replay::{Difference, Replay};
+pub use rerun::{Ran, RerunError, Step, rerun};
 pub use shard_task::{Answer, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
