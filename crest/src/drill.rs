@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
+use crate::profile::{self, Sampler};
 use crate::report::{CpuFigures, ReadBack, Report, Verdict, thousands};
 use crate::{Failure, args, trace_drill};
 
@@ -66,9 +67,17 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         retry_for: RETRY_FOR,
     };
     let progress = Arc::new(Progress::default());
+    let sampler = match &args.profile_out {
+        Some(svg) => Some((Sampler::start(scene.pid()?)?, svg)),
+        None => None,
+    };
     let before = scene.cpu();
     let driven = watched(&progress, args.duration, || drive(&plan, &progress))??;
     let cpu = scene.cpu().since(&before);
+    if let Some((sampler, svg)) = sampler {
+        let profile = sampler.finish(svg)?;
+        steps.say(&format!("{} samples in {}", thousands(profile.samples), svg.display()));
+    }
     let mut acks = driven.acks;
 
     let mut report = Report::new();
@@ -196,6 +205,14 @@ impl Scene {
         Cpu {
             platform: self.platform.borrow().as_ref().and_then(Platform::cpu_s),
             generator: cpu_s(std::process::id()).unwrap_or(0.0),
+        }
+    }
+
+    /// The platform's process: its own, or the only one of this machine.
+    fn pid(&self) -> Result<u32, Failure> {
+        match &*self.platform.borrow() {
+            Some(platform) => Ok(platform.pid()),
+            None => profile::platform_pid(),
         }
     }
 

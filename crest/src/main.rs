@@ -5,6 +5,7 @@ mod audit;
 mod drill;
 mod machine;
 mod platform;
+mod profile;
 mod report;
 mod serve;
 mod trace_drill;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Drill(args) => drill::drill(&args),
         Command::Audit(args) => audit::audit(&args),
+        Command::Profile(args) => profile::profile(&args),
     };
     match done {
         Ok(code) => code,

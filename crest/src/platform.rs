@@ -53,6 +53,11 @@ impl Platform {
         }
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Seconds of CPU that it took so far.
     pub(crate) fn cpu_s(&self) -> Option<f64> {
         machine::cpu_s(self.child.id())
