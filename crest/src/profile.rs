@@ -118,7 +118,7 @@ fn tables(summary: &ProfileSummary) -> String {
     let _ = writeln!(text, "\n  {samples} samples in {seconds:.1} s, {lost} lost");
     let shares: [(&str, &[Row]); 4] = [
         ("functions, self", &summary.own),
-        ("functions of ours and of dependencies, with what they call", &summary.inclusive),
+        ("functions, with what they call", &summary.inclusive),
         ("lines", &summary.lines),
         ("threads, of the samples", &summary.thread_samples),
     ];

@@ -204,8 +204,10 @@ impl Comparison {
             let _ = writeln!(text, "  no function's share changed by more than chance explains");
         }
         if self.within_noise > 0 {
+            let functions =
+                if self.within_noise == 1 { "function differs" } else { "functions differ" };
             let n = self.within_noise;
-            let _ = writeln!(text, "\n  {n} functions differ within sampling noise (z-test, 99 %)");
+            let _ = writeln!(text, "\n  {n} {functions} within sampling noise (z-test, 99 %)");
         }
         match &self.stages {
             None => {}
@@ -238,7 +240,14 @@ mod tests {
     #[test]
     fn a_profile_does_not_differ_from_itself() {
         let text = "t;main;a 700\nt;main;b 299\nt;main 1\n";
-        check(text, text, expect![[""]]);
+        check(
+            text,
+            text,
+            expect![[r#"
+            1000 samples before, 1000 after
+              no function's share changed by more than chance explains
+        "#]],
+        );
     }
 
     #[test]
@@ -246,7 +255,19 @@ mod tests {
         check(
             "t;main;a 700\nt;main;b 200\nt;main;c 100\n",
             "t;main;a 1400\nt;main;b 100\nt;main;new 280\nt;main;c 220\n",
-            expect![[""]],
+            expect![[r#"
+                1000 samples before, 2000 after
+
+                  self       before   after  points
+                             20.00%   5.00%  -15.00  b
+                              0.00%  14.00%  +14.00  new
+
+                  inclusive  before   after  points
+                             20.00%   5.00%  -15.00  b
+                              0.00%  14.00%  +14.00  new
+
+                  1 function differs within sampling noise (z-test, 99 %)
+            "#]],
         );
     }
 

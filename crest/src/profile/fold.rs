@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+/// A function that hands more of its samples than this on to one callee is that callee's wrapper.
+const HANDED_ON_MAX: f64 = 0.97;
+
 /// How often each stack was seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stacks(BTreeMap<String, u64>);
@@ -116,6 +119,28 @@ impl Stacks {
         shares
     }
 
+    /// For each function, the samples that its largest callee took over.
+    fn handed_on(&self) -> BTreeMap<&str, u64> {
+        let mut calls: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for (stack, samples) in self.0.iter().map(|(stack, samples)| (stack, *samples)) {
+            let stack: Vec<&str> = stack.split(';').skip(1).collect();
+            let mut pairs: Vec<(&str, &str)> =
+                stack.windows(2).map(|pair| (pair[0], pair[1])).collect();
+            pairs.retain(|(caller, callee)| caller != callee);
+            pairs.sort_unstable();
+            pairs.dedup();
+            for pair in pairs {
+                *calls.entry(pair).or_default() += samples;
+            }
+        }
+        let mut most = BTreeMap::new();
+        for ((caller, _), samples) in calls {
+            let found: &mut u64 = most.entry(caller).or_default();
+            *found = samples.max(*found);
+        }
+        most
+    }
+
     /// Samples by thread, the busiest first.
     pub(crate) fn threads(&self) -> Vec<Row> {
         let mut threads: BTreeMap<&str, u64> = BTreeMap::new();
@@ -126,26 +151,24 @@ impl Stacks {
     }
 
     /// The functions with the most samples of their own, and those with the most below them.
-    /// The standard library's, most of which start threads, are not among the latter.
+    /// Those that hand nearly all of their samples on to one callee say nothing that the callee
+    /// doesn't, and are not among the latter.
     pub(crate) fn top(&self, rows_max: usize) -> (Vec<Row>, Vec<Row>) {
         let (shares, all) = (self.shares(), self.samples());
-        let top = |samples: fn(&str, &Share) -> u64| {
+        let top = |samples: &dyn Fn(&str, &Share) -> u64| {
             let named = shares.iter().map(|(name, share)| (name.clone(), samples(name, share)));
             let mut rows = rows(named.filter(|(_, samples)| *samples > 0), all);
             rows.truncate(rows_max);
             rows
         };
-        let inclusive =
-            |name: &str, share: &Share| if is_standard(name) { 0 } else { share.inclusive };
-        (top(|_, share| share.own), top(inclusive))
+        let handed_on = self.handed_on();
+        let inclusive = |name: &str, share: &Share| {
+            let handed_on = handed_on.get(name).copied().unwrap_or(0);
+            let says_more = (handed_on as f64) < HANDED_ON_MAX * share.inclusive as f64;
+            if says_more { share.inclusive } else { 0 }
+        };
+        (top(&|_, share| share.own), top(&inclusive))
     }
-}
-
-/// Whether a function is one of Rust's or C's own.
-fn is_standard(name: &str) -> bool {
-    let name = name.trim_start_matches('<');
-    let own = ["std::", "core::", "alloc::"].iter().any(|path| name.starts_with(path));
-    own || matches!(name, "start_thread" | "clone3" | "__clone3")
 }
 
 /// Rows of shares of `all`, the largest first, equal ones by name.
@@ -187,9 +210,9 @@ mod tests {
                 self 6 60.0 walk
                 self 3 30.0 leaf
                 self 1 10.0 write
-                all 9 90.0 main
                 all 9 90.0 walk
                 all 3 30.0 leaf
+                all 1 10.0 write
                 thread 9 90.0 crest-0
                 thread 1 10.0 crest-log
             "#]],

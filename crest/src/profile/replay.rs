@@ -28,6 +28,8 @@ use crate::{Failure, args};
 const CORE: &str = "Replay::execute";
 /// Samples a second where only a few frames are sampled: a frame takes about a millisecond.
 const SAMPLES_PER_S_WINDOW: u32 = 19_999;
+/// A frame of an hour is told as one of an hour.
+const LONGEST_NS: u64 = 3_600_000_000_000;
 /// Frames that are told.
 const SLOWEST: usize = 10;
 
@@ -238,8 +240,8 @@ impl Measured {
         count(segments, "index segment split", "index segments split");
         count(regions, "region of 64 MiB taken", "regions of 64 MiB taken");
         if self.records > typical.records.saturating_mul(2) {
-            let times = self.records as f64 / typical.records.max(1) as f64;
-            special.push(format!("{times:.1} times the median frame's records"));
+            let [records, median] = [self.records, typical.records].map(thousands);
+            special.push(format!("{records} records, the median frame has {median}"));
         }
         let lines = self.lines as f64 / self.orders.max(1) as f64;
         if self.orders > 0 && lines > 2.0 * typical.lines_per_order {
@@ -297,7 +299,8 @@ impl Figures {
             records: records[records.len() / 2],
             lines_per_order: lines as f64 / orders.max(1) as f64,
         };
-        let new = || Histogram::<u64>::new(3).expect("three digits are within its range");
+        let new =
+            || Histogram::<u64>::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are valid");
         let (mut frame_ns, mut record_ns) = (new(), new());
         for frame in frames {
             for &took in &frame.took_ns {
@@ -410,16 +413,22 @@ mod tests {
 
     #[test]
     fn slow_every_time_is_the_work_and_slow_once_is_the_machine() {
-        let mut frames: Vec<Measured> = (0..200).map(|n| frame(n, &[1_000, 1_100])).collect();
-        frames[7].took_ns = vec![9_000, 9_100];
+        let mut frames: Vec<Measured> = (0..200).map(|n| frame(n, &[100_000, 110_000])).collect();
+        frames[7].took_ns = vec![900_000, 910_000];
         frames[7].grown.segments = 2;
-        frames[8].took_ns = vec![30_000, 1_000];
+        frames[8].took_ns = vec![3_000_000, 100_000];
         mark_slow(&mut frames, 2);
         let figures = Figures::new(&frames, 2, None);
         let table = figures.table();
-        let told: Vec<&str> = table.lines().skip(7).take(3).collect();
-        expect![[""]].assert_eq(&told.join("\n"));
-        assert_eq!((figures.frame_ns.p50, figures.record_ns.p50), (1_000, 100));
+        let told: Vec<&str> = table.lines().skip(7).take(4).collect();
+        expect![[r#"
+              slowest: offset  orders    lines       µs of 2 rounds
+                            8      10       20      100.0 to 3000.0, slow in 1 of 2: it was the machine
+                            7      10       20      900.0 to 910.0, slow in 2 of 2: it is the work
+                              2 index segments split"#]].assert_eq(&told.join("\n"));
+        // Within the three digits that are kept.
+        assert_eq!((figures.frame_ns.p50 / 1_000, figures.record_ns.p50 / 10), (110, 1_100));
+        assert_eq!(figures.frame_ns.max / 10_000, 300);
     }
 
     #[test]
@@ -429,6 +438,14 @@ mod tests {
         let mut odd = frame(1, &[1]);
         (odd.records, odd.orders, odd.lines, odd.refused) = (100, 20, 100, 90);
         odd.grown = Grown { regions: 1, segments: 1, directory_entries: 64 };
-        expect![[""]].assert_eq(&odd.special(&typical).join("\n"));
+        expect![[r#"
+            64 entries added to directories
+            1 index segment split
+            1 region of 64 MiB taken
+            100 records, the median frame has 10
+            5.0 lines an order, 2.0 over all
+            80 records that place no order
+            90 refusals"#]]
+        .assert_eq(&odd.special(&typical).join("\n"));
     }
 }

@@ -116,7 +116,7 @@ fn get(address: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     // In HTTP/1.0 the answer comes in one piece and ends with the connection.
-    write!(stream, "GET /stages HTTP/1.0\r\nhost: {bare}\r\n\r\n")?;
+    stream.write_all(format!("GET /stages HTTP/1.0\r\nhost: {bare}\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)

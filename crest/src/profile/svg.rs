@@ -203,10 +203,10 @@ mod tests {
         check(
             &flame_graph("t", &stacks("crest-0;a<T>;b 3\ncrest-0;a<T> 1\n")),
             expect![[r#"
-                all (4 samples, 100.00%): x 10.00 y 88 width 1180.00 rgb(236,148,48)
-                crest-0 (4 samples, 100.00%): x 10.00 y 72 width 1180.00 rgb(206,158,72)
-                a&lt;T&gt; (4 samples, 100.00%): x 10.00 y 56 width 1180.00 rgb(229,180,64)
-                b (3 samples, 75.00%): x 10.00 y 40 width 885.00 rgb(222,151,65)
+                all (4 samples, 100.00%): x 10.00 y 88 width 1180.00 rgb(210,185,40)
+                crest-0 (4 samples, 100.00%): x 10.00 y 72 width 1180.00 rgb(240,104,58)
+                a&lt;T&gt; (4 samples, 100.00%): x 10.00 y 56 width 1180.00 rgb(217,142,70)
+                b (3 samples, 75.00%): x 10.00 y 40 width 885.00 rgb(218,188,59)
             "#]],
         );
     }
@@ -214,6 +214,15 @@ mod tests {
     #[test]
     fn a_difference_is_red_where_a_share_rose_and_blue_where_it_fell() {
         let (before, after) = (stacks("t;a 50\nt;b 50\n"), stacks("t;a 52\nt;b 40\nt;c 8\n"));
-        check(&difference("t", &before, &after), expect![[""]]);
+        check(
+            &difference("t", &before, &after),
+            expect![[r#"
+            all (100 samples, 100.00%, itself +0.00 points): x 10.00 y 72 width 1180.00 rgb(255,250,250)
+            t (100 samples, 100.00%, itself +0.00 points): x 10.00 y 56 width 1180.00 rgb(255,250,250)
+            c (8 samples, 8.00%, itself +8.00 points): x 1095.60 y 40 width 94.40 rgb(255,80,80)
+            b (40 samples, 40.00%, itself -10.00 points): x 623.60 y 40 width 472.00 rgb(80,80,255)
+            a (52 samples, 52.00%, itself +2.00 points): x 10.00 y 40 width 613.60 rgb(255,182,182)
+        "#]],
+        );
     }
 }

@@ -124,6 +124,7 @@ fn qualified(name: &str, file: Option<&str>) -> String {
     let Some(module) = module.strip_suffix(".rs") else {
         return bare.to_string(); // C has one space of names.
     };
+    let folder = folder.rsplit('/').next().unwrap_or(folder);
     // A dependency's folder ends with its version.
     let package = match folder.rsplit_once('-') {
         Some((package, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => package,
@@ -139,7 +140,7 @@ fn qualified(name: &str, file: Option<&str>) -> String {
 
 /// Whether a source file is one of Rust's own.
 fn is_standard(path: &str) -> bool {
-    ["core/src/", "alloc/src/", "std/src/"].iter().any(|folder| short(path).starts_with(folder))
+    path.starts_with("/rustc/") || path.contains("/lib/rustlib/src/rust/library/")
 }
 
 /// The end of a source file's path that says which it is: `txn-core/src/place.rs`, and for
@@ -148,7 +149,8 @@ fn short(path: &str) -> &str {
     // cargo's registry, below a folder for each host; Rust's own, below its commit.
     for (above, below) in [("/registry/src/", 1), ("/rustc/", 2)] {
         if let Some((_, rest)) = path.rsplit_once(above) {
-            return rest.splitn(below + 1, '/').last().unwrap_or(rest);
+            let rest = rest.splitn(below + 1, '/').last().unwrap_or(rest);
+            return rest.rsplit("/../").next().unwrap_or(rest);
         }
     }
     let parts: Vec<(usize, &str)> = path
@@ -182,6 +184,9 @@ mod tests {
         let check = |name, file, expected| assert_eq!(qualified(name, file), expected);
         check("decide_order", Some("/x/txn-core/src/place.rs"), "txn_core::place::decide_order");
         check("get<u64, &str>", Some("/x/serde-1.0.2/src/de/mod.rs"), "serde::de::get");
+        let intrinsic =
+            "/rustc/5980/library/core/src/../../stdarch/crates/core_arch/src/x86/sse.rs";
+        check("_mm_prefetch<3>", Some(intrinsic), "core_arch::x86::sse::_mm_prefetch");
         check("{closure#0}", Some("crest/src/main.rs"), "crest::{closure#0}");
         check("memcpy", None, "memcpy");
         check("a::b<c>", Some("/x/y/src/z.rs"), "a::b");
