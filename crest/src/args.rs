@@ -53,6 +53,12 @@ pub(crate) enum Command {
     /// that no item was oversold, that no command is there twice. Changes nothing. Exit status
     /// 0: nothing is wrong; 1: something is; 2: it could not be read.
     Audit(Audit),
+    /// Say where a running platform's time goes: functions, lines, threads.
+    ///
+    /// Samples its stacks through perf, and writes a flame graph, folded stacks, the stages of
+    /// that time and a description into a directory. `replay` executes a captured log again and
+    /// times the core; `diff` compares two profiles. Exit status 0: done; 2: it could not.
+    Profile(Profile),
 }
 
 #[derive(ClapArgs)]
@@ -168,6 +174,9 @@ pub(crate) struct Drill {
     /// With --trace: so many times as fast as it happened. Default: as fast as it goes.
     #[arg(long, value_name = "N", requires = "trace", value_parser = rate)]
     pub(crate) speed: Option<f64>,
+    /// Write a flame graph of the platform under load to a file. Needs perf.
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "trace")]
+    pub(crate) profile_out: Option<PathBuf>,
     /// Reactors of the platform that is started. Default: its own default.
     #[arg(long, value_name = "N", conflicts_with = "target")]
     pub(crate) reactors: Option<NonZeroUsize>,
@@ -311,6 +320,94 @@ pub(crate) struct Audit {
     #[arg(value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Write the figures to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Profile {
+    #[command(subcommand)]
+    pub(crate) command: Option<ProfileCommand>,
+    #[command(flatten)]
+    pub(crate) sample: ProfileSample,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Execute a captured log again, and time the core frame by frame.
+    ///
+    /// The directory must not be served meanwhile; nothing in it is changed. Frames that are slow
+    /// in every round are slow because of their work, those that are slow in one were held up by
+    /// the machine. With perf, a flame graph of the core alone is written.
+    Replay(ProfileReplay),
+    /// Name the functions and stages that changed between two profiles.
+    ///
+    /// Only what differs by more than chance explains (a z-test at 99 %) is named.
+    Diff(ProfileDiff),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ProfileSample {
+    /// How long to sample, in seconds, or as 90s, 5m, 1h.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) seconds: Duration,
+    /// The process. Default: the only crest serve of this machine.
+    #[arg(long, value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+    /// Its admin address, for the times of its stages. Default: what its command line names.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// Write the files here. Default: profile-TIME in the current directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ProfileReplay {
+    /// The data directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// How often everything is executed and timed.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) rounds: NonZeroUsize,
+    /// Measure from the frame that holds this offset on.
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) from: Option<u64>,
+    /// Measure up to the frame that holds this offset, and stop there.
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) to: Option<u64>,
+    /// Measure the one frame that holds this offset, and count its commands. More rounds give
+    /// more samples of it.
+    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from", "to"])]
+    pub(crate) offset: Option<u64>,
+    /// What the platform was told to be ready for: with other numbers, tables grow at other
+    /// moments.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) accounts: u64,
+    /// Items that it was told to be ready for.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) items: u64,
+    /// Orders that it was told to be ready for.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) orders: u64,
+    /// Write the files here. Default: replay-TIME in the current directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ProfileDiff {
+    /// The first profile: its directory, or a file of folded stacks.
+    #[arg(value_name = "A")]
+    pub(crate) before: PathBuf,
+    /// The second.
+    #[arg(value_name = "B")]
+    pub(crate) after: PathBuf,
+    /// Write the picture here. Default: flame-diff.svg in the current directory.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) out: Option<PathBuf>,
+    /// Write every change to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }

@@ -15,6 +15,7 @@ use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, Trust, engine, setup
 use model::Outcome;
 use model::record::Body;
 
+use crate::profile::Sampler;
 use crate::report::times::Times;
 use crate::report::{Report, Verdict, thousands};
 use crate::watch::{interrupts, on_reactor, say, watched};
@@ -79,6 +80,10 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         stop,
     };
     let progress = Arc::new(Progress::default());
+    let sampler = match &args.profile_out {
+        Some(svg) => Some((Sampler::start(scene.pid()?)?, svg)),
+        None => None,
+    };
     let before = scene.cpu();
     let figures = scene.figures();
     let ran = watched(&progress, plan.pace.duration(), "orders", || {
@@ -86,6 +91,10 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     })??;
     let cpu = scene.cpu().since(&before);
     let times = figures.zip(scene.figures());
+    if let Some((sampler, svg)) = sampler {
+        let profile = sampler.finish(svg)?;
+        say(&format!("{} samples in {}", thousands(profile.samples), svg.display()));
+    }
 
     let mut report = Report::new();
     report.profile = Some(settings.name.clone());

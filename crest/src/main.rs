@@ -7,6 +7,7 @@ mod drill;
 mod load;
 mod machine;
 mod platform;
+mod profile;
 mod report;
 mod serve;
 mod watch;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Drill(args) => drill::drill(&args),
         Command::Load(args) => load::load(&args),
         Command::Audit(args) => audit::audit(&args),
+        Command::Profile(args) => profile::profile(&args),
     };
     match done {
         Ok(code) => code,

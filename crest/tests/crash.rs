@@ -49,7 +49,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// The seed of this run: told, or any.
 fn seed() -> u64 {
-    number("CREST_SEED").unwrap_or_else(|| loadgen::drive::unix_ms() % 1_000_000)
+    number("CREST_SEED").unwrap_or_else(|| loadgen::engine::unix_ms() % 1_000_000)
 }
 
 /// Prints how to repeat what failed, where the data is, and which commit it was.

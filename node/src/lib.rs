@@ -11,7 +11,8 @@
 //!
 //! [`stages`] says where the time of a request went, and [`ThreadTimes`] that of a thread.
 //!
-//! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it.
+//! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it;
+//! [`rerun`] executes it again for whoever measures.
 
 mod audit;
 mod clock;
@@ -20,6 +21,7 @@ mod data_dir;
 mod memory;
 mod open;
 mod replay;
+mod rerun;
 mod shard_task;
 pub mod stages;
 mod threads;
@@ -32,3 +34,4 @@ pub use replay::{Difference, Replay};
 pub use shard_task::{Answer, Inbox, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
 pub use stages::Stages;
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};
+pub use rerun::{Ran, RerunError, Step, rerun};

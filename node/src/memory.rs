@@ -46,7 +46,8 @@ fn run(spare: &SpareRegions, woken: &Receiver<()>) {
     }
 }
 
-fn fill(spare: &SpareRegions) {
+/// Makes regions ready until there are enough ahead.
+pub(crate) fn fill(spare: &SpareRegions) {
     while spare.count() < AHEAD {
         spare.add();
     }

@@ -141,6 +141,11 @@ impl Arena {
         self.regions.len() < REGIONS_MAX
     }
 
+    /// Regions that it took.
+    pub(crate) fn regions(&self) -> u64 {
+        self.regions.len() as u64
+    }
+
     /// Bytes in use.
     pub(crate) fn bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.used as u64 * 8).sum()

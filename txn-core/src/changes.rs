@@ -6,7 +6,7 @@ use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Hash32, Index};
+use crate::index::{Grown, Hash32, Index};
 
 /// One change that was decided.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -94,6 +94,11 @@ impl Changes {
             let change = Change { offset: 0, ..*change };
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(change.as_bytes()))
         })
+    }
+
+    /// How far its tables have grown.
+    pub(crate) fn grown(&self) -> Grown {
+        self.index.grown().with(&self.changes)
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -36,6 +36,42 @@ pub(crate) struct Index {
     len: u64,
 }
 
+/// How far tables have grown. The difference of two says what a batch had to pay for growing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Grown {
+    /// Regions of 64 MiB that arenas took.
+    pub regions: u64,
+    /// Segments of 4,096 slots: one more for each split.
+    pub segments: u64,
+    /// Entries of directories, which double when the deepest segment splits.
+    pub directory_entries: u64,
+}
+
+impl Grown {
+    /// What was added since `before`.
+    pub fn since(self, before: Grown) -> Grown {
+        Grown {
+            regions: self.regions - before.regions,
+            segments: self.segments - before.segments,
+            directory_entries: self.directory_entries - before.directory_entries,
+        }
+    }
+
+    pub(crate) fn with(self, arena: &Arena) -> Grown {
+        Grown { regions: self.regions + arena.regions(), ..self }
+    }
+}
+
+impl std::iter::Sum for Grown {
+    fn sum<I: Iterator<Item = Grown>>(all: I) -> Grown {
+        all.fold(Grown::default(), |a, b| Grown {
+            regions: a.regions + b.regions,
+            segments: a.segments + b.segments,
+            directory_entries: a.directory_entries + b.directory_entries,
+        })
+    }
+}
+
 /// Where keys with some high bits of the hash are. The slots' position is here and not only with
 /// the segment, because a look-up is a chain of cache misses and this makes it one shorter.
 #[derive(Clone, Copy)]
@@ -97,6 +133,15 @@ impl Index {
     /// How many blocks it finds.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// How far it has grown: regions, segments, and entries of its directory.
+    pub(crate) fn grown(&self) -> Grown {
+        Grown {
+            regions: self.slots.regions(),
+            segments: self.segments.len() as u64,
+            directory_entries: self.directory.len() as u64,
+        }
     }
 
     /// Bytes in use.

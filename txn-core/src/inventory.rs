@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Hash32, Index, prefetch};
+use crate::index::{Grown, Hash32, Index, prefetch};
 use crate::ledger::Ledger;
 
 /// One item.
@@ -114,6 +114,11 @@ impl Inventory {
             let item = Item { payable: 0, ..*item }; // A position says nothing about the state.
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(item.as_bytes()))
         })
+    }
+
+    /// How far its tables have grown.
+    pub(crate) fn grown(&self) -> Grown {
+        self.index.grown().with(&self.items)
     }
 
     pub(crate) fn has_room(&self) -> bool {

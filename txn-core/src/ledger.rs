@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Hash32, Index, prefetch};
+use crate::index::{Grown, Hash32, Index, prefetch};
 
 /// One account: a cache line.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -171,6 +171,11 @@ impl Ledger {
         self.accounts.iter::<Account>().filter(used).fold(0, |sum, account| {
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(account.as_bytes()))
         })
+    }
+
+    /// How far its tables have grown.
+    pub(crate) fn grown(&self) -> Grown {
+        self.index.grown().with(&self.accounts)
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -19,5 +19,6 @@ mod place;
 mod shard;
 
 pub use arena::SpareRegions;
+pub use index::Grown;
 pub use ledger::Balance;
 pub use shard::{Capacity, Shard};

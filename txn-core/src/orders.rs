@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Hash32, Index};
+use crate::index::{Grown, Hash32, Index};
 
 /// The fixed part of an order: a cache line.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -165,6 +165,11 @@ impl Orders {
             }
         }
         sum
+    }
+
+    /// How far its tables have grown.
+    pub(crate) fn grown(&self) -> Grown {
+        self.index.grown().with(&self.blocks)
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::SpareRegions;
 use crate::changes::{Change, ChangeScope, Changes};
+use crate::index::Grown;
 use crate::inventory::Inventory;
 use crate::ledger::{Balance, Ledger};
 use crate::orders::Orders;
@@ -120,6 +121,13 @@ impl Shard {
             && self.inventory.has_room()
             && self.orders.has_room()
             && self.changes.has_room()
+    }
+
+    /// How far its tables have grown.
+    pub fn grown(&self) -> Grown {
+        let tables =
+            [self.ledger.grown(), self.inventory.grown(), self.orders.grown(), self.changes.grown()];
+        tables.into_iter().sum()
     }
 
     /// The offset of the next record.

@@ -9,6 +9,7 @@ use node::stages::Figures;
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::report::{CpuFigures, Report, times};
+use crate::profile;
 use crate::watch::say;
 use crate::{Failure, args};
 
@@ -95,6 +96,14 @@ impl Scene {
         Cpu {
             platform: self.platform.borrow().as_ref().and_then(Platform::cpu_s),
             generator: cpu_s(std::process::id()).unwrap_or(0.0),
+        }
+    }
+
+    /// The platform's process.
+    pub(crate) fn pid(&self) -> Result<u32, Failure> {
+        match &*self.platform.borrow() {
+            Some(platform) => Ok(platform.pid()),
+            None => profile::platform_pid(),
         }
     }
 

@@ -1,0 +1,91 @@
+//! Executing a data directory's log again, frame by frame, for whoever measures.
+//!
+//! The core is deterministic, so what it did once it does again: the same commands find the same
+//! tables, split the same segments, walk the same blocks. A slow batch of last night can be timed
+//! today, as often as one likes. What differs is the machine, and what the shell did beside it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::frame::Frame;
+use mq::{DirDisk, LocalReader, LogError};
+use txn_core::{Capacity, Grown, Shard};
+
+use crate::memory;
+use crate::replay::{Difference, Replay};
+use crate::{DataDir, DataDirError};
+
+/// Why a log can't be executed again.
+#[derive(Debug, thiserror::Error)]
+pub enum RerunError {
+    /// The directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// Its log is damaged or can't be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log executes to something else than it says.
+    #[error("the log does not execute to what it records, at {0}")]
+    Difference(#[from] Difference),
+}
+
+/// The next frame of a log, and the shard that stands before it.
+pub struct Step<'a> {
+    /// The frame as it was logged.
+    pub frame: Frame<'a>,
+    shard: &'a mut Shard,
+    replay: &'a mut Replay,
+}
+
+/// What executing a frame took.
+#[derive(Clone, Copy, Debug)]
+pub struct Ran {
+    /// The core's time, without reading, checking and comparing.
+    pub took: Duration,
+    /// By how much its tables grew.
+    pub grown: Grown,
+}
+
+impl Step<'_> {
+    /// Has the core decide the frame's commands, and checks that it decides as it did.
+    pub fn run(self) -> Result<Ran, Difference> {
+        // As the platform does it beside the shard: no first touch of memory in what is timed.
+        memory::fill(self.shard.spare_regions());
+        self.replay.prepare(self.shard, self.frame)?;
+        let before = self.shard.grown();
+        let start = Instant::now();
+        self.replay.execute(self.shard);
+        let took = start.elapsed();
+        self.replay.compare(self.frame)?;
+        Ok(Ran { took, grown: self.shard.grown().since(before) })
+    }
+}
+
+/// Shows `visit` every frame of a directory that nobody serves, until it breaks off. It has to
+/// run each [`Step`]: the next one stands on it. The log is only read.
+///
+/// `capacity` is what the platform was told to be ready for; with another one, tables grow at
+/// other moments than they did.
+pub fn rerun<E: From<RerunError>>(
+    path: &Path,
+    capacity: Capacity,
+    mut visit: impl FnMut(Step<'_>) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let dir = DataDir::open(path).map_err(RerunError::from)?;
+    let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir));
+    let disk = Arc::new(disk.map_err(RerunError::from)?);
+    let mut reader = LocalReader::open(disk).map_err(RerunError::from)?;
+    let mut shard = Shard::new(dir.hash_seed());
+    memory::fill(shard.spare_regions());
+    shard.reserve(capacity);
+    let mut replay = Replay::default();
+    while let Some((_, frame)) = reader.next_frame().map_err(RerunError::from)? {
+        let step = Step { frame, shard: &mut shard, replay: &mut replay };
+        if visit(step)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
