@@ -252,7 +252,7 @@ impl Run<'_> {
             super::statistics::Spread::of(spent).median
         };
         let mut notes = vec![format!(
-            "Every contestant: {} buyers with {} pence each, {} items (PostgreSQL: {}, and 1) of \
+            "Every contestant: {} buyers with {} pence each, {} items (PostgreSQL, and the drill beside it: {}, and 1) of \
              {SELLERS} sellers, orders of 1 to 4 lines of Zipf popularity, in rounds of {} s (bare \
              servers and disk: {} s), flat out. An order takes stock for each line, debits its \
              buyer, credits its sellers, is remembered by its id and can be read, and is synced \

@@ -45,7 +45,7 @@ const SETTINGS: [(&str, &str); 19] = [
     ("enable_seqscan", "off"),
     ("max_connections", "100"),
     ("listen_addresses", ""),
-    ("log_min_messages", "fatal"),
+    ("log_min_messages", "panic"),
 ];
 /// What is tried.
 const CONNECTIONS: [usize; 3] = [8, 32, 64];
@@ -146,7 +146,8 @@ impl Postgres {
         };
         client.batch_execute(BOOKS).await?;
         let (buyers, balance) = (population.buyers() as i64, BUYER_BALANCE as i64);
-        let accounts = "INSERT INTO account SELECT party, $2 FROM generate_series(1, $1) party";
+        let accounts = "INSERT INTO account SELECT party, $2::bigint \
+                        FROM generate_series(1, $1::bigint) party";
         client.execute(accounts, &[&buyers, &balance]).await?;
         let of_items = |figure: &dyn Fn(u64) -> u64| -> Vec<i64> {
             (1..=population.items()).map(|item| figure(item) as i64).collect()
@@ -154,7 +155,7 @@ impl Postgres {
         let items = of_items(&|item| item);
         let (sellers, prices) =
             (of_items(&|item| population.seller(item)), of_items(&|item| population.price(item)));
-        let stocked = "INSERT INTO item SELECT i, s, p, $4 \
+        let stocked = "INSERT INTO item SELECT i, s, p, $4::bigint \
                        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS l (i, s, p)";
         client.execute(stocked, &[&items, &sellers, &prices, &(ITEM_STOCK as i64)]).await?;
         client.execute("INSERT INTO payable SELECT DISTINCT seller, 0 FROM item", &[]).await?;
@@ -231,7 +232,7 @@ impl Postgres {
     pub(super) fn audit(&self) -> Result<(), Failure> {
         let query = "SELECT (SELECT count(*) FROM placed WHERE outcome = 'ok'),
             ((SELECT sum(balance) FROM account) + (SELECT sum(balance) FROM payable))::bigint,
-            (SELECT sum($1 - stock) FROM item)::bigint,
+            (SELECT sum($1::bigint - stock) FROM item)::bigint,
             (SELECT sum(q) FROM placed, unnest(quantities) AS q)::bigint";
         let row = on_reactor(async {
             let client = self.connect(0).await?;
