@@ -3,9 +3,8 @@
 //! each round, with the same orders, on the same disk, their clients on the same cores.
 //!
 //! A peer gets the settings that are known to suit this work best and still keep its promise; they
-//! are printed below the table. What is compared: Crest's single orders with Redis and
-//! PostgreSQL, which take them one by one; the batches with the bare server and with the longest
-//! pipeline.
+//! are printed below the table. PostgreSQL takes orders one by one and stands beside Crest's
+//! single orders; Redis and the bare server stand beside those and beside batches.
 
 mod postgres;
 mod redis;
@@ -252,15 +251,17 @@ impl Run<'_> {
             super::statistics::Spread::of(spent).median
         };
         let mut notes = vec![format!(
-            "Every contestant: {} buyers with {} pence each, {} items (PostgreSQL, and the drill beside it: {}, and 1) of \
-             {SELLERS} sellers, orders of 1 to 4 lines of Zipf popularity, in rounds of {} s (bare \
-             servers and disk: {} s), flat out. An order takes stock for each line, debits its \
-             buyer, credits its sellers, is remembered by its id and can be read, and is synced \
-             before it is answered. Clients share the cores. The books of all were audited.",
+            "Every contestant: {} buyers with {} pence each, {} items (PostgreSQL and the drill \
+             beside it: {}, and 1) of {} sellers, orders of 1 to 4 lines of Zipf popularity, in \
+             rounds of {} s (bare servers and disk: {} s), flat out. An order takes stock for each \
+             line, debits its buyer, credits its sellers, is remembered by its id and can be read, \
+             and is synced before it is answered. Clients share the cores. The books of all were \
+             audited.",
             thousands(BUYERS),
             thousands(BUYER_BALANCE),
             thousands(ITEMS),
             thousands(ITEMS_SOME),
+            thousands(SELLERS),
             ROUND.as_secs(),
             ROUND_SHORT.as_secs()
         )];

@@ -209,7 +209,7 @@ impl Redis {
             })
             .collect();
         format!(
-            "Redis: {}; {}; a Unix socket; {CONNECTIONS} connections; `EVALSHA` of one script for \
+            "{}; {}; a Unix socket; {CONNECTIONS} connections; `EVALSHA` of one script for \
              each order; latency is a pipeline's. The order's key remembers its id and is its \
              readable form, so nothing is written twice. Only with `appendfsync always` does it \
              lose nothing that it acknowledged: with `everysec`, as it comes, a crash takes up to \
