@@ -31,6 +31,7 @@ pub(super) fn compare(revision: &str, rounds: Option<usize>) -> Result<(), Failu
         .map_err(|_| format!("{revision:?} is no revision of this repository"))?;
     // The old one first: what cargo leaves in target/release is then of the present one.
     let old = build_revision(&folder, &old_commit)?;
+    let now = commit();
     let new = folder.join("crest-now");
     std::fs::copy(crest::build()?, &new)?;
 
@@ -57,7 +58,7 @@ pub(super) fn compare(revision: &str, rounds: Option<usize>) -> Result<(), Failu
     };
     let rate = of(|drilled| drilled.orders_per_s);
     let cpu = of(|drilled| drilled.cpu_s_per_million);
-    report(revision, &old_commit, &pairs, &rate, &cpu);
+    report(&now, revision, &old_commit, &pairs, &rate, &cpu);
     match rate.high < 1.0 {
         true => Err(format!("the drill got {}", rate.verdict("slower", "faster")).into()),
         false => Ok(()),
@@ -65,6 +66,7 @@ pub(super) fn compare(revision: &str, rounds: Option<usize>) -> Result<(), Failu
 }
 
 fn report(
+    now: &str,
     revision: &str,
     old_commit: &str,
     pairs: &[(Drilled, Drilled)],
@@ -72,8 +74,7 @@ fn report(
     cpu: &Ratio,
 ) {
     println!(
-        "\ndrill: {} beside {revision} ({}), {} pairs of {DURATION} each\n",
-        commit(),
+        "\ndrill: {now} beside {revision} ({}), {} pairs of {DURATION} each\n",
         &old_commit[..old_commit.len().min(7)],
         pairs.len()
     );
