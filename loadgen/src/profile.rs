@@ -90,6 +90,10 @@ pub enum Then {
     Repeat,
 }
 
+/// Money that each buyer starts with unless the profile says otherwise, in pence.
+pub const BUYER_BALANCE: u64 = 10_000_000_000;
+/// Units that each item starts with unless the profile says otherwise.
+pub const ITEM_STOCK: u64 = 1_000_000_000;
 /// Sellers, who share the items evenly.
 pub const SELLERS: u64 = 1_000;
 /// Sellers' parties follow the largest possible buyer.

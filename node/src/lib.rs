@@ -31,7 +31,7 @@ pub use commit::{CommitStats, LogThread};
 pub use data_dir::{DataDir, DataDirError};
 pub use open::{OpenError, Opened, open, open_log};
 pub use replay::{Difference, Replay};
+pub use rerun::{Ran, RerunError, Step, rerun};
 pub use shard_task::{Answer, Inbox, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
 pub use stages::Stages;
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};
-pub use rerun::{Ran, RerunError, Step, rerun};

