@@ -6,6 +6,7 @@
 //! for work: for a socket, the inbox or the log thread. What the log thread waits for, it knows
 //! itself.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -134,12 +135,17 @@ impl ThreadTimes {
     }
 }
 
-/// The platform's threads that run now, by name. Empty where there is no `/proc`.
+/// The platform's threads that run now, by name. Without the main one, which bears the name of
+/// the program and waits for signals and scrapes. Empty where there is no `/proc`.
 pub(crate) fn threads(wall: Duration, log: &LogFigures) -> Vec<ThreadTimes> {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let main = OsString::from(std::process::id().to_string());
     let mut threads: Vec<_> = tasks
         .filter_map(|task| {
             let path = task.ok()?.path();
+            if path.file_name().is_some_and(|number| *number == *main) {
+                return None;
+            }
             // A thread that has ended in between is left out.
             let name = fs::read_to_string(path.join("comm")).ok()?.trim_end().to_string();
             let ours = name.starts_with(THREAD_PREFIX);

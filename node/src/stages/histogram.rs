@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_what_lies_between_its_bounds() {
-        let near = (5..62).flat_map(|power| {
+        // Up to where a float holds every integer: 104 days in nanoseconds.
+        let near = (5..53).flat_map(|power| {
             let power = 1_u64 << power;
             [power - 1, power, power + 1, power + power / 16, power + power / 3]
         });
