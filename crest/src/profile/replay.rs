@@ -30,6 +30,8 @@ const CORE: &str = "Replay::execute";
 const SAMPLES_PER_S_WINDOW: u32 = 19_999;
 /// A frame of an hour is told as one of an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
+/// So many frames have a slowest hundredth.
+const FRAMES_MIN: usize = 100;
 /// Frames that are told.
 const SLOWEST: usize = 10;
 
@@ -280,8 +282,9 @@ fn mark_slow(frames: &mut [Measured], rounds: usize) {
 }
 
 /// What it means to be among the slowest in some of the rounds.
-fn verdict(slow_rounds: usize, rounds: usize) -> &'static str {
+fn verdict(slow_rounds: usize, rounds: usize, frames: usize) -> &'static str {
     match slow_rounds {
+        _ if frames < FRAMES_MIN => "too few frames to say which are slow",
         _ if rounds == 1 => "one round can't tell the work from the machine",
         n if n == rounds => "it is the work",
         0 | 1 => "it was the machine",
@@ -317,7 +320,7 @@ impl Figures {
             lines: frame.lines,
             us: [frame.fastest_ns() as f64 / 1e3, frame.slowest_ns() as f64 / 1e3],
             slow_rounds: frame.slow_rounds,
-            verdict: verdict(frame.slow_rounds, rounds),
+            verdict: verdict(frame.slow_rounds, rounds, frames.len()),
             special: frame.special(&typical),
         });
         Figures {
