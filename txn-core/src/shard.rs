@@ -125,8 +125,12 @@ impl Shard {
 
     /// How far its tables have grown.
     pub fn grown(&self) -> Grown {
-        let tables =
-            [self.ledger.grown(), self.inventory.grown(), self.orders.grown(), self.changes.grown()];
+        let tables = [
+            self.ledger.grown(),
+            self.inventory.grown(),
+            self.orders.grown(),
+            self.changes.grown(),
+        ];
         tables.into_iter().sum()
     }
 
