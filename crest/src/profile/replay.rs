@@ -30,6 +30,8 @@ const CORE: &str = "Replay::execute";
 const SAMPLES_PER_S_WINDOW: u32 = 19_999;
 /// A frame of an hour is told as one of an hour.
 const LONGEST_NS: u64 = 3_600_000_000_000;
+/// So many frames have a slowest hundredth.
+const FRAMES_MIN: usize = 100;
 /// Frames that are told.
 const SLOWEST: usize = 10;
 
@@ -280,8 +282,9 @@ fn mark_slow(frames: &mut [Measured], rounds: usize) {
 }
 
 /// What it means to be among the slowest in some of the rounds.
-fn verdict(slow_rounds: usize, rounds: usize) -> &'static str {
+fn verdict(slow_rounds: usize, rounds: usize, frames: usize) -> &'static str {
     match slow_rounds {
+        _ if frames < FRAMES_MIN => "too few frames to say which are slow",
         _ if rounds == 1 => "one round can't tell the work from the machine",
         n if n == rounds => "it is the work",
         0 | 1 => "it was the machine",
@@ -317,7 +320,7 @@ impl Figures {
             lines: frame.lines,
             us: [frame.fastest_ns() as f64 / 1e3, frame.slowest_ns() as f64 / 1e3],
             slow_rounds: frame.slow_rounds,
-            verdict: verdict(frame.slow_rounds, rounds),
+            verdict: verdict(frame.slow_rounds, rounds, frames.len()),
             special: frame.special(&typical),
         });
         Figures {
@@ -420,12 +423,13 @@ mod tests {
         mark_slow(&mut frames, 2);
         let figures = Figures::new(&frames, 2, None);
         let table = figures.table();
-        let told: Vec<&str> = table.lines().skip(7).take(4).collect();
+        let told: Vec<&str> = table.lines().skip(7).take(4).map(str::trim).collect();
         expect![[r#"
-              slowest: offset  orders    lines       µs of 2 rounds
-                            8      10       20      100.0 to 3000.0, slow in 1 of 2: it was the machine
-                            7      10       20      900.0 to 910.0, slow in 2 of 2: it is the work
-                              2 index segments split"#]].assert_eq(&told.join("\n"));
+            slowest: offset  orders    lines       µs of 2 rounds
+            8      10       20      100.0 to 3000.0, slow in 1 of 2: it was the machine
+            7      10       20      900.0 to 910.0, slow in 2 of 2: it is the work
+            2 index segments split"#]]
+        .assert_eq(&told.join("\n"));
         // Within the three digits that are kept.
         assert_eq!((figures.frame_ns.p50 / 1_000, figures.record_ns.p50 / 10), (110, 1_100));
         assert_eq!(figures.frame_ns.max / 10_000, 300);
