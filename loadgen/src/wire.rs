@@ -137,7 +137,7 @@ impl Wire {
 }
 
 /// Bytes of an answer that are kept for the load to read; 10,000 results take about 1 MiB.
-const BODY_KEPT_MAX: usize = 16 << 20;
+pub(crate) const BODY_KEPT_MAX: usize = 16 << 20;
 
 fn protocol(what: impl Into<String>) -> ClientError {
     ClientError::Protocol(what.into())

@@ -67,6 +67,8 @@ pub(crate) struct Http2 {
     streams: Vec<Stream>,
     slots: HashMap<u32, u32>,
     next_id: u32,
+    /// Streams at once: as many as are wanted, and as the peer allows.
+    wanted: usize,
     most: usize,
     /// Fields in the peer's table, oldest first.
     table: Vec<(Vec<u8>, Vec<u8>)>,
@@ -85,7 +87,12 @@ pub(crate) struct Http2 {
     /// The stream whose header block goes on in the next frame.
     continued: Option<(u32, Vec<u8>, bool)>,
     broken: Vec<u32>,
+    refused: Vec<u32>,
+    /// Streams that were answered before their bodies were sent.
+    abandoned: Vec<u32>,
     greeted: bool,
+    /// Whether the peer has said what it takes.
+    settled: bool,
     over: bool,
 }
 
@@ -99,7 +106,8 @@ impl Http2 {
             streams: Vec::new(),
             slots: HashMap::new(),
             next_id: 1,
-            most: streams.max(1),
+            wanted: streams.max(1),
+            most: 1, // Until the peer says how many it takes.
             table: Vec::new(),
             table_bytes: 0,
             table_off: None,
@@ -111,7 +119,10 @@ impl Http2 {
             rest: Vec::new(),
             continued: None,
             broken: Vec::new(),
+            refused: Vec::new(),
+            abandoned: Vec::new(),
             greeted: false,
+            settled: false,
             over: false,
         }
     }
@@ -127,6 +138,11 @@ impl Http2 {
     /// Slots whose streams the peer ended without an answer, since the last call.
     pub(crate) fn take_broken(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.broken)
+    }
+
+    /// Slots whose streams the peer says it did not begin, since the last call.
+    pub(crate) fn take_refused(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.refused)
     }
 
     pub(crate) fn send(&mut self, slot: u32, request: &Request, out: &mut Vec<u8>) {
@@ -287,10 +303,8 @@ impl Http2 {
     }
 
     pub(crate) fn cancel(&mut self, slot: u32, out: &mut Vec<u8>) -> bool {
-        const CANCEL: u32 = 8;
         let id = self.end(slot);
-        frame_head(4, kind::RST_STREAM, 0, id, out);
-        out.extend_from_slice(&CANCEL.to_be_bytes());
+        reset(id, out);
         true
     }
 
@@ -321,6 +335,9 @@ impl Http2 {
             let taken = self.frames(&rest, out, answered)?;
             rest.drain(..taken);
             self.rest = rest;
+        }
+        for id in self.abandoned.drain(..) {
+            reset(id, out);
         }
         if self.received > WINDOW_MAX / 2 {
             widen(self.received as u32, out);
@@ -404,6 +421,10 @@ impl Http2 {
                 }
             }
             kind::SETTINGS if flags & flag::ACK == 0 => {
+                if !self.settled {
+                    self.settled = true;
+                    self.most = self.wanted;
+                }
                 self.settings(payload)?;
                 frame_head(0, kind::SETTINGS, flag::ACK, 0, out);
                 self.unblock(out);
@@ -428,8 +449,18 @@ impl Http2 {
                     self.broken.push(slot);
                 }
             }
-            // What is under way is answered; nothing new is taken.
-            kind::GOAWAY => self.over = true,
+            // Nothing new is taken; what is under way is answered, up to the stream it names.
+            kind::GOAWAY => {
+                let last = payload.first_chunk().ok_or_else(|| protocol("a short frame"))?;
+                let last = u32::from_be_bytes(*last) & STREAM_MAX;
+                self.over = true;
+                let unseen = self.slots.iter().filter(|(id, _)| **id > last);
+                let unseen: Vec<u32> = unseen.map(|(_, slot)| *slot).collect();
+                for slot in unseen {
+                    self.end(slot);
+                    self.refused.push(slot);
+                }
+            }
             // Extensions are to be skipped (RFC 9113, 4.1); pushes were refused.
             _ => {}
         }
@@ -444,7 +475,7 @@ impl Http2 {
                     self.table.clear();
                     self.table_off = Some(false);
                 }
-                3 => self.most = self.most.min(value.max(1) as usize),
+                3 => self.most = self.wanted.min(value.max(1) as usize),
                 4 => {
                     let step = i64::from(value) - self.stream_window;
                     self.stream_window += step;
@@ -482,7 +513,11 @@ impl Http2 {
     }
 
     fn finish(&mut self, slot: u32, whole: Option<&[u8]>, answered: &mut OnAnswer<'_>) {
-        self.end(slot);
+        let is_unsent = !self.streams[slot as usize].unsent.is_empty();
+        let id = self.end(slot);
+        if is_unsent {
+            self.abandoned.push(id);
+        }
         let stream = &self.streams[slot as usize];
         let body = whole.unwrap_or(&stream.body);
         answered(slot, Answer { status: stream.status, body, body_bytes: stream.body_bytes });
@@ -553,6 +588,13 @@ fn write_head(out: &mut [u8], bytes: usize, kind: u8, flags: u8, id: u32) {
     out[3] = kind;
     out[4] = flags;
     out[5..FRAME_HEAD].copy_from_slice(&id.to_be_bytes());
+}
+
+/// Gives a stream up: CANCEL (RFC 9113, 7).
+fn reset(id: u32, out: &mut Vec<u8>) {
+    const CANCEL: u32 = 8;
+    frame_head(4, kind::RST_STREAM, 0, id, out);
+    out.extend_from_slice(&CANCEL.to_be_bytes());
 }
 
 /// Lets the peer send so many bytes more on the connection.
