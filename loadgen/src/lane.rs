@@ -222,13 +222,15 @@ struct Lane<'a, L> {
 }
 
 impl<'a, L: Load> Lane<'a, L> {
-    fn new(crew: &'a Crew<L>, number: usize, stream: Stream, wire: Wire) -> Lane<'a, L> {
+    fn new(crew: &'a Crew<L>, number: usize, stream: Stream, mut wire: Wire) -> Lane<'a, L> {
+        let mut out = Vec::new();
+        wire.greet(&mut out);
         Lane {
             crew,
             number,
             stream,
             wire,
-            out: Vec::new(),
+            out,
             written: 0,
             flush: false,
             jobs: Vec::new(),

@@ -83,6 +83,13 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
+    /// Appends what comes first on a connection to `out`. To be called before all else.
+    pub(crate) fn greet(&mut self, out: &mut Vec<u8>) {
+        if let Wire::Http2(wire) = self {
+            wire.greet(out);
+        }
+    }
+
     /// How many more requests may be under way.
     pub(crate) fn room(&self) -> usize {
         match self {

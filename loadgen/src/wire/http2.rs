@@ -146,9 +146,7 @@ impl Http2 {
     }
 
     pub(crate) fn send(&mut self, slot: u32, request: &Request, out: &mut Vec<u8>) {
-        if !self.greeted {
-            self.greet(out);
-        }
+        debug_assert!(self.greeted);
         let id = self.next_id;
         self.next_id += 2;
         self.over |= self.next_id > STREAM_MAX;
@@ -174,7 +172,8 @@ impl Http2 {
         }
     }
 
-    fn greet(&mut self, out: &mut Vec<u8>) {
+    /// Comes first on a connection.
+    pub(crate) fn greet(&mut self, out: &mut Vec<u8>) {
         self.greeted = true;
         out.extend_from_slice(PREFACE);
         // No table for answers, no pushes, the widest windows.
@@ -661,6 +660,7 @@ mod tests {
         let body = vec![7; 100_000];
         let request = Request { method: Method::POST, body, ..Request::default() };
         let mut out = Vec::new();
+        wire.greet(&mut out);
         wire.send(0, &request, &mut out);
         let sent =
             |out: &[u8]| -> usize { frames_of(out).iter().filter(|f| f.0 == 0).map(|f| f.1).sum() };
