@@ -141,6 +141,7 @@ pub(crate) async fn serve<L: Load>(crew: &Crew<L>, number: usize, connection: Co
         jobs: Vec::new(),
         vacant: Vec::new(),
         lost: None,
+        is_rejecting: false,
         free_at: Instant::now(),
     };
     let end = poll_fn(|cx| lane.poll(cx)).await;
@@ -161,6 +162,8 @@ struct Lane<'a, L> {
     vacant: Vec<u32>,
     /// Why there is no connection any more. What was under way on it ends by itself.
     lost: Option<Lost>,
+    /// Whether the other side sent a request back.
+    is_rejecting: bool,
     /// Since when there is room.
     free_at: Instant,
 }
@@ -217,7 +220,7 @@ impl<L: Load> Lane<'_, L> {
 
     /// Whether the other side takes no further request on this connection.
     fn is_over(&self) -> bool {
-        self.lost.is_some() || self.connection.sender.is_closing()
+        self.lost.is_some() || self.is_rejecting || self.connection.sender.is_closing()
     }
 
     fn under_way(&self) -> usize {
@@ -281,9 +284,9 @@ impl<L: Load> Lane<'_, L> {
                 self.crew.answered(job, answer, now);
             }
             Err(StreamError::RemoteClosing) => self.crew.unsent(job),
-            Err(StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED })
-                if self.is_over() =>
-            {
+            // Not begun; the word that the connection ends is under way (RFC 9114, 5.2).
+            Err(StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED }) => {
+                self.is_rejecting = true;
                 self.crew.unsent(job);
             }
             Err(StreamError::RemoteTerminate { .. }) => {

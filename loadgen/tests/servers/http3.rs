@@ -63,7 +63,10 @@ async fn serve(quic: quinn::Connection, seen: Arc<Seen>) {
                     // A stream that the other side gives up ends with an error: it is none here.
                     tokio::spawn(async move { answer(request, &seen, command).await });
                 }
-                Ok(None) | Err(_) => return,
+                // All is answered after a goodbye. What comes yet is sent back, until the other
+                // side has heard and closes.
+                Ok(None) => {}
+                Err(_) => return,
             },
             asked = commands.recv() => match asked {
                 Some(Command::Leave) => {
