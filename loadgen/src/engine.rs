@@ -376,17 +376,12 @@ impl<L: Load> Crew<L> {
             if self.is_done(now, closed) {
                 break;
             }
-            let due = {
-                let mut queue = self.queue.borrow_mut();
-                if queue.needs_more(AHEAD) && self.room_to_build(&queue, now) {
-                    let due = queue.next_scheduled();
-                    drop(queue);
-                    self.build_ahead(due);
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                queue.next_due()
-            };
+            if let Some(scheduled) = self.next_to_build(now) {
+                self.build_ahead(scheduled);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let due = self.queue.borrow().next_due();
             let mut until = looked + TICK;
             // With no lane free there is nobody to hand it to: a lane that gets free looks itself.
             if !self.free.borrow().is_empty() {
@@ -404,17 +399,17 @@ impl<L: Load> Crew<L> {
         Ok(())
     }
 
-    /// Whether a request can be made now without making another one late.
-    fn room_to_build(&self, queue: &Queue, now: Instant) -> bool {
-        queue.next_due().is_none_or(|due| due > now) || self.free.borrow().is_empty()
+    /// What of the schedule can be made now without making another request late.
+    fn next_to_build(&self, now: Instant) -> Option<(u64, Instant)> {
+        let mut queue = self.queue.borrow_mut();
+        let is_idle = queue.next_due().is_none_or(|due| due > now) || self.free.borrow().is_empty();
+        if is_idle && queue.needs_more(AHEAD) { queue.next_scheduled() } else { None }
     }
 
-    fn build_ahead(&self, scheduled: Option<(u64, Instant)>) {
-        if let Some((n, due)) = scheduled {
-            let tag = self.load.borrow_mut().scheduled(n);
-            let job = self.build(tag, due);
-            self.queue.borrow_mut().add_ahead(job);
-        }
+    fn build_ahead(&self, (n, due): (u64, Instant)) {
+        let tag = self.load.borrow_mut().scheduled(n);
+        let job = self.build(tag, due);
+        self.queue.borrow_mut().add_ahead(job);
     }
 
     fn build(&self, tag: Tag, due: Instant) -> Job {

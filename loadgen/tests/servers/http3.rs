@@ -131,7 +131,7 @@ async fn answer_path(
             stream.stop_stream(Code::H3_INTERNAL_ERROR);
             Ok(())
         }
-        "/flaky" if number % 3 == 0 => {
+        "/flaky" if number.is_multiple_of(3) => {
             seen.resets.fetch_add(1, Ordering::Relaxed);
             stream.stop_stream(Code::H3_INTERNAL_ERROR);
             Ok(())
