@@ -676,6 +676,30 @@ mod tests {
         assert_eq!(sent(&out), 100_000 - 65_535);
     }
 
+    #[test]
+    fn streams_wait_for_the_peers_settings_and_go_back_at_its_goodbye() {
+        let mut wire = Http2::new("x", false, 10, true);
+        let mut out = Vec::new();
+        wire.greet(&mut out);
+        assert_eq!(wire.room(), 1);
+        let mut input = Vec::new();
+        frame_head(6, kind::SETTINGS, 0, 0, &mut input);
+        input.extend_from_slice(&[0, 3, 0, 0, 0, 4]);
+        wire.receive(&input, &mut out, &mut |_, _| {}).unwrap();
+        assert!(out.starts_with(PREFACE));
+        assert_eq!(wire.room(), 4);
+        for slot in 0..3 {
+            wire.send(slot, &Request::default(), &mut out);
+        }
+        // Streams 1 and 3 are answered, 5 was not begun.
+        input.clear();
+        frame_head(8, kind::GOAWAY, 0, 0, &mut input);
+        input.extend_from_slice(&[0, 0, 0, 3, 0, 0, 0, 0]);
+        wire.receive(&input, &mut out, &mut |_, _| {}).unwrap();
+        assert_eq!((wire.take_refused(), wire.room(), wire.is_over()), (vec![2], 0, true));
+        assert_eq!(wire.slots.len(), 2);
+    }
+
     fn frames_of(mut bytes: &[u8]) -> Vec<(u8, usize)> {
         let mut frames = Vec::new();
         while bytes.len() >= FRAME_HEAD {
