@@ -19,7 +19,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
-use std::task::Waker;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
@@ -193,22 +193,21 @@ pub fn run<L: Load>(
         .collect::<Result<_, _>>()?;
     let mut ran: Option<Ran<L>> = None;
     for thread in threads {
-        let (recorder, load) = thread.join().expect("a load thread doesn't panic")?;
+        let (recorder, load, elapsed) = thread.join().expect("a load thread doesn't panic")?;
         match &mut ran {
             None => {
                 let stopped = plan.stop.load(Ordering::Relaxed);
                 let loads = vec![load];
-                ran = Some(Ran { recorder, loads, elapsed: Duration::ZERO, stopped });
+                ran = Some(Ran { recorder, loads, elapsed, stopped });
             }
             Some(ran) => {
                 ran.recorder.merge(&recorder);
                 ran.loads.push(load);
+                ran.elapsed = ran.elapsed.max(elapsed);
             }
         }
     }
-    let mut ran = ran.expect("there is at least one thread");
-    ran.elapsed = together.start.get().map_or(Duration::ZERO, Instant::elapsed);
-    Ok(ran)
+    Ok(ran.expect("there is at least one thread"))
 }
 
 /// What the threads of a run share.
@@ -226,15 +225,27 @@ fn thread<L: Load>(
     load: L,
     together: &Arc<Together>,
     progress: Arc<Progress>,
-) -> io::Result<(Recorder, L)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+) -> io::Result<(Recorder, L, Duration)> {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            together.ready.wait(); // The others don't wait for this one forever.
+            return Err(error);
+        }
+    };
     let local = tokio::task::LocalSet::new();
     let share =
         plan.connections / plan.threads + usize::from(number < plan.connections % plan.threads);
     local.block_on(&runtime, async {
-        let dialer = Rc::new(Dialer::new(&plan)?);
-        let opened = lane::open_all(&dialer, share).await;
-        together.ready.wait();
+        let dialer = Dialer::new(&plan).map(Rc::new);
+        let opened = match &dialer {
+            Ok(dialer) => lane::open_all(dialer, share).await,
+            Err(_) => Vec::new(),
+        };
+        // Beside the runtime: open connections may have something to say while others open.
+        let ready = together.clone();
+        tokio::task::spawn_blocking(move || ready.ready.wait()).await.map_err(io::Error::other)?;
+        let dialer = dialer?;
         let start = *together.start.get_or_init(Instant::now);
 
         let recorder = Recorder::new(load.kinds());
@@ -256,6 +267,7 @@ fn thread<L: Load>(
             armed: Cell::new(start),
             nudge: Notify::new(),
             finished: Cell::new(false),
+            finish: Notify::new(),
             scratch: RefCell::new(vec![0; READ_BYTES]),
             follow_ups: RefCell::default(),
             together: together.clone(),
@@ -266,16 +278,19 @@ fn thread<L: Load>(
         let lanes: Vec<_> = opened
             .into_iter()
             .enumerate()
-            .map(|(number, stream)| {
-                tokio::task::spawn_local(lane::run(crew.clone(), dialer.clone(), number, stream))
+            .map(|(number, open)| {
+                tokio::task::spawn_local(lane::run(crew.clone(), dialer.clone(), number, open))
             })
             .collect();
         crew.pace().await?;
+        let elapsed = start.elapsed();
         for lane in lanes {
             lane.await.expect("a lane doesn't panic");
         }
+        crew.fail_rest();
+        dialer.close().await;
         let Ok(crew) = Rc::try_unwrap(crew) else { unreachable!("the lanes have ended") };
-        Ok((crew.recorder.into_inner(), crew.load.into_inner()))
+        Ok((crew.recorder.into_inner(), crew.load.into_inner(), elapsed))
     })
 }
 
@@ -298,6 +313,7 @@ pub(crate) struct Crew<L> {
     armed: Cell<Instant>,
     nudge: Notify,
     finished: Cell<bool>,
+    finish: Notify,
     /// What lanes read into, one after the other.
     pub(crate) scratch: RefCell<Vec<u8>>,
     follow_ups: RefCell<Vec<FollowUp>>,
@@ -306,8 +322,8 @@ pub(crate) struct Crew<L> {
 /// Where a lane gets its jobs.
 #[derive(Default)]
 pub(crate) struct Post {
-    pub(crate) jobs: RefCell<VecDeque<Job>>,
-    pub(crate) waker: RefCell<Option<Waker>>,
+    jobs: RefCell<VecDeque<Job>>,
+    waker: RefCell<Option<Waker>>,
     /// How many more requests it can have under way.
     pub(crate) room: Cell<usize>,
     is_free: Cell<bool>,
@@ -316,6 +332,19 @@ pub(crate) struct Post {
 }
 
 impl Post {
+    /// The next job that it was given.
+    pub(crate) fn given(&self) -> Option<Job> {
+        self.jobs.borrow_mut().pop_front()
+    }
+
+    /// The task that polls with this is woken for its jobs.
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        match &mut *self.waker.borrow_mut() {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -347,17 +376,12 @@ impl<L: Load> Crew<L> {
             if self.is_done(now, closed) {
                 break;
             }
-            let due = {
-                let mut queue = self.queue.borrow_mut();
-                if queue.needs_more(AHEAD) && self.room_to_build(&queue, now) {
-                    let due = queue.next_scheduled();
-                    drop(queue);
-                    self.build_ahead(due);
-                    tokio::task::yield_now().await;
-                    continue;
-                }
-                queue.next_due()
-            };
+            if let Some(scheduled) = self.next_to_build(now) {
+                self.build_ahead(scheduled);
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let due = self.queue.borrow().next_due();
             let mut until = looked + TICK;
             // With no lane free there is nobody to hand it to: a lane that gets free looks itself.
             if !self.free.borrow().is_empty() {
@@ -370,21 +394,22 @@ impl<L: Load> Crew<L> {
             }
         }
         self.finished.set(true);
+        self.finish.notify_waiters();
         self.posts.iter().for_each(Post::wake);
         Ok(())
     }
 
-    /// Whether a request can be made now without making another one late.
-    fn room_to_build(&self, queue: &Queue, now: Instant) -> bool {
-        queue.next_due().is_none_or(|due| due > now) || self.free.borrow().is_empty()
+    /// What of the schedule can be made now without making another request late.
+    fn next_to_build(&self, now: Instant) -> Option<(u64, Instant)> {
+        let mut queue = self.queue.borrow_mut();
+        let is_idle = queue.next_due().is_none_or(|due| due > now) || self.free.borrow().is_empty();
+        if is_idle && queue.needs_more(AHEAD) { queue.next_scheduled() } else { None }
     }
 
-    fn build_ahead(&self, scheduled: Option<(u64, Instant)>) {
-        if let Some((n, due)) = scheduled {
-            let tag = self.load.borrow_mut().scheduled(n);
-            let job = self.build(tag, due);
-            self.queue.borrow_mut().add_ahead(job);
-        }
+    fn build_ahead(&self, (n, due): (u64, Instant)) {
+        let tag = self.load.borrow_mut().scheduled(n);
+        let job = self.build(tag, due);
+        self.queue.borrow_mut().add_ahead(job);
     }
 
     fn build(&self, tag: Tag, due: Instant) -> Job {
@@ -466,16 +491,24 @@ impl<L: Load> Crew<L> {
         }
     }
 
-    /// A lane lost its connection.
+    /// A lane lost its connection, or sends nothing more on it: what it was given is for others.
     pub(crate) fn is_gone(&self, lane: usize) {
         if self.posts[lane].is_free.replace(false) {
             self.free.borrow_mut().retain(|&free| free != lane);
         }
         self.posts[lane].room.set(0);
+        while let Some(job) = self.posts[lane].given() {
+            self.put_back(job);
+        }
     }
 
     pub(crate) fn is_finished(&self) -> bool {
         self.finished.get()
+    }
+
+    /// Waits until it is finished. It must not be yet.
+    pub(crate) async fn finish(&self) {
+        self.finish.notified().await;
     }
 
     /// A job is on its way. `free_at`: since when the lane had room.
@@ -556,9 +589,15 @@ impl<L: Load> Crew<L> {
         self.nudge.notify_one();
     }
 
+    /// A job that was sent, and that the other side says it did not begin.
+    pub(crate) fn unsent(&self, job: Job) {
+        self.under_way.set(self.under_way.get() - 1);
+        self.put_back(job);
+    }
+
     fn again(&self, job: Job, why: &str, now: Instant) {
         let give_up = job.first_sent.unwrap_or(now) + self.plan.retry_for;
-        if now >= give_up {
+        if now >= give_up || self.is_finished() {
             return self.failed(job, why, now);
         }
         self.recorder.borrow_mut().retries += 1;
@@ -598,6 +637,17 @@ impl<L: Load> Crew<L> {
             while let Some(job) = self.pop_due(now) {
                 self.failed(job, "never sent: every connection was busy", now);
             }
+        }
+    }
+
+    /// After the end: what is left because the run was stopped counts as failed.
+    fn fail_rest(&self) {
+        let (now, end) = (Instant::now(), self.end.get());
+        self.queue.borrow_mut().cut(end);
+        self.recorder.borrow_mut().left_out += self.queue.borrow_mut().cut_follow_ups(end);
+        // Also what would be sent again in a moment.
+        while let Some(job) = self.pop_due(now + OVERTIME) {
+            self.failed(job, "the run was stopped", now);
         }
     }
 

@@ -1,4 +1,7 @@
 //! One connection: sends what it is given, takes the answers, and opens a new one after a break.
+//!
+//! What is the same for every protocol is here, and HTTP/1.1 and HTTP/2 over TCP: bytes go
+//! between a socket and a [`Wire`]. HTTP/3 has its own connections, in [`quic`].
 
 use std::future::poll_fn;
 use std::io;
@@ -17,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use crate::client::ClientError;
 use crate::engine::{Crew, Load, Plan, Protocol};
 use crate::queue::Job;
+use crate::quic;
 use crate::target::Target;
 use crate::wire::{Http1, Http2, Wire};
 
@@ -32,13 +36,28 @@ const OUT_MAX: usize = 1 << 20;
 /// Opens connections.
 pub(crate) struct Dialer {
     target: Target,
-    protocol: Protocol,
     keep_bodies: bool,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
     host: Arc<str>,
+    way: Way,
 }
 
-/// An open connection's bytes.
+/// How they are made.
+enum Way {
+    Tcp {
+        tls: Option<(TlsConnector, ServerName<'static>)>,
+        /// Requests at a time with HTTP/2; else it is HTTP/1.1.
+        http2: Option<usize>,
+    },
+    Quic(quic::Endpoint),
+}
+
+/// A connection.
+pub(crate) enum Opened {
+    Tcp(Stream, Wire),
+    Quic(Box<quic::Connection>),
+}
+
+/// An open TCP connection's bytes.
 pub(crate) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -46,57 +65,81 @@ pub(crate) enum Stream {
 
 impl Dialer {
     pub(crate) fn new(plan: &Plan) -> io::Result<Dialer> {
-        let tls = match plan.target.tls {
-            false => None,
-            true => {
-                let protocols: &[&[u8]] = match plan.protocol {
-                    Protocol::Http1 => &[b"http/1.1"],
-                    Protocol::Http2 { .. } => &[b"h2"],
-                    Protocol::Http3 { .. } => &[b"h3"],
-                };
-                let config = plan.trust.config(protocols)?;
-                let name = ServerName::try_from(plan.target.host().to_string())
-                    .map_err(io::Error::other)?;
-                Some((TlsConnector::from(Arc::new(config)), name))
+        let way = match plan.protocol {
+            Protocol::Http1 => Way::Tcp { tls: connector(plan, b"http/1.1")?, http2: None },
+            Protocol::Http2 { streams } => {
+                Way::Tcp { tls: connector(plan, b"h2")?, http2: Some(streams) }
             }
+            Protocol::Http3 { streams } => Way::Quic(quic::Endpoint::new(plan, streams)?),
         };
         Ok(Dialer {
             target: plan.target.clone(),
-            protocol: plan.protocol,
             keep_bodies: plan.keep_bodies,
-            tls,
             host: plan.target.authority.as_str().into(),
+            way,
         })
     }
 
-    async fn open(&self) -> io::Result<Stream> {
+    async fn open(&self) -> io::Result<Opened> {
         let open = async {
-            let stream = TcpStream::connect(self.target.address).await?;
-            stream.set_nodelay(true)?;
-            Ok(match &self.tls {
-                None => Stream::Plain(stream),
-                Some((connector, name)) => {
-                    Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?))
+            match &self.way {
+                Way::Tcp { tls, http2 } => {
+                    let stream = self.connect(tls.as_ref()).await?;
+                    Ok(Opened::Tcp(stream, self.wire(*http2, tls.is_some())))
                 }
-            })
+                Way::Quic(endpoint) => Ok(Opened::Quic(Box::new(endpoint.open().await?))),
+            }
         };
         let late = || io::Error::new(io::ErrorKind::TimedOut, "the connection took too long");
         tokio::time::timeout(CONNECT_MAX, open).await.unwrap_or_else(|_| Err(late()))
     }
 
-    fn wire(&self) -> Wire {
-        match self.protocol {
-            Protocol::Http2 { streams } => {
-                let secure = self.tls.is_some();
+    async fn connect(
+        &self,
+        tls: Option<&(TlsConnector, ServerName<'static>)>,
+    ) -> io::Result<Stream> {
+        let stream = TcpStream::connect(self.target.address).await?;
+        stream.set_nodelay(true)?;
+        Ok(match tls {
+            None => Stream::Plain(stream),
+            Some((connector, name)) => {
+                Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?))
+            }
+        })
+    }
+
+    fn wire(&self, http2: Option<usize>, secure: bool) -> Wire {
+        match http2 {
+            None => Wire::Http1(Http1::new(self.host.clone(), self.keep_bodies)),
+            Some(streams) => {
                 Wire::Http2(Box::new(Http2::new(&self.host, secure, streams, self.keep_bodies)))
             }
-            _ => Wire::Http1(Http1::new(self.host.clone(), self.keep_bodies)),
+        }
+    }
+
+    /// After the last connection was closed.
+    pub(crate) async fn close(&self) {
+        if let Way::Quic(endpoint) = &self.way {
+            endpoint.close().await;
         }
     }
 }
 
+/// What makes a connection secure, if it is to be, and speaks this protocol on it.
+fn connector(
+    plan: &Plan,
+    protocol: &[u8],
+) -> io::Result<Option<(TlsConnector, ServerName<'static>)>> {
+    if !plan.target.tls {
+        return Ok(None);
+    }
+    let config = plan.trust.config(&[protocol])?;
+    let name = ServerName::try_from(plan.target.host().to_string()).map_err(io::Error::other)?;
+    Ok(Some((TlsConnector::from(Arc::new(config)), name)))
+}
+
 /// Opens a thread's connections before the run begins; `None` for one that didn't open.
-pub(crate) async fn open_all(dialer: &Rc<Dialer>, count: usize) -> Vec<Option<Stream>> {
+pub(crate) async fn open_all(dialer: &Rc<Dialer>, count: usize) -> Vec<Option<Opened>> {
     let room = Rc::new(tokio::sync::Semaphore::new(CONNECTS));
     let opening: Vec<_> = (0..count)
         .map(|_| {
@@ -108,14 +151,14 @@ pub(crate) async fn open_all(dialer: &Rc<Dialer>, count: usize) -> Vec<Option<St
         })
         .collect();
     let mut opened = Vec::with_capacity(count);
-    for stream in opening {
-        opened.push(stream.await.ok().flatten());
+    for connection in opening {
+        opened.push(connection.await.ok().flatten());
     }
     opened
 }
 
 /// Why a connection is done with.
-enum End {
+pub(crate) enum End {
     /// The run is over.
     Finished,
     /// The other side takes nothing more on it, and everything is answered.
@@ -128,40 +171,36 @@ pub(crate) async fn run<L: Load>(
     crew: Rc<Crew<L>>,
     dialer: Rc<Dialer>,
     number: usize,
-    mut stream: Option<Stream>,
+    mut opened: Option<Opened>,
 ) {
     while !crew.is_finished() {
-        let open = match stream.take() {
+        let open = match opened.take() {
             Some(open) => Ok(open),
-            None => {
-                let open = dialer.open().await;
-                if open.is_ok() {
-                    crew.connected();
-                }
-                open
-            }
+            None => tokio::select! {
+                open = dialer.open() => open.inspect(|_| crew.connected()),
+                () = crew.finish() => return,
+            },
         };
-        match open {
-            Ok(open) => {
-                let mut lane = Lane::new(&crew, number, open, dialer.wire());
-                match lane.serve().await {
-                    End::Finished => return,
-                    End::Closed => {
-                        lane.close("the connection was closed");
-                        continue;
-                    }
-                    End::Broken(why) => lane.close(&why),
-                }
-            }
+        let end = match open {
+            Ok(Opened::Tcp(stream, wire)) => Lane::new(&crew, number, stream, wire).serve().await,
+            Ok(Opened::Quic(connection)) => quic::serve(&crew, number, *connection).await,
             Err(error) => {
                 let why = format!("connecting: {error}");
                 // Somebody has to say that nobody can be reached.
                 if let Some(job) = crew.take(Instant::now()) {
                     crew.unsendable(job, &why);
                 }
+                End::Broken(why)
             }
+        };
+        match end {
+            End::Finished => return,
+            End::Closed => {}
+            End::Broken(_) => tokio::select! {
+                () = tokio::time::sleep(CONNECT_PAUSE) => {}
+                () = crew.finish() => return,
+            },
         }
-        tokio::time::sleep(CONNECT_PAUSE).await;
     }
 }
 
@@ -173,6 +212,8 @@ struct Lane<'a, L> {
     wire: Wire,
     out: Vec<u8>,
     written: usize,
+    /// Whether TLS may hold back some of what was written.
+    flush: bool,
     /// What is under way, by slot.
     jobs: Vec<Option<Job>>,
     vacant: Vec<u32>,
@@ -181,30 +222,37 @@ struct Lane<'a, L> {
 }
 
 impl<'a, L: Load> Lane<'a, L> {
-    fn new(crew: &'a Crew<L>, number: usize, stream: Stream, wire: Wire) -> Lane<'a, L> {
+    fn new(crew: &'a Crew<L>, number: usize, stream: Stream, mut wire: Wire) -> Lane<'a, L> {
+        let mut out = Vec::new();
+        wire.greet(&mut out);
         Lane {
             crew,
             number,
             stream,
             wire,
-            out: Vec::new(),
+            out,
             written: 0,
+            flush: false,
             jobs: Vec::new(),
             vacant: Vec::new(),
             free_at: Instant::now(),
         }
     }
 
-    async fn serve(&mut self) -> End {
-        poll_fn(|cx| self.poll(cx)).await
+    /// Until the connection is of no more use. Nothing is under way on it then.
+    async fn serve(mut self) -> End {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        self.close(match &end {
+            End::Finished => "the run was stopped",
+            End::Closed => "the connection was closed",
+            End::Broken(why) => why,
+        });
+        end
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let post = &self.crew.posts[self.number];
-        match &mut *post.waker.borrow_mut() {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        post.watch(cx);
         if post.look.replace(false)
             && let Some(end) = self.time_out(Instant::now())
         {
@@ -219,8 +267,12 @@ impl<'a, L: Load> Lane<'a, L> {
                 Ok(read) => read,
                 Err(end) => return Poll::Ready(end),
             };
-            if self.wire.is_over() && self.under_way() == 0 {
-                return Poll::Ready(End::Closed);
+            if self.wire.is_over() {
+                // What was given and not sent yet is for others.
+                self.crew.is_gone(self.number);
+                if self.under_way() == 0 {
+                    return Poll::Ready(End::Closed);
+                }
             }
             if !read {
                 break;
@@ -245,8 +297,7 @@ impl<'a, L: Load> Lane<'a, L> {
     fn fill(&mut self, now: Instant) {
         let post = &self.crew.posts[self.number];
         while self.wire.room() > 0 && self.out.len() - self.written < OUT_MAX {
-            let given = post.jobs.borrow_mut().pop_front();
-            let Some(mut job) = given.or_else(|| self.crew.take(now)) else { break };
+            let Some(mut job) = post.given().or_else(|| self.crew.take(now)) else { break };
             self.crew.sent(&mut job, now, self.free_at);
             let slot = match self.vacant.pop() {
                 Some(slot) => slot,
@@ -277,11 +328,14 @@ impl<'a, L: Load> Lane<'a, L> {
         if self.written > 0 {
             self.out.clear();
             self.written = 0;
-            if let Stream::Tls(stream) = &mut self.stream
-                && let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(cx)
-            {
-                return Err(error);
-            }
+            self.flush = true;
+        }
+        if self.flush
+            && let Stream::Tls(stream) = &mut self.stream
+            && let Poll::Ready(flushed) = Pin::new(stream).poll_flush(cx)
+        {
+            flushed?;
+            self.flush = false;
         }
         Ok(())
     }
@@ -324,6 +378,12 @@ impl<'a, L: Load> Lane<'a, L> {
                     self.crew.broken(job, "the stream was reset", now);
                 }
             }
+            for slot in wire.take_refused() {
+                if let Some(job) = self.jobs.get_mut(slot as usize).and_then(Option::take) {
+                    self.vacant.push(slot);
+                    self.crew.unsent(job);
+                }
+            }
         }
         if full && self.wire.room() > 0 {
             self.free_at = now;
@@ -351,15 +411,12 @@ impl<'a, L: Load> Lane<'a, L> {
         None
     }
 
-    /// Nothing that is under way will be answered here, and nothing that was given is sent.
+    /// Nothing that is under way will be answered here.
     fn close(&mut self, why: &str) {
         self.crew.is_gone(self.number);
         let now = Instant::now();
         for job in self.jobs.drain(..).flatten() {
             self.crew.broken(job, why, now);
-        }
-        for job in self.crew.posts[self.number].jobs.borrow_mut().drain(..) {
-            self.crew.put_back(job);
         }
     }
 }

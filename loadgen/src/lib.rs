@@ -20,6 +20,7 @@ pub mod orders;
 mod pacer;
 pub mod profile;
 mod queue;
+mod quic;
 pub mod recorder;
 pub mod replay;
 pub mod results;

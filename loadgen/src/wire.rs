@@ -83,6 +83,13 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
+    /// Appends what comes first on a connection to `out`. To be called before all else.
+    pub(crate) fn greet(&mut self, out: &mut Vec<u8>) {
+        if let Wire::Http2(wire) = self {
+            wire.greet(out);
+        }
+    }
+
     /// How many more requests may be under way.
     pub(crate) fn room(&self) -> usize {
         match self {
@@ -137,7 +144,7 @@ impl Wire {
 }
 
 /// Bytes of an answer that are kept for the load to read; 10,000 results take about 1 MiB.
-const BODY_KEPT_MAX: usize = 16 << 20;
+pub(crate) const BODY_KEPT_MAX: usize = 16 << 20;
 
 fn protocol(what: impl Into<String>) -> ClientError {
     ClientError::Protocol(what.into())

@@ -67,6 +67,8 @@ pub(crate) struct Http2 {
     streams: Vec<Stream>,
     slots: HashMap<u32, u32>,
     next_id: u32,
+    /// Streams at once: as many as are wanted, and as the peer allows.
+    wanted: usize,
     most: usize,
     /// Fields in the peer's table, oldest first.
     table: Vec<(Vec<u8>, Vec<u8>)>,
@@ -85,7 +87,12 @@ pub(crate) struct Http2 {
     /// The stream whose header block goes on in the next frame.
     continued: Option<(u32, Vec<u8>, bool)>,
     broken: Vec<u32>,
+    refused: Vec<u32>,
+    /// Streams that were answered before their bodies were sent.
+    abandoned: Vec<u32>,
     greeted: bool,
+    /// Whether the peer has said what it takes.
+    settled: bool,
     over: bool,
 }
 
@@ -99,7 +106,8 @@ impl Http2 {
             streams: Vec::new(),
             slots: HashMap::new(),
             next_id: 1,
-            most: streams.max(1),
+            wanted: streams.max(1),
+            most: 1, // Until the peer says how many it takes.
             table: Vec::new(),
             table_bytes: 0,
             table_off: None,
@@ -111,7 +119,10 @@ impl Http2 {
             rest: Vec::new(),
             continued: None,
             broken: Vec::new(),
+            refused: Vec::new(),
+            abandoned: Vec::new(),
             greeted: false,
+            settled: false,
             over: false,
         }
     }
@@ -129,10 +140,13 @@ impl Http2 {
         std::mem::take(&mut self.broken)
     }
 
+    /// Slots whose streams the peer says it did not begin, since the last call.
+    pub(crate) fn take_refused(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.refused)
+    }
+
     pub(crate) fn send(&mut self, slot: u32, request: &Request, out: &mut Vec<u8>) {
-        if !self.greeted {
-            self.greet(out);
-        }
+        debug_assert!(self.greeted);
         let id = self.next_id;
         self.next_id += 2;
         self.over |= self.next_id > STREAM_MAX;
@@ -158,7 +172,8 @@ impl Http2 {
         }
     }
 
-    fn greet(&mut self, out: &mut Vec<u8>) {
+    /// Comes first on a connection.
+    pub(crate) fn greet(&mut self, out: &mut Vec<u8>) {
         self.greeted = true;
         out.extend_from_slice(PREFACE);
         // No table for answers, no pushes, the widest windows.
@@ -287,10 +302,8 @@ impl Http2 {
     }
 
     pub(crate) fn cancel(&mut self, slot: u32, out: &mut Vec<u8>) -> bool {
-        const CANCEL: u32 = 8;
         let id = self.end(slot);
-        frame_head(4, kind::RST_STREAM, 0, id, out);
-        out.extend_from_slice(&CANCEL.to_be_bytes());
+        reset(id, out);
         true
     }
 
@@ -321,6 +334,9 @@ impl Http2 {
             let taken = self.frames(&rest, out, answered)?;
             rest.drain(..taken);
             self.rest = rest;
+        }
+        for id in self.abandoned.drain(..) {
+            reset(id, out);
         }
         if self.received > WINDOW_MAX / 2 {
             widen(self.received as u32, out);
@@ -404,6 +420,10 @@ impl Http2 {
                 }
             }
             kind::SETTINGS if flags & flag::ACK == 0 => {
+                if !self.settled {
+                    self.settled = true;
+                    self.most = self.wanted;
+                }
                 self.settings(payload)?;
                 frame_head(0, kind::SETTINGS, flag::ACK, 0, out);
                 self.unblock(out);
@@ -428,8 +448,18 @@ impl Http2 {
                     self.broken.push(slot);
                 }
             }
-            // What is under way is answered; nothing new is taken.
-            kind::GOAWAY => self.over = true,
+            // Nothing new is taken; what is under way is answered, up to the stream it names.
+            kind::GOAWAY => {
+                let last = payload.first_chunk().ok_or_else(|| protocol("a short frame"))?;
+                let last = u32::from_be_bytes(*last) & STREAM_MAX;
+                self.over = true;
+                let unseen = self.slots.iter().filter(|(id, _)| **id > last);
+                let unseen: Vec<u32> = unseen.map(|(_, slot)| *slot).collect();
+                for slot in unseen {
+                    self.end(slot);
+                    self.refused.push(slot);
+                }
+            }
             // Extensions are to be skipped (RFC 9113, 4.1); pushes were refused.
             _ => {}
         }
@@ -444,7 +474,7 @@ impl Http2 {
                     self.table.clear();
                     self.table_off = Some(false);
                 }
-                3 => self.most = self.most.min(value.max(1) as usize),
+                3 => self.most = self.wanted.min(value.max(1) as usize),
                 4 => {
                     let step = i64::from(value) - self.stream_window;
                     self.stream_window += step;
@@ -482,7 +512,11 @@ impl Http2 {
     }
 
     fn finish(&mut self, slot: u32, whole: Option<&[u8]>, answered: &mut OnAnswer<'_>) {
-        self.end(slot);
+        let is_unsent = !self.streams[slot as usize].unsent.is_empty();
+        let id = self.end(slot);
+        if is_unsent {
+            self.abandoned.push(id);
+        }
         let stream = &self.streams[slot as usize];
         let body = whole.unwrap_or(&stream.body);
         answered(slot, Answer { status: stream.status, body, body_bytes: stream.body_bytes });
@@ -555,6 +589,13 @@ fn write_head(out: &mut [u8], bytes: usize, kind: u8, flags: u8, id: u32) {
     out[5..FRAME_HEAD].copy_from_slice(&id.to_be_bytes());
 }
 
+/// Gives a stream up: CANCEL (RFC 9113, 7).
+fn reset(id: u32, out: &mut Vec<u8>) {
+    const CANCEL: u32 = 8;
+    frame_head(4, kind::RST_STREAM, 0, id, out);
+    out.extend_from_slice(&CANCEL.to_be_bytes());
+}
+
 /// Lets the peer send so many bytes more on the connection.
 fn widen(bytes: u32, out: &mut Vec<u8>) {
     frame_head(4, kind::WINDOW_UPDATE, 0, 0, out);
@@ -619,6 +660,7 @@ mod tests {
         let body = vec![7; 100_000];
         let request = Request { method: Method::POST, body, ..Request::default() };
         let mut out = Vec::new();
+        wire.greet(&mut out);
         wire.send(0, &request, &mut out);
         let sent =
             |out: &[u8]| -> usize { frames_of(out).iter().filter(|f| f.0 == 0).map(|f| f.1).sum() };
@@ -632,6 +674,30 @@ mod tests {
         }
         wire.receive(&update, &mut out, &mut |_, _| {}).unwrap();
         assert_eq!(sent(&out), 100_000 - 65_535);
+    }
+
+    #[test]
+    fn streams_wait_for_the_peers_settings_and_go_back_at_its_goodbye() {
+        let mut wire = Http2::new("x", false, 10, true);
+        let mut out = Vec::new();
+        wire.greet(&mut out);
+        assert_eq!(wire.room(), 1);
+        let mut input = Vec::new();
+        frame_head(6, kind::SETTINGS, 0, 0, &mut input);
+        input.extend_from_slice(&[0, 3, 0, 0, 0, 4]);
+        wire.receive(&input, &mut out, &mut |_, _| {}).unwrap();
+        assert!(out.starts_with(PREFACE));
+        assert_eq!(wire.room(), 4);
+        for slot in 0..3 {
+            wire.send(slot, &Request::default(), &mut out);
+        }
+        // Streams 1 and 3 are answered, 5 was not begun.
+        input.clear();
+        frame_head(8, kind::GOAWAY, 0, 0, &mut input);
+        input.extend_from_slice(&[0, 0, 0, 3, 0, 0, 0, 0]);
+        wire.receive(&input, &mut out, &mut |_, _| {}).unwrap();
+        assert_eq!((wire.take_refused(), wire.room(), wire.is_over()), (vec![2], 0, true));
+        assert_eq!(wire.slots.len(), 2);
     }
 
     fn frames_of(mut bytes: &[u8]) -> Vec<(u8, usize)> {
