@@ -347,17 +347,18 @@ impl<L: Load> Crew<L> {
             if self.is_done(now, closed) {
                 break;
             }
-            let due = {
+            let (ahead, due) = {
                 let mut queue = self.queue.borrow_mut();
-                if queue.needs_more(AHEAD) && self.room_to_build(&queue, now) {
-                    let due = queue.next_scheduled();
-                    drop(queue);
-                    self.build_ahead(due);
-                    tokio::task::yield_now().await;
-                    continue;
+                match queue.needs_more(AHEAD) && self.room_to_build(&queue, now) {
+                    true => (queue.next_scheduled(), None),
+                    false => (None, queue.next_due()),
                 }
-                queue.next_due()
             };
+            if ahead.is_some() {
+                self.build_ahead(ahead);
+                tokio::task::yield_now().await;
+                continue;
+            }
             let mut until = looked + TICK;
             // With no lane free there is nobody to hand it to: a lane that gets free looks itself.
             if !self.free.borrow().is_empty() {
