@@ -280,7 +280,7 @@ impl Report {
             Duration::from_nanos(histogram.value_at_quantile(0.99))
         };
         let (late, tail) = (at(&recorder.late), at(&recorder.kinds[0].latency));
-        if late > LATE.max(tail / 2) {
+        if recorder.late.len() >= JUDGED_MIN && late > LATE.max(tail / 2) {
             if self.verdict == Verdict::Pass {
                 self.verdict = Verdict::Invalid;
             }
@@ -415,6 +415,8 @@ impl Report {
     }
 }
 
+/// Of fewer requests, 1 in 100 is none.
+const JUDGED_MIN: u64 = 100;
 /// A request that was sent so long after it was due counts as late.
 const LATE: Duration = Duration::from_millis(5);
 

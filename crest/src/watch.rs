@@ -1,11 +1,12 @@
 //! Showing how a run is getting on, and ending it early.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use loadgen::Progress;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::Failure;
@@ -23,21 +24,28 @@ pub(crate) fn say(text: &str) {
 }
 
 /// Set at the first Ctrl-C; at the second the process ends at once, with `last` called before.
+/// From when this returns, an interrupt is caught.
 pub(crate) fn interrupts(last: impl Fn() + Send + 'static) -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = stop.clone();
-    std::thread::Builder::new().name("crest-signals".to_string()).spawn(move || {
-        let _ = on_reactor(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
+    let (caught, catching) = mpsc::channel();
+    std::thread::Builder::new().name("crest-signals".to_string()).spawn(
+        move || -> std::io::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let mut interrupts = signal(SignalKind::interrupt())?;
+                // Whoever waits for it is there.
+                let _ = caught.send(());
+                interrupts.recv().await;
                 say("stopping: what is under way is still answered; again to stop at once");
                 stopping.store(true, Ordering::Relaxed);
-            }
-            if tokio::signal::ctrl_c().await.is_ok() {
+                interrupts.recv().await;
                 last();
-                std::process::exit(130);
-            }
-        });
-    })?;
+                std::process::exit(130)
+            })
+        },
+    )?;
+    catching.recv().map_err(|_| std::io::Error::other("interrupts can't be caught"))?;
     Ok(stop)
 }
 

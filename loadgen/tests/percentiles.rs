@@ -35,7 +35,7 @@ use loadgen::{Arrivals, Pace, Plan, Progress, Protocol, Recorder, Schedule, Stag
 /// How far a percentile may be from theory, as a share of it.
 const TOLERANCE: f64 = 0.02;
 /// Attempts of a scenario: other work on the machine spoils some.
-const TRIES: u32 = 12;
+const TRIES: u32 = 20;
 /// Of the arrivals that chance decides.
 const SEED: u64 = 3;
 
