@@ -47,8 +47,9 @@ fn stalls() {
         name: "stalls",
         delay: Delay::Stalls { every: ms(1000), stall: ms(100) },
         // Not a whole number in a second: each second's arrivals lie between those of the others.
-        schedule: schedule(1201.0 / 3.0, 3, Arrivals::Even),
-        connections: 100,
+        schedule: schedule(1001.0 / 5.0, 5, Arrivals::Even),
+        // Half of those that fall due in a stall find no connection free, and wait unsent.
+        connections: 10,
         threads: 2,
         theory: vec![(95.0, 50.0), (97.5, 75.0), (99.0, 90.0), (99.9, 99.0)],
         closed_connections: 4,
@@ -59,25 +60,25 @@ fn stalls() {
     .check();
 }
 
-/// Nine of ten requests take 50 ms, the tenth 500 ms, and no request waits for another. That is
+/// Nine of ten requests take 100 ms, the tenth a second, and no request waits for another. That is
 /// where the closed loop is right too.
 #[test]
 fn two_service_times() {
     Scenario {
         name: "two_service_times",
-        delay: TWO_TIMES,
-        schedule: schedule(60.0, 3, Arrivals::Even),
+        delay: Delay::Two { usual: ms(100), long: ms(1000), one_in: 10 },
+        schedule: schedule(50.0, 4, Arrivals::Even),
         connections: 40,
         threads: 2,
-        theory: vec![(50.0, 50.0), (75.0, 50.0), (95.0, 500.0), (99.0, 500.0)],
+        theory: vec![(50.0, 100.0), (75.0, 100.0), (95.0, 1000.0), (99.0, 1000.0)],
         closed_connections: 8,
-        closed_for: ms(2000),
+        closed_for: ms(3000),
         closed: Closed::Same,
     }
     .check();
 }
 
-/// The same service times with too few connections: requests queue in the generator, which is
+/// Service times of 50 and 500 ms, and too few connections: requests queue in the generator, which is
 /// the M/G/c queue. The closed loop has the service times and nothing of the queue.
 #[test]
 fn two_service_times_and_a_queue() {
