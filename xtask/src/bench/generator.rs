@@ -291,7 +291,7 @@ fn cost_table(text: &mut String, cases: &[Case]) -> std::fmt::Result {
 fn side_table(text: &mut String, cases: &[Case]) -> std::fmt::Result {
     text.push_str(
         "\n| target and pace | generator | rate | p50 ms | p99 ms | p99.9 ms | CPU s for a \
-         million | errors |\n|---|---|---|---|---|---|---|---|\n",
+         million | errors, or never sent |\n|---|---|---|---|---|---|---|---|\n",
     );
     for case in cases {
         for (generator, rounds) in &case.contests {
