@@ -312,6 +312,10 @@ impl Http2 {
         out: &mut Vec<u8>,
         answered: &mut OnAnswer<'_>,
     ) -> Result<(), ClientError> {
+        // With TLS a server may speak first. It must not be answered before it is greeted.
+        if !self.greeted {
+            self.greet(out);
+        }
         if self.rest.is_empty() {
             let taken = self.frames(input, out, answered)?;
             self.rest.extend_from_slice(&input[taken..]);
@@ -632,6 +636,18 @@ mod tests {
         }
         wire.receive(&update, &mut out, &mut |_, _| {}).unwrap();
         assert_eq!(sent(&out), 100_000 - 65_535);
+    }
+
+    #[test]
+    fn a_server_that_speaks_first_is_greeted_before_it_is_answered() {
+        let mut wire = Http2::new("x", true, 10, true);
+        let (mut settings, mut out) = (Vec::new(), Vec::new());
+        frame_head(0, kind::SETTINGS, 0, 0, &mut settings);
+        wire.receive(&settings, &mut out, &mut |_, _| {}).unwrap();
+        wire.send(0, &Request::default(), &mut out);
+        let frames = out.strip_prefix(PREFACE).expect("the preface comes first, and once");
+        let kinds: Vec<u8> = frames_of(frames).into_iter().map(|frame| frame.0).collect();
+        assert_eq!(kinds, [kind::SETTINGS, kind::WINDOW_UPDATE, kind::SETTINGS, kind::HEADERS]);
     }
 
     fn frames_of(mut bytes: &[u8]) -> Vec<(u8, usize)> {
