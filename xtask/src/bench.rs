@@ -1,11 +1,13 @@
 //! `cargo xtask bench`: what the parts do beside the least that could be done for the same job,
-//! the whole beside other systems, or one revision beside another. Rounds alternate between what
-//! is compared, because the machine's speed drifts within minutes; what counts is the ratio.
+//! the whole beside other systems, the generator beside others, or one revision beside another.
+//! Rounds alternate between what is compared, because the machine's speed drifts within minutes;
+//! what counts is the ratio.
 
 mod bare;
 mod bare_server;
 mod compare;
 mod crest;
+mod generator;
 mod load;
 mod parts;
 mod peers;
@@ -17,7 +19,7 @@ use std::io::Write as _;
 
 use crate::run::{Failure, cargo, root, run};
 
-pub(crate) use bare_server::serve_bare;
+pub(crate) use bare_server::{Http, serve_bare};
 pub(crate) use load::drive_bare;
 
 /// A drill's load unless it is told another.
@@ -38,10 +40,15 @@ pub(crate) struct Bench {
     /// Installs what is missing.
     #[arg(long)]
     peers: bool,
+    /// `crest load` beside wrk, h2load, oha and k6: what it costs, and what it says. Installs what
+    /// is missing; what can't be installed is left out, with a word.
+    #[arg(long, conflicts_with_all = ["peers", "compare", "only"])]
+    generator: bool,
     /// Say whether the drill got slower since a revision. The exit status is 1 if it did.
     #[arg(long, value_name = "REV", conflicts_with_all = ["peers", "write"])]
     compare: Option<String>,
-    /// Rounds. With --peers at least 3 (the default), with --compare at least 5 (default 8).
+    /// Rounds. With --peers at least 3 (the default), with --generator at least 5 (the default),
+    /// with --compare at least 5 (default 8).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=100))]
     rounds: Option<u8>,
 }
@@ -53,21 +60,26 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
         return run(release.args(std::env::args_os().skip(1)));
     }
     let rounds = args.rounds.map(usize::from);
-    if rounds.is_some() && !args.peers && args.compare.is_none() {
-        return Err("--rounds goes with --peers or --compare".into());
+    if rounds.is_some() && !args.peers && !args.generator && args.compare.is_none() {
+        return Err("--rounds goes with --peers, --generator or --compare".into());
     }
     if let Some(revision) = &args.compare {
         return compare::compare(revision, rounds);
     }
     let only = args.only.as_deref();
-    let flags = if args.peers { " --peers" } else { "" };
+    let flags = match (args.peers, args.generator) {
+        (true, _) => " --peers",
+        (_, true) => " --generator",
+        _ => "",
+    };
     let command = match only {
         Some(only) => format!("cargo xtask bench{flags} --only {only}"),
         None => format!("cargo xtask bench{flags}"),
     };
-    let text = match args.peers {
-        true => peers::measure(&command, rounds, only)?,
-        false => table::table(&command, parts::ROUNDS, &measure_parts(only)?, &[])?,
+    let text = match (args.peers, args.generator) {
+        (true, _) => peers::measure(&command, rounds, only)?,
+        (_, true) => generator::measure(&command, rounds)?,
+        _ => table::table(&command, parts::ROUNDS, &measure_parts(only)?, &[])?,
     };
     println!("{text}");
     if args.write {

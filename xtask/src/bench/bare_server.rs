@@ -1,6 +1,7 @@
 //! The least that a server can do: hyper reads every body and answers a constant.
 //!
-//! It has as many threads as it is told, each with a listener of its own on the same port, as
+//! It speaks HTTP/1.1, or HTTP/2 by prior knowledge: a port for each, so that neither pays for
+//! finding out. It has as many threads as it is told, each with a listener of its own on the same port, as
 //! the platform's reactors have.
 
 use std::convert::Infallible;
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -21,6 +23,24 @@ use crate::run::Failure;
 /// Connections that wait to be accepted, as many as the platform lets wait.
 const BACKLOG: i32 = 4096;
 
+/// What it speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Http {
+    One,
+    Two,
+}
+
+/// Runs the streams of a connection on the connection's own thread.
+#[derive(Clone, Copy)]
+struct Here;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
+    fn execute(&self, stream: F) {
+        // Its output is nobody's: it has been sent.
+        drop(tokio::task::spawn_local(stream));
+    }
+}
+
 /// One that runs in a process of its own. Killed when dropped.
 pub(super) struct BareServer {
     child: Child,
@@ -29,9 +49,12 @@ pub(super) struct BareServer {
 
 impl BareServer {
     /// `batch` orders are accepted by each answer.
-    pub(super) fn start(threads: usize, batch: u64) -> Result<BareServer, Failure> {
+    pub(super) fn start(threads: usize, batch: u64, http: Http) -> Result<BareServer, Failure> {
         let mut server = Command::new(std::env::current_exe()?);
         server.args(["serve-bare", &threads.to_string(), &batch.to_string()]);
+        if http == Http::Two {
+            server.arg("--http2");
+        }
         let mut child = server.stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
         let mut server = BareServer { child, url: String::new() };
@@ -53,7 +76,7 @@ impl Drop for BareServer {
 }
 
 /// The process that [`BareServer::start`] starts: prints its address and serves until killed.
-pub(crate) fn serve_bare(threads: usize, batch: u64) -> Result<(), Failure> {
+pub(crate) fn serve_bare(threads: usize, batch: u64, http: Http) -> Result<(), Failure> {
     let one = r#"{"outcome":"ok","state":"paid","total":12345,"offset":1234567}"#;
     let answer = Bytes::from(match batch {
         1 => one.to_string(),
@@ -70,7 +93,7 @@ pub(crate) fn serve_bare(threads: usize, batch: u64) -> Result<(), Failure> {
         .into_iter()
         .map(|listener| {
             let answer = answer.clone();
-            std::thread::spawn(move || reactor(listener, answer))
+            std::thread::spawn(move || reactor(listener, answer, http))
         })
         .collect();
     for reactor in reactors {
@@ -89,7 +112,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// One thread's connections, without end.
-fn reactor(listener: TcpListener, answer: Bytes) -> std::io::Result<()> {
+fn reactor(listener: TcpListener, answer: Bytes, http: Http) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -106,9 +129,15 @@ fn reactor(listener: TcpListener, answer: Bytes) -> std::io::Result<()> {
                         Ok::<_, Infallible>(Response::new(Full::new(answer)))
                     }
                 });
-                let http = hyper::server::conn::http1::Builder::new();
+                let stream = TokioIo::new(stream);
                 // The generator hangs up when it is done.
-                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                let _ = match http {
+                    Http::One => http1::Builder::new().serve_connection(stream, service).await,
+                    Http::Two => {
+                        let streams = http2::Builder::new(Here);
+                        streams.serve_connection(stream, service).await
+                    }
+                };
             });
         }
     })

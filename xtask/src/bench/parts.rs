@@ -11,7 +11,7 @@ use mq::{DirDisk, LocalConfig, LocalLog, Log};
 use txn_core::{Capacity, Shard};
 
 use super::bare;
-use super::bare_server::BareServer;
+use super::bare_server::{BareServer, Http};
 use super::crest;
 use super::load::{Load, Population, drive_apart};
 use super::table::{Row, histogram, quantiles, typical};
@@ -197,7 +197,7 @@ pub(super) fn drill() -> Result<Vec<Row>, Failure> {
     let mut latencies = [Vec::new(), Vec::new()];
     for _ in 0..ROUNDS {
         let drilled = crest::drill(&crest, &root().join("target"), &["--duration", "8s"])?;
-        let server = BareServer::start(threads, BATCH)?;
+        let server = BareServer::start(threads, BATCH, Http::One)?;
         let bare = drive_apart(&server.url, &load)?;
         row.ours.push(drilled.orders_per_s);
         row.peer.push(bare.orders_per_s);

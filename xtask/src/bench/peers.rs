@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::bare::BareFile;
-use super::bare_server::BareServer;
+use super::bare_server::{BareServer, Http};
 use super::crest::{self, Drilled};
 use super::load::{BUYER_BALANCE, Load, Population, SELLERS, Sustained, drive_apart};
 use super::table::{Row, table, thousands, typical};
@@ -135,7 +135,7 @@ impl Run<'_> {
                 [(BATCH, CONNECTIONS), (1, SINGLES)].into_iter().enumerate()
             {
                 for (side, threads) in [1, self.threads].into_iter().enumerate() {
-                    let server = BareServer::start(threads, batch)?;
+                    let server = BareServer::start(threads, batch, Http::One)?;
                     let load = Load {
                         buyers: BUYERS,
                         items: ITEMS,

@@ -43,14 +43,8 @@ pub(super) fn table(
     rows: &[Row],
     notes: &[String],
 ) -> Result<String, Failure> {
-    let mut text = format!(
-        "\n## {}, {}\n\n`{command}` at {}. Medians of {rounds} alternating rounds, lowest and \
-         highest in brackets.\n\n\
-         | what | Crest | peer | ratio |\n|---|---|---|---|\n",
-        jiff::Zoned::now().date(),
-        machine(),
-        commit()
-    );
+    let mut text = heading(command, rounds);
+    text.push_str("| what | Crest | peer | ratio |\n|---|---|---|---|\n");
     for row in rows {
         let [ours, peer] = [&row.ours, &row.peer].map(|side| Spread::of(side.iter().copied()));
         writeln!(
@@ -72,6 +66,17 @@ pub(super) fn table(
         writeln!(text, "\n{note}")?;
     }
     Ok(text)
+}
+
+/// How a section begins, whatever its tables look like.
+pub(super) fn heading(command: &str, rounds: usize) -> String {
+    format!(
+        "\n## {}, {}\n\n`{command}` at {}. Medians of {rounds} alternating rounds, lowest and \
+         highest in brackets.\n\n",
+        jiff::Zoned::now().date(),
+        machine(),
+        commit()
+    )
 }
 
 /// The commit that is checked out, and whether the files are others.
