@@ -9,6 +9,7 @@
 
 mod answer;
 mod buffers;
+mod connections;
 mod route;
 mod timed;
 
@@ -23,7 +24,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use model::Party;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
@@ -34,6 +34,7 @@ use tokio::sync::watch;
 
 use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
+use connections::Connections;
 use route::{Route, Single};
 use timed::{TimedStream, Wire};
 
@@ -111,7 +112,7 @@ impl Gateway {
 
     /// Accepts connections until `stop` says so, then lets open requests end.
     ///
-    /// Runs on the current thread's `LocalSet`.
+    /// Runs on the current thread's `LocalRuntime` or `LocalSet`.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -120,20 +121,13 @@ impl Gateway {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let gateway = Rc::new(self);
-        let connections =
-            std::sync::Arc::new(tokio::sync::Semaphore::new(gateway.limits.connections));
-        let open = GracefulShutdown::new();
-        // Dropped at the end, and with it every connection that didn't end by itself: it would
-        // keep the shard from stopping.
-        let (serving, served) = watch::channel(());
+        let open = Connections::new();
         loop {
-            let room = connections.clone();
             let (stream, _) = tokio::select! {
                 biased;
                 _ = stop.wait_for(|&stop| stop) => break,
                 accepted = async {
-                    // Never closed, so there is nothing to wait for but room.
-                    let _ = room.acquire().await;
+                    open.fewer_than(gateway.limits.connections).await;
                     listener.accept().await
                 } => match accepted {
                     Ok(accepted) => accepted,
@@ -147,27 +141,16 @@ impl Gateway {
             };
             // An answer must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
-            let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
             let begun = Rc::new(Cell::new(false));
-            let silent = silent(gateway.limits.idle, begun.clone());
-            let connection = open.watch(gateway.clone().connection(stream, begun));
-            let mut served = served.clone();
-            tokio::task::spawn_local(async move {
-                tokio::select! {
-                    // A connection that breaks is its client's business.
-                    _ = connection => {}
-                    () = silent => {}
-                    _ = served.changed() => {}
-                }
-                drop(permit);
-            });
+            let connection = gateway.clone().connection(stream, begun.clone());
+            let place = open.enter();
+            tokio::task::spawn_local(place.serve(connection, begun, gateway.limits.idle));
         }
         drop(listener);
         let drain = gateway.limits.drain;
-        if tokio::time::timeout(drain, open.shutdown()).await.is_err() {
+        if !open.end(drain).await {
             tracing::warn!(?drain, "connections were still open when the gateway stopped");
         }
-        drop(serving);
         Ok(())
     }
 
@@ -286,8 +269,7 @@ impl Gateway {
         // One shard until streams between shards exist, so a batch is never split.
         let party = route::home_of(&buffers.commands);
         let (commands, replies) = buffers.lend();
-        let answer =
-            self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
+        let answer = self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
         *done = Some(ReactorTicks {
             begun,
             received,
@@ -309,15 +291,6 @@ impl Gateway {
         };
         buffers.return_lent(answer.commands, answer.replies);
         response
-    }
-}
-
-/// Ends when a connection has been open for `idle` without a request. Until it is known which
-/// version of HTTP a connection speaks, nobody else looks at the time.
-async fn silent(idle: Duration, begun: Rc<Cell<bool>>) {
-    tokio::time::sleep(idle).await;
-    if begun.get() {
-        std::future::pending::<()>().await;
     }
 }
 
