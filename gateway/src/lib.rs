@@ -29,7 +29,7 @@ use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
 use model::reply::View;
 use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
-use node::{ShardHandle, SubmitError};
+use node::{Courier, LocalHandle, ShardHandle, SubmitError};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
@@ -86,16 +86,13 @@ impl Router {
         assert!(!shards.is_empty(), "a data directory has at least one shard");
         Router { shards }
     }
-
-    fn shard_of(&self, party: Party) -> &ShardHandle {
-        let shards = self.shards.len() as u16;
-        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
-    }
 }
 
 /// Answers the requests of one reactor.
 pub struct Gateway {
-    router: Router,
+    /// As this reactor reaches them.
+    shards: Vec<LocalHandle>,
+    couriers: Vec<Courier>,
     limits: Limits,
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
@@ -107,19 +104,28 @@ impl Gateway {
     pub fn new(router: Router, limits: Limits, reactor: usize) -> Gateway {
         let pool = Pool::new(limits.bodies_bytes);
         let recorder = Rc::new(router.shards[0].stages().reactor(reactor));
-        Gateway { router, limits, pool, recorder }
+        let (shards, couriers) = router.shards.iter().map(ShardHandle::on_reactor).unzip();
+        Gateway { shards, couriers, limits, pool, recorder }
+    }
+
+    fn shard_of(&self, party: Party) -> &LocalHandle {
+        let shards = self.shards.len() as u16;
+        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
     ///
     /// Runs on the current thread's `LocalRuntime` or `LocalSet`.
     pub async fn serve(
-        self,
+        mut self,
         listener: TcpListener,
         mut stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        for courier in std::mem::take(&mut self.couriers) {
+            tokio::task::spawn_local(courier.run());
+        }
         let gateway = Rc::new(self);
         let open = Connections::new();
         loop {
@@ -219,7 +225,7 @@ impl Gateway {
     }
 
     async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
-        let shard = self.router.shard_of(route::party_of(&query));
+        let shard = self.shard_of(route::party_of(&query));
         let view = shard.query(query).await.map_err(unanswered)?;
         let mut json = JsonWriter::default();
         match view {
@@ -269,7 +275,7 @@ impl Gateway {
         // One shard until streams between shards exist, so a batch is never split.
         let party = route::home_of(&buffers.commands);
         let (commands, replies) = buffers.lend();
-        let answer = self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
+        let answer = self.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
         *done = Some(ReactorTicks {
             begun,
             received,
