@@ -161,8 +161,7 @@ fn reactor(
     stopped: watch::Receiver<bool>,
     shard: Option<(ShardTask, oneshot::Sender<ShardFailed>)>,
 ) -> std::io::Result<()> {
-    // Not a `LocalSet`: it writes to its own eventfd whenever an event wakes one of its tasks, and
-    // asks for events after every 61 tasks.
+    // Not a `LocalSet`: it writes to its own eventfd whenever an event wakes one of its tasks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
