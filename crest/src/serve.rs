@@ -8,9 +8,9 @@ use std::thread;
 use gateway::{Gateway, Limits, Router};
 use node::{CommitStats, DataDir, LogThread, ShardFailed, ShardTask};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::LocalSet;
 use txn_core::Capacity;
 
 use crate::admin::Admin;
@@ -161,8 +161,11 @@ fn reactor(
     stopped: watch::Receiver<bool>,
     shard: Option<(ShardTask, oneshot::Sender<ShardFailed>)>,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async move {
+    // Not a `LocalSet`: it writes to its own eventfd whenever an event wakes one of its tasks.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
         let shard = shard.map(|(task, failed)| {
             tokio::task::spawn_local(async move {
                 if let Err(error) = task.run().await {

@@ -1,7 +1,10 @@
 //! Request buffers, used again: a request allocates nothing that the one before left behind.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -70,7 +73,11 @@ impl Buffers {
         if body.size_hint().lower() > limit as u64 {
             return Err(Problem::too_large(limit));
         }
-        let read = self.read_frames(body, limit);
+        let mut read = pin!(self.read_frames(body, limit));
+        // Most bodies come with their head. They need no timer.
+        if let Some(read) = soon(read.as_mut()).await {
+            return read;
+        }
         tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(Problem::slow_body()))
     }
 
@@ -83,6 +90,9 @@ impl Buffers {
             }
             self.enter(piece.len())?;
             self.body.extend_from_slice(piece);
+            if body.is_end_stream() {
+                break;
+            }
         }
         Ok(())
     }
@@ -96,6 +106,22 @@ impl Buffers {
         self.commands = commands;
         self.replies = replies;
     }
+}
+
+/// What a future comes to when it is polled twice. When a body is first asked for, `hyper` hands
+/// over what it has of it with the next poll of the connection.
+async fn soon<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    let mut is_asked = false;
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending if is_asked => Poll::Ready(None),
+        Poll::Pending => {
+            is_asked = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await
 }
 
 /// Buffers of one reactor.

@@ -9,6 +9,7 @@
 
 mod answer;
 mod buffers;
+mod connections;
 mod route;
 mod timed;
 
@@ -23,17 +24,17 @@ use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use model::Party;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
 use model::reply::View;
 use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
-use node::{ShardHandle, SubmitError};
+use node::{Courier, LocalHandle, ShardHandle, SubmitError};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
+use connections::Connections;
 use route::{Route, Single};
 use timed::{TimedStream, Wire};
 
@@ -85,16 +86,13 @@ impl Router {
         assert!(!shards.is_empty(), "a data directory has at least one shard");
         Router { shards }
     }
-
-    fn shard_of(&self, party: Party) -> &ShardHandle {
-        let shards = self.shards.len() as u16;
-        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
-    }
 }
 
 /// Answers the requests of one reactor.
 pub struct Gateway {
-    router: Router,
+    /// As this reactor reaches them.
+    shards: Vec<LocalHandle>,
+    couriers: Vec<Courier>,
     limits: Limits,
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
@@ -106,34 +104,36 @@ impl Gateway {
     pub fn new(router: Router, limits: Limits, reactor: usize) -> Gateway {
         let pool = Pool::new(limits.bodies_bytes);
         let recorder = Rc::new(router.shards[0].stages().reactor(reactor));
-        Gateway { router, limits, pool, recorder }
+        let (shards, couriers) = router.shards.iter().map(ShardHandle::on_reactor).unzip();
+        Gateway { shards, couriers, limits, pool, recorder }
+    }
+
+    fn shard_of(&self, party: Party) -> &LocalHandle {
+        let shards = self.shards.len() as u16;
+        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
     ///
-    /// Runs on the current thread's `LocalSet`.
+    /// Runs on the current thread's `LocalRuntime` or `LocalSet`.
     pub async fn serve(
-        self,
+        mut self,
         listener: TcpListener,
         mut stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        for courier in std::mem::take(&mut self.couriers) {
+            tokio::task::spawn_local(courier.run());
+        }
         let gateway = Rc::new(self);
-        let connections =
-            std::sync::Arc::new(tokio::sync::Semaphore::new(gateway.limits.connections));
-        let open = GracefulShutdown::new();
-        // Dropped at the end, and with it every connection that didn't end by itself: it would
-        // keep the shard from stopping.
-        let (serving, served) = watch::channel(());
+        let open = Connections::new();
         loop {
-            let room = connections.clone();
             let (stream, _) = tokio::select! {
                 biased;
                 _ = stop.wait_for(|&stop| stop) => break,
                 accepted = async {
-                    // Never closed, so there is nothing to wait for but room.
-                    let _ = room.acquire().await;
+                    open.fewer_than(gateway.limits.connections).await;
                     listener.accept().await
                 } => match accepted {
                     Ok(accepted) => accepted,
@@ -147,27 +147,16 @@ impl Gateway {
             };
             // An answer must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
-            let Ok(permit) = connections.clone().try_acquire_owned() else { continue };
             let begun = Rc::new(Cell::new(false));
-            let silent = silent(gateway.limits.idle, begun.clone());
-            let connection = open.watch(gateway.clone().connection(stream, begun));
-            let mut served = served.clone();
-            tokio::task::spawn_local(async move {
-                tokio::select! {
-                    // A connection that breaks is its client's business.
-                    _ = connection => {}
-                    () = silent => {}
-                    _ = served.changed() => {}
-                }
-                drop(permit);
-            });
+            let connection = gateway.clone().connection(stream, begun.clone());
+            let place = open.enter();
+            tokio::task::spawn_local(place.serve(connection, begun, gateway.limits.idle));
         }
         drop(listener);
         let drain = gateway.limits.drain;
-        if tokio::time::timeout(drain, open.shutdown()).await.is_err() {
+        if !open.end(drain).await {
             tracing::warn!(?drain, "connections were still open when the gateway stopped");
         }
-        drop(serving);
         Ok(())
     }
 
@@ -236,7 +225,7 @@ impl Gateway {
     }
 
     async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
-        let shard = self.router.shard_of(route::party_of(&query));
+        let shard = self.shard_of(route::party_of(&query));
         let view = shard.query(query).await.map_err(unanswered)?;
         let mut json = JsonWriter::default();
         match view {
@@ -286,8 +275,7 @@ impl Gateway {
         // One shard until streams between shards exist, so a batch is never split.
         let party = route::home_of(&buffers.commands);
         let (commands, replies) = buffers.lend();
-        let answer =
-            self.router.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
+        let answer = self.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
         *done = Some(ReactorTicks {
             begun,
             received,
@@ -309,15 +297,6 @@ impl Gateway {
         };
         buffers.return_lent(answer.commands, answer.replies);
         response
-    }
-}
-
-/// Ends when a connection has been open for `idle` without a request. Until it is known which
-/// version of HTTP a connection speaks, nobody else looks at the time.
-async fn silent(idle: Duration, begun: Rc<Cell<bool>>) {
-    tokio::time::sleep(idle).await;
-    if begun.get() {
-        std::future::pending::<()>().await;
     }
 }
 

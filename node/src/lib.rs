@@ -5,6 +5,9 @@
 //! ShardHandle::submit ─▶ inbox ─▶ apply ─▶ frame ─▶ log thread: append + sync ─▶ release
 //! ```
 //!
+//! A reactor submits through a [`LocalHandle`], whose [`Courier`] takes what all its tasks have as
+//! one message, and brings the answers back as one.
+//!
 //! A [`ShardTask`] is the only writer of its shard. It runs on whatever reactor spawns it, and
 //! never waits for the disk: a thread beside it does. Group commit needs no timer: what arrives
 //! while a sync is in flight is the next group.
@@ -18,8 +21,10 @@ mod audit;
 mod clock;
 mod commit;
 mod data_dir;
+mod inbox;
 mod memory;
 mod open;
+mod reactor;
 mod replay;
 mod rerun;
 mod shard_task;
@@ -29,9 +34,11 @@ mod threads;
 pub use audit::{Audit, AuditError, AuditLog, audit};
 pub use commit::{CommitStats, LogThread};
 pub use data_dir::{DataDir, DataDirError};
+pub use inbox::{Answer, Inbox, Overloaded, ShardHandle, SubmitError};
 pub use open::{OpenError, Opened, open, open_log};
+pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};
-pub use shard_task::{Answer, Inbox, Overloaded, ShardFailed, ShardHandle, ShardTask, SubmitError};
+pub use shard_task::{ShardFailed, ShardTask};
 pub use stages::Stages;
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

@@ -10,146 +10,26 @@ use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use model::frame::{FrameBuilder, FramePlace};
-use model::record::{CommandBuffer, RULE_VERSION, RecordError, Records};
-use model::reply::{Query, View};
+use model::record::{RULE_VERSION, RecordError, Records};
 use model::{Epoch, Reply, ShardId};
 use mq::LogEnd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use txn_core::Shard;
 
-use crate::LogThread;
 use crate::clock::Clock;
 use crate::commit::{Committed, Group};
+use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::memory::MemoryThread;
 use crate::stages::{AppendTicks, ShardRecorder, ShardTicks, Stages, Ticks};
+use crate::{LogThread, ShardHandle, SubmitError};
 
-/// Submissions that may wait for a shard.
-const INBOX_MESSAGES: usize = 16_384;
-/// Bytes of commands that may wait for a shard, together.
-const INBOX_BYTES: usize = 64 << 20;
 /// Bytes decided and not yet durable, beyond which the shard takes nothing more in.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Submissions taken in before the frame may go to the log.
+/// Parcels taken in before the frame may go to the log.
 const TAKE_MAX: usize = 256;
 /// When a shard has been idle for this long, an empty frame follows its last one. It names the
 /// last one as synced, so that damage to it is never taken for a torn tail.
 const IDLE_MARK: Duration = Duration::from_millis(100);
-
-/// The answer to a submission: one reply for each command, in order, and its buffers back.
-#[derive(Debug)]
-pub struct Answer {
-    /// The commands that were submitted.
-    pub commands: CommandBuffer,
-    /// What became of them.
-    pub replies: Vec<Reply>,
-    /// When they came and when they were durable.
-    pub ticks: ShardTicks,
-}
-
-/// The shard has as much waiting as it may. Trying again later can help.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the shard has as much waiting as it may")]
-pub struct Overloaded;
-
-/// Why a submission got no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SubmitError {
-    /// Refused before anything happened: try again later.
-    #[error(transparent)]
-    Overloaded(#[from] Overloaded),
-    /// The shard's state fills the memory that it may use; nothing happened.
-    #[error("the shard's state is as large as it may be")]
-    Full,
-    /// The shard stopped. What became of the commands isn't known: repeat them with their ids
-    /// when it is back.
-    #[error("the shard has stopped; repeat with the same ids when it is back")]
-    Stopped,
-}
-
-enum Message {
-    Commands {
-        commands: CommandBuffer,
-        replies: Vec<Reply>,
-        room: OwnedSemaphorePermit,
-        answer: AnswerSender,
-        submitted: Ticks,
-    },
-    Query {
-        query: Query,
-        answer: oneshot::Sender<View>,
-    },
-}
-
-type AnswerSender = oneshot::Sender<Result<Answer, SubmitError>>;
-
-/// Submits to a shard, from any thread.
-#[derive(Clone)]
-pub struct ShardHandle {
-    inbox: mpsc::Sender<Message>,
-    room: Arc<Semaphore>,
-    stages: Arc<Stages>,
-}
-
-impl ShardHandle {
-    /// Where the time of what is submitted is recorded.
-    pub fn stages(&self) -> &Arc<Stages> {
-        &self.stages
-    }
-
-    /// Looks at what waits, without keeping the shard alive.
-    pub fn inbox(&self) -> Inbox {
-        Inbox { inbox: self.inbox.downgrade(), room: self.room.clone() }
-    }
-
-    /// Submits commands. The answer comes when all of them are durable. `replies` is memory to
-    /// use again; what it holds is dropped.
-    pub async fn submit(
-        &self,
-        commands: CommandBuffer,
-        mut replies: Vec<Reply>,
-    ) -> Result<Answer, SubmitError> {
-        replies.clear();
-        let bytes = commands.bytes().len().min(INBOX_BYTES) as u32;
-        let room = self.room.clone().try_acquire_many_owned(bytes).map_err(|_| Overloaded)?;
-        let (answer, answered) = oneshot::channel();
-        let submitted = self.stages.now();
-        self.send(Message::Commands { commands, replies, room, answer, submitted })?;
-        answered.await.map_err(|_| SubmitError::Stopped)?
-    }
-
-    /// Reads. What it shows is durable.
-    pub async fn query(&self, query: Query) -> Result<View, SubmitError> {
-        let (answer, answered) = oneshot::channel();
-        self.send(Message::Query { query, answer })?;
-        answered.await.map_err(|_| SubmitError::Stopped)
-    }
-
-    fn send(&self, message: Message) -> Result<(), SubmitError> {
-        self.inbox.try_send(message).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SubmitError::Overloaded(Overloaded),
-            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
-        })
-    }
-}
-
-/// What waits for a shard, to be looked at.
-#[derive(Clone)]
-pub struct Inbox {
-    inbox: mpsc::WeakSender<Message>,
-    room: Arc<Semaphore>,
-}
-
-impl Inbox {
-    /// Submissions and queries that wait now; none once the shard stops.
-    pub fn messages(&self) -> usize {
-        self.inbox.upgrade().map_or(0, |inbox| inbox.max_capacity() - inbox.capacity())
-    }
-
-    /// Bytes of commands that wait now.
-    pub fn bytes(&self) -> usize {
-        INBOX_BYTES - self.room.available_permits()
-    }
-}
 
 /// Why a shard stopped before it was told to. Nothing after the failure was acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,34 +43,31 @@ pub enum ShardFailed {
 }
 
 /// An answer that waits for its frame.
-enum Held {
-    Commands(AnswerSender, Answer),
-    Query(oneshot::Sender<View>, View),
+struct Held {
+    to: ReturnTo,
+    found: Found,
 }
 
 impl Held {
     /// Lets it out, now that a group is durable.
-    fn release(mut self, recorder: &mut ShardRecorder, append: &AppendTicks) {
-        if let Held::Commands(_, answer) = &mut self {
+    fn release(
+        mut self,
+        append: &AppendTicks,
+        recorder: &mut ShardRecorder,
+        returns: &mut Returns,
+    ) {
+        if let Found::Commands(answer) = &mut self.found {
             recorder.durable(&mut answer.ticks, answer.commands.count(), append);
         }
-        self.send();
+        returns.give(self.to, Ok(self.found));
     }
 
     /// Lets it out where it depends on nothing.
-    fn release_alone(mut self, recorder: &mut ShardRecorder) {
-        if let Held::Commands(_, answer) = &mut self {
+    fn release_alone(mut self, recorder: &mut ShardRecorder, returns: &mut Returns) {
+        if let Found::Commands(answer) = &mut self.found {
             recorder.durable_already(&mut answer.ticks, answer.commands.count());
         }
-        self.send();
-    }
-
-    fn send(self) {
-        // A caller that went away needs no answer: what it asked for is done and remembered.
-        match self {
-            Held::Commands(sender, answer) => drop(sender.send(Ok(answer))),
-            Held::Query(sender, view) => drop(sender.send(view)),
-        }
+        returns.give(self.to, Ok(self.found));
     }
 }
 
@@ -199,7 +76,8 @@ pub struct ShardTask {
     id: ShardId,
     shard: Shard,
     memory: MemoryThread,
-    inbox: mpsc::Receiver<Message>,
+    inbox: Incoming,
+    returns: Returns,
     groups: Sender<Group>,
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
@@ -235,19 +113,20 @@ impl ShardTask {
         log: &LogThread,
         stages: Arc<Stages>,
     ) -> std::io::Result<(ShardTask, ShardHandle)> {
-        let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
+        let recorder = stages.shard(id.0);
+        let (handle, inbox) = Incoming::new(stages);
         let (done_sender, done) = mpsc::unbounded_channel();
-        let room = Arc::new(Semaphore::new(INBOX_BYTES));
         let task = ShardTask {
             id,
             memory: MemoryThread::spawn(shard.spare_regions().clone())?,
             shard,
             inbox,
+            returns: Returns::default(),
             groups: log.groups(),
             done_sender,
             done,
             clock: Clock::new(end.time),
-            recorder: stages.shard(id.0),
+            recorder,
             looked: Ticks::default(),
             epoch: Epoch(end.epoch.0 + 1),
             previous: end.previous,
@@ -261,7 +140,7 @@ impl ShardTask {
             spare_frames: Vec::new(),
             marked: true,
         };
-        Ok((task, ShardHandle { inbox: sender, room, stages }))
+        Ok((task, handle))
     }
 
     /// Serves until every handle is dropped, then makes durable what is left. An error means
@@ -280,11 +159,11 @@ impl ShardTask {
                 done = self.done.recv() => {
                     self.release(done.expect("the task keeps a sender"))?;
                 }
-                count = self.inbox.recv_many(&mut taken, TAKE_MAX), if may_take => {
+                count = self.inbox.take(&mut taken, TAKE_MAX), if may_take => {
                     open = count > 0;
                     self.looked = self.recorder.now();
-                    for message in taken.drain(..) {
-                        self.take(message)?;
+                    for parcel in taken.drain(..) {
+                        self.open(parcel)?;
                     }
                 }
                 () = tokio::time::sleep(IDLE_MARK), if idle => {
@@ -295,35 +174,51 @@ impl ShardTask {
             if self.in_flight.is_none() {
                 self.commit()?;
             }
+            self.returns.send();
         }
         Ok(())
     }
 
-    fn take(&mut self, message: Message) -> Result<(), ShardFailed> {
-        match message {
-            Message::Query { query, answer } => {
+    fn open(&mut self, parcel: Parcel) -> Result<(), ShardFailed> {
+        match parcel {
+            Parcel::One(message) => self.take(message)?,
+            Parcel::Batch(reactor, mut messages, answers) => {
+                for message in messages.drain(..) {
+                    self.take(message)?;
+                }
+                self.returns.reuse(reactor, messages, answers);
+            }
+            Parcel::Reactor(reactor, sender) => self.returns.add(reactor, sender),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, Message { asked, answer: to }: Message) -> Result<(), ShardFailed> {
+        let bytes = asked.bytes();
+        match asked {
+            Asked::Query(query) => {
                 let view = self.shard.query(query);
                 self.looked = self.recorder.now();
-                self.hold(Held::Query(answer, view));
+                self.hold(Held { to, found: Found::View(view) });
             }
-            Message::Commands { commands, mut replies, room, answer, submitted } => {
+            Asked::Commands { .. } if !self.shard.has_room() => {
+                self.returns.give(to, Err(SubmitError::Full));
+            }
+            Asked::Commands { commands, mut replies, submitted } => {
                 let taken = self.looked;
-                if !self.shard.has_room() {
-                    let _ = answer.send(Err(SubmitError::Full));
-                    return Ok(());
-                }
                 let mut rest = commands.records();
                 while replies.len() < commands.count() as usize {
                     self.apply(&mut rest, &mut replies)?;
                 }
-                drop(room);
                 let decided = self.recorder.now();
                 self.looked = decided;
                 self.recorder.decided(submitted, taken, decided);
                 let ticks = ShardTicks { submitted, durable: decided };
-                self.hold(Held::Commands(answer, Answer { commands, replies, ticks }));
+                let found = Found::Commands(Answer { commands, replies, ticks });
+                self.hold(Held { to, found });
             }
         }
+        self.inbox.decided(bytes);
         Ok(())
     }
 
@@ -346,7 +241,7 @@ impl ShardTask {
         match &mut self.in_flight {
             _ if unwritten => self.held.push(held),
             Some(in_flight) => in_flight.push(held),
-            None => held.release_alone(&mut self.recorder),
+            None => held.release_alone(&mut self.recorder, &mut self.returns),
         }
     }
 
@@ -395,7 +290,7 @@ impl ShardTask {
             Committed::Durable(mut frames, append) => {
                 let mut held = self.in_flight.take().expect("only what was handed over is done");
                 for held in held.drain(..) {
-                    held.release(&mut self.recorder, &append);
+                    held.release(&append, &mut self.recorder, &mut self.returns);
                 }
                 self.recorder.end_group(&append);
                 self.spare_held = held;

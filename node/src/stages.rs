@@ -47,7 +47,7 @@ pub enum Stage {
     Receive,
     /// Until the body is commands.
     Decode,
-    /// Until the commands are handed to the inbox of their shard.
+    /// Until the commands are in the outbox of their reactor, or the inbox of their shard.
     Admit,
     /// Until the shard takes them up.
     Queue,

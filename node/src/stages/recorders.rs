@@ -16,7 +16,7 @@ use super::histogram::{Histogram, add};
 /// What a request's reactor must know of its time on the shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardTicks {
-    /// When it was handed to the inbox.
+    /// When it was handed to the outbox or the inbox.
     pub submitted: Ticks,
     /// When all that it depends on was durable. Until then: when it was decided.
     pub durable: Ticks,
@@ -31,7 +31,7 @@ pub struct ReactorTicks {
     pub received: Ticks,
     /// Its body was commands.
     pub decoded: Ticks,
-    /// They were handed to the inbox.
+    /// They were handed to the outbox.
     pub submitted: Ticks,
     /// They were durable.
     pub durable: Ticks,
