@@ -22,6 +22,7 @@ use std::sync::{Arc, Barrier, OnceLock};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 
 use crate::lane::{self, Dialer};
@@ -232,17 +233,18 @@ fn thread<L: Load>(
     together: &Arc<Together>,
     progress: Arc<Progress>,
 ) -> io::Result<(Recorder, L, Duration)> {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Not a `LocalSet`: it writes to its own eventfd whenever an event wakes one of its tasks.
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match builder.enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => runtime,
         Err(error) => {
             together.ready.wait(); // The others don't wait for this one forever.
             return Err(error);
         }
     };
-    let local = tokio::task::LocalSet::new();
     let share =
         plan.connections / plan.threads + usize::from(number < plan.connections % plan.threads);
-    local.block_on(&runtime, async {
+    runtime.block_on(async {
         let dialer = Dialer::new(&plan).map(Rc::new);
         let opened = match &dialer {
             Ok(dialer) => lane::open_all(dialer, share).await,
