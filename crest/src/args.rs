@@ -214,6 +214,10 @@ pub(crate) struct Load {
     /// How requests lie around the rate: even or poisson.
     #[arg(long, value_name = "HOW", default_value = "even")]
     pub(crate) arrivals: Arrivals,
+    /// What falls due within this time goes out together, late by no more than it. Less is more
+    /// precise, more costs less CPU: at 20,000/s, 1ms costs about half of what 0.25ms does.
+    #[arg(long, value_name = "TIME", default_value = "0.25ms", value_parser = duration)]
+    pub(crate) grain: Duration,
     /// How long requests fall due. Default 10s.
     #[arg(long, short = 'z', value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Option<Duration>,

@@ -74,6 +74,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
             engine::Pace::Schedule(orders) => engine::Pace::Schedule(orders.scaled(in_requests)),
             max => max,
         },
+        grain: engine::GRAIN,
         timeout: ANSWER_MAX,
         retry_for: RETRY_FOR,
         keep_bodies: true,

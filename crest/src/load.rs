@@ -42,6 +42,7 @@ pub(crate) fn load(args: &args::Load) -> Result<ExitCode, Failure> {
         connections,
         threads: args.threads.get().min(connections),
         pace: pace(args)?,
+        grain: args.grain,
         timeout: args.timeout,
         retry_for: Duration::ZERO,
         keep_bodies: false,

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::thread;
 
-use gateway::{Gateway, Limits, Router};
+use gateway::{Door, Gateway, Limits, Router};
 use node::{CommitStats, DataDir, LogThread, ShardFailed, ShardTask};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
@@ -52,14 +52,14 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         Admin::new(opened.handle.stages().clone(), vec![opened.handle.inbox()], stopped.clone());
     let router = Router::new(vec![opened.handle]);
     let mut shard = Some((opened.task, failed));
-    let threads: Vec<_> = listeners
+    let threads: Vec<_> = Door::for_all(listeners)
         .into_iter()
         .enumerate()
-        .map(|(number, listener)| {
+        .map(|(number, door)| {
             let (router, stopped, shard) = (router.clone(), stopped.clone(), shard.take());
             thread::Builder::new()
                 .name(format!("crest-{number}"))
-                .spawn(move || reactor(number, router, listener, stopped, shard))
+                .spawn(move || reactor(number, router, door, stopped, shard))
         })
         .collect::<Result<_, _>>()?;
     // From here on only reactors hold the shard: when they are done, it is.
@@ -157,7 +157,7 @@ fn fail(failed: &ShardFailed) -> ExitCode {
 fn reactor(
     number: usize,
     router: Router,
-    listener: TcpListener,
+    door: Door,
     stopped: watch::Receiver<bool>,
     shard: Option<(ShardTask, oneshot::Sender<ShardFailed>)>,
 ) -> std::io::Result<()> {
@@ -174,7 +174,7 @@ fn reactor(
                 }
             })
         });
-        Gateway::new(router, Limits::default(), number).serve(listener, stopped).await?;
+        Gateway::new(router, Limits::default(), number).serve(door, stopped).await?;
         if let Some(shard) = shard {
             shard.await.map_err(std::io::Error::other)?;
         }

@@ -1,5 +1,7 @@
 //! Answers: JSON for what was done or found, problem details (RFC 9457) for what was not.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Body as _;
@@ -11,11 +13,16 @@ use model::json::decode::{DecodeError, Request};
 use model::json::encode::{JsonWriter, explain};
 use model::record::CommandBuffer;
 use model::reply::Query;
-use model::{Outcome, Reply};
+use model::{OrderId, Outcome, Party, Reply};
 
 use crate::route::Single;
 
 pub(crate) type Body = Full<Bytes>;
+
+/// Room for one result.
+const RESULT_BYTES: usize = 128;
+/// Room for the path of an order.
+const LOCATION_BYTES: usize = 80;
 
 /// Why a request was not done, as the caller reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,18 +198,23 @@ pub(crate) fn single(
     if !reply.outcome.is_done() {
         return Err(Problem::refused(reply));
     }
-    let mut text = JsonWriter::default();
+    let mut text = JsonWriter::new(Vec::with_capacity(RESULT_BYTES));
     text.result(reply, crate::amount_name(request));
     let created = single == Single::Created && reply.outcome == Outcome::Ok;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = json(status, text.finish());
     if let (Request::Order, Some(Ok(record))) = (request, commands.records().next()) {
         let id = record.order().unwrap_or_default();
-        let location = format!("/v1/buyers/{}/orders/{id}", record.party());
-        let location = HeaderValue::from_str(&location).expect("digits and hyphens");
-        response.headers_mut().insert(LOCATION, location);
+        response.headers_mut().insert(LOCATION, location(record.party(), id));
     }
     Ok(response)
+}
+
+/// The path of an order.
+fn location(buyer: Party, id: OrderId) -> HeaderValue {
+    let mut path = String::with_capacity(LOCATION_BYTES);
+    let _ = write!(path, "/v1/buyers/{buyer}/orders/{id}"); // A string takes everything.
+    HeaderValue::from_maybe_shared(Bytes::from(path)).expect("digits and hyphens")
 }
 
 /// A problem as RFC 9457 has it.

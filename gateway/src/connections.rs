@@ -1,8 +1,9 @@
 //! The open connections of a reactor: how many there may be, and how they are told to end.
 //!
 //! A connection's task is polled several times for every request. Besides its socket it looks at
-//! plain cells only: whether the gateway is ending, and, until its first request has begun, at the
-//! time. A channel or a timer that is polled each time would take a lock or a few each time.
+//! plain cells only: whether the gateway is ending, and for how long it has been quiet. A channel
+//! or a timer that is polled each time would take a lock or a few each time; instead, one task
+//! goes round all connections and counts how often it found each of them quiet.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 /// How far the gateway is on its way to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +27,56 @@ enum Ending {
     Cut,
 }
 
+/// Rounds in which a connection may stay quiet. It is found quiet for the first time at once, or
+/// nearly a whole round later.
+const ROUNDS: u32 = 5;
+
+/// What a connection does, as far as others look at it.
+#[derive(Default)]
+pub(crate) struct Activity {
+    /// Requests that are being handled.
+    open: Cell<u32>,
+    /// Rounds for which no request began and nothing was written.
+    quiet: Cell<u32>,
+}
+
+impl Activity {
+    /// A request is handled until this is dropped.
+    #[inline]
+    pub(crate) fn request(self: &Rc<Activity>) -> OpenRequest {
+        self.open.set(self.open.get() + 1);
+        OpenRequest(self.clone())
+    }
+
+    /// Something was written.
+    #[inline]
+    pub(crate) fn written(&self) {
+        self.quiet.set(0);
+    }
+}
+
+/// A request that is being handled.
+pub(crate) struct OpenRequest(Rc<Activity>);
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.quiet.set(0);
+    }
+}
+
 /// The connections of one reactor.
 pub(crate) struct Connections {
     ending: Cell<Ending>,
-    /// What wakes the tasks that there are.
-    tasks: RefCell<Slab<Waker>>,
+    /// The tasks that there are.
+    tasks: RefCell<Slab<Task>>,
     /// A connection has ended. Awaited by the accepting task alone.
     ended: Notify,
+}
+
+struct Task {
+    waker: Waker,
+    activity: Rc<Activity>,
 }
 
 impl Connections {
@@ -52,8 +97,28 @@ impl Connections {
 
     /// Takes a place among them. It counts from now on, until the place is dropped.
     pub(crate) fn enter(self: &Rc<Connections>) -> Place {
-        let number = self.tasks.borrow_mut().insert(Waker::noop().clone());
-        Place { connections: self.clone(), number }
+        let activity = Rc::new(Activity::default());
+        let task = Task { waker: Waker::noop().clone(), activity: activity.clone() };
+        let number = self.tasks.borrow_mut().insert(task);
+        Place { connections: self.clone(), number, activity }
+    }
+
+    /// Ends connections that were quiet for `idle`, at most a quarter of that later.
+    pub(crate) async fn end_idle(&self, idle: Duration) {
+        let mut rounds = tokio::time::interval(idle / (ROUNDS - 1));
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            for (_, task) in &*self.tasks.borrow() {
+                let activity = &task.activity;
+                if activity.open.get() == 0 {
+                    activity.quiet.set(activity.quiet.get() + 1);
+                    if activity.quiet.get() >= ROUNDS {
+                        task.waker.wake_by_ref();
+                    }
+                }
+            }
+        }
     }
 
     /// Lets open requests end and cuts, after `drain`, what is still open. Says whether all
@@ -69,7 +134,7 @@ impl Connections {
     fn tell(&self, ending: Ending) {
         self.ending.set(ending);
         for (_, task) in &*self.tasks.borrow() {
-            task.wake_by_ref();
+            task.waker.wake_by_ref();
         }
     }
 }
@@ -78,6 +143,7 @@ impl Connections {
 pub(crate) struct Place {
     connections: Rc<Connections>,
     number: usize,
+    pub(crate) activity: Rc<Activity>,
 }
 
 impl Drop for Place {
@@ -88,46 +154,29 @@ impl Drop for Place {
 }
 
 impl Place {
-    /// Serves a connection until it ends, is cut, or has been open for `idle` without a request:
-    /// until it is known which version of HTTP it speaks, nobody else looks at the time. `begun`
-    /// is set when the first request comes.
-    pub(crate) async fn serve(
-        self,
-        connection: impl GracefulConnection,
-        begun: Rc<Cell<bool>>,
-        idle: Duration,
-    ) {
+    /// Serves a connection until it ends or is cut. One that is quiet for too long is told to
+    /// end; one that is in the middle of a request's head doesn't listen, and is cut a round
+    /// later.
+    pub(crate) async fn serve(self, connection: impl GracefulConnection) {
         let mut connection = pin!(connection);
-        let mut silence = pin!(Some(tokio::time::sleep(idle)));
         let mut told = false;
         poll_fn(|cx| {
             self.wake_with(cx);
-            match self.connections.ending.get() {
-                Ending::Not => {}
-                Ending::Drain if told => {}
-                Ending::Drain => {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                Ending::Cut => return Poll::Ready(()),
-            }
-            // A connection that breaks is its client's business.
-            if connection.as_mut().poll(cx).is_ready() {
+            let (ending, quiet) = (self.connections.ending.get(), self.activity.quiet.get());
+            if ending == Ending::Cut || quiet > ROUNDS {
                 return Poll::Ready(());
             }
-            match silence.as_mut().as_pin_mut() {
-                Some(silence) if !begun.get() => silence.poll(cx),
-                Some(_) => {
-                    silence.set(None);
-                    Poll::Pending
-                }
-                None => Poll::Pending,
+            if !told && (ending == Ending::Drain || quiet == ROUNDS) {
+                told = true;
+                connection.as_mut().graceful_shutdown();
             }
+            // A connection that breaks is its client's business.
+            connection.as_mut().poll(cx).map(drop)
         })
         .await;
     }
 
     fn wake_with(&self, cx: &Context<'_>) {
-        self.connections.tasks.borrow_mut()[self.number].clone_from(cx.waker());
+        self.connections.tasks.borrow_mut()[self.number].waker.clone_from(cx.waker());
     }
 }

@@ -10,19 +10,18 @@
 mod answer;
 mod buffers;
 mod connections;
+mod door;
 mod route;
 mod timed;
 
-use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use model::Party;
 use model::json::decode::{self, Request};
@@ -34,7 +33,8 @@ use tokio::sync::watch;
 
 use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
-use connections::Connections;
+use connections::{Activity, Connections};
+pub use door::Door;
 use route::{Route, Single};
 use timed::{TimedStream, Wire};
 
@@ -51,8 +51,9 @@ pub struct Limits {
     pub bodies_bytes: usize,
     /// The most connections of one reactor. Default 10,000; further ones wait to be accepted.
     pub connections: usize,
-    /// How long a connection's first request may be awaited, a request's head may take, and a
-    /// connection may be idle. Default 60 s.
+    /// How long a connection may be quiet: no request is being handled on it, and nothing is
+    /// written. A request's head has to arrive in that time, too, and an answer has to be taken.
+    /// It may take a quarter longer until that is seen. Default 60 s.
     pub idle: Duration,
     /// How long a body may take to arrive. Default 30 s.
     pub body: Duration,
@@ -118,24 +119,24 @@ impl Gateway {
     /// Runs on the current thread's `LocalRuntime` or `LocalSet`.
     pub async fn serve(
         mut self,
-        listener: TcpListener,
+        door: Door,
         mut stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let mut door = door.open()?;
         for courier in std::mem::take(&mut self.couriers) {
             tokio::task::spawn_local(courier.run());
         }
         let gateway = Rc::new(self);
         let open = Connections::new();
+        let idle = tokio::task::spawn_local({
+            let (open, idle) = (open.clone(), gateway.limits.idle);
+            async move { open.end_idle(idle).await }
+        });
         loop {
-            let (stream, _) = tokio::select! {
+            let (stream, counted) = tokio::select! {
                 biased;
                 _ = stop.wait_for(|&stop| stop) => break,
-                accepted = async {
-                    open.fewer_than(gateway.limits.connections).await;
-                    listener.accept().await
-                } => match accepted {
+                next = door.next(open.fewer_than(gateway.limits.connections)) => match next {
                     Ok(accepted) => accepted,
                     Err(error) => {
                         // Out of file descriptors, or a connection that is gone already.
@@ -147,12 +148,16 @@ impl Gateway {
             };
             // An answer must not wait for the acknowledgement of the one before.
             let _ = stream.set_nodelay(true);
-            let begun = Rc::new(Cell::new(false));
-            let connection = gateway.clone().connection(stream, begun.clone());
             let place = open.enter();
-            tokio::task::spawn_local(place.serve(connection, begun, gateway.limits.idle));
+            let connection = gateway.clone().connection(stream, place.activity.clone());
+            let served = place.serve(connection);
+            tokio::task::spawn_local(async move {
+                served.await;
+                drop(counted);
+            });
         }
-        drop(listener);
+        drop(door);
+        idle.abort();
         let drain = gateway.limits.drain;
         if !open.end(drain).await {
             tracing::warn!(?drain, "connections were still open when the gateway stopped");
@@ -160,34 +165,24 @@ impl Gateway {
         Ok(())
     }
 
-    /// `begun` is set when the first request comes.
     fn connection(
         self: Rc<Gateway>,
         stream: tokio::net::TcpStream,
-        begun: Rc<Cell<bool>>,
+        activity: Rc<Activity>,
     ) -> impl hyper_util::server::graceful::GracefulConnection<Error = impl Send> + 'static {
         let mut builder = auto::Builder::new(LocalExecutor);
         // Not `pipeline_flush`: it keeps an answer back as long as anything but a whole request
         // follows, be it half of the next one, and collects answers without a bound.
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.idle)
-            .max_headers(64)
-            .max_buf_size(HTTP1_BUFFER_BYTES);
+        builder.http1().header_read_timeout(None).max_headers(64).max_buf_size(HTTP1_BUFFER_BYTES);
         builder
             .http2()
-            .timer(TokioTimer::new())
             .max_concurrent_streams(256)
             .max_header_list_size(16 << 10)
             .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(8 << 20)
-            .keep_alive_interval(self.limits.idle)
-            .keep_alive_timeout(self.limits.idle);
-        let wire = Wire::new(self.recorder.clone());
+            .initial_connection_window_size(8 << 20);
+        let wire = Wire::new(self.recorder.clone(), activity);
         let stream = TimedStream::new(stream, wire.clone());
         let service = service_fn(move |request| {
-            begun.set(true);
             let (gateway, wire) = (self.clone(), wire.clone());
             async move { Ok::<_, Infallible>(gateway.handle(request, &wire).await) }
         });
@@ -196,6 +191,7 @@ impl Gateway {
 
     /// Answers one request.
     async fn handle(&self, request: HttpRequest<Incoming>, wire: &Rc<Wire>) -> Response<Body> {
+        let _open = wire.request();
         let begun = wire.begin(request.version());
         let head_only = request.method() == Method::HEAD;
         let answered = match Route::of(request.method(), request.uri()) {

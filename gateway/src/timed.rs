@@ -21,6 +21,8 @@ use hyper::Version;
 use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::connections::{Activity, OpenRequest};
+
 /// What a connection remembers of its bytes.
 pub(crate) struct Wire {
     recorder: Rc<ReactorRecorder>,
@@ -32,15 +34,17 @@ pub(crate) struct Wire {
     /// Whether a request was done whose answer isn't written yet, and that request.
     is_answering: Cell<bool>,
     answering: Cell<ReactorTicks>,
+    activity: Rc<Activity>,
     /// More of them: HTTP/2's streams, or what was pipelined when the socket took no more. No
     /// more than `h2` allows streams, or `hyper` buffers answers.
     behind: RefCell<Vec<ReactorTicks>>,
 }
 
 impl Wire {
-    pub(crate) fn new(recorder: Rc<ReactorRecorder>) -> Rc<Wire> {
+    pub(crate) fn new(recorder: Rc<ReactorRecorder>, activity: Rc<Activity>) -> Rc<Wire> {
         Rc::new(Wire {
             recorder,
+            activity,
             has_read: Cell::default(),
             first_read: Cell::default(),
             newest_read: Cell::default(),
@@ -48,6 +52,12 @@ impl Wire {
             answering: Cell::default(),
             behind: RefCell::default(),
         })
+    }
+
+    /// A request is handled until what is returned is dropped.
+    #[inline]
+    pub(crate) fn request(&self) -> OpenRequest {
+        self.activity.request()
     }
 
     /// When the request that is handed to the service began.
@@ -146,6 +156,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.wire.activity.written();
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -155,6 +166,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.wire.activity.written();
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 

@@ -85,6 +85,11 @@ pub struct Plan {
     pub threads: usize,
     /// When requests are due.
     pub pace: Pace,
+    /// From one time that a thread sends what its schedule asks for to the next, at least: what
+    /// falls due in between goes out together, late by no more than this. To wake up costs
+    /// several times what it costs to send, and a schedule with fewer requests isn't touched by
+    /// it. [`GRAIN`] unless there is a reason.
+    pub grain: Duration,
     /// How long an answer is awaited.
     pub timeout: Duration,
     /// How long a request without an answer is sent again before it counts as failed.
@@ -177,6 +182,9 @@ const TICK: Duration = Duration::from_millis(50);
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 << 10;
+
+/// A quarter of a millisecond: a thread wakes for its schedule up to 4,000 times a second.
+pub const GRAIN: Duration = Duration::from_micros(250);
 
 /// Runs it. Blocks the calling thread. `load` makes the load of each thread.
 pub fn run<L: Load>(
@@ -367,6 +375,7 @@ impl<L: Load> Crew<L> {
         let closed = matches!(self.plan.pace, Pace::Max(_));
         let mut looked = self.start;
         let mut gave_way = self.start;
+        let mut handed_out = self.start;
         loop {
             let now = Instant::now();
             if self.plan.stop.load(Ordering::Relaxed) && now < self.end.get() {
@@ -381,7 +390,9 @@ impl<L: Load> Crew<L> {
                 }
                 self.give_up(now);
             }
-            self.hand_out(now);
+            if self.hand_out(now) {
+                handed_out = now;
+            }
             if self.is_done(now, closed) {
                 break;
             }
@@ -397,7 +408,7 @@ impl<L: Load> Crew<L> {
             let mut until = looked + TICK;
             // With no lane free there is nobody to hand it to: a lane that gets free looks itself.
             if !self.free.borrow().is_empty() {
-                until = due.map_or(until, |due| until.min(due));
+                until = due.map_or(until, |due| until.min(due.max(handed_out + self.plan.grain)));
             }
             self.armed.set(until);
             tokio::select! {
@@ -435,12 +446,16 @@ impl<L: Load> Crew<L> {
     }
 
     /// Gives what is due to lanes that are free, [`TOGETHER`] to each where it takes as many.
-    fn hand_out(&self, now: Instant) {
+    /// Returns whether there was anything.
+    fn hand_out(&self, now: Instant) -> bool {
+        let mut any = false;
         while !self.free.borrow().is_empty() {
-            let Some(job) = self.pop_due(now) else { return };
+            let Some(job) = self.pop_due(now) else { break };
             let Some(lane) = self.pop_free() else {
-                return self.queue.borrow_mut().put_back(job);
+                self.queue.borrow_mut().put_back(job);
+                break;
             };
+            any = true;
             let post = &self.posts[lane];
             let mut jobs = post.jobs.borrow_mut();
             // It may not have come to send what it was given before.
@@ -458,6 +473,7 @@ impl<L: Load> Crew<L> {
             }
             post.wake();
         }
+        any
     }
 
     /// The lane that has been free the longest.
@@ -480,12 +496,17 @@ impl<L: Load> Crew<L> {
         })
     }
 
-    /// A lane that has room asks for more.
+    /// A lane that has room asks for more. What the schedule has for lanes that are free already
+    /// is handed out, together, when it is time.
     pub(crate) fn take(&self, now: Instant) -> Option<Job> {
+        let on_schedule = matches!(self.plan.pace, Pace::Schedule(_));
+        if on_schedule && !self.free.borrow().is_empty() {
+            return None;
+        }
         if let Some(job) = self.pop_due(now) {
             return Some(job);
         }
-        if matches!(self.plan.pace, Pace::Schedule(_)) || now >= self.end.get() {
+        if on_schedule || now >= self.end.get() {
             return None;
         }
         let n = self.together.next.fetch_add(1, Ordering::Relaxed);
@@ -498,10 +519,12 @@ impl<L: Load> Crew<L> {
         if self.posts[lane].is_free.replace(true) {
             return;
         }
+        let was_none = self.free.borrow().is_empty();
         self.free.borrow_mut().push_back(lane);
         let queue = self.queue.borrow();
         let over = self.under_way.get() == 0 && queue.is_empty();
-        if over || queue.next_due().is_some_and(|due| due < self.armed.get()) {
+        let awaited = was_none && queue.next_due().is_some_and(|due| due < self.armed.get());
+        if over || awaited {
             self.nudge.notify_one();
         }
     }

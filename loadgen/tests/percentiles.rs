@@ -218,6 +218,7 @@ impl Scenario {
             connections,
             threads: self.threads.min(connections),
             pace: pace.clone(),
+            grain: engine::GRAIN,
             timeout: Duration::from_secs(10),
             retry_for: Duration::ZERO,
             keep_bodies: false,

@@ -5,7 +5,9 @@
 //! from noise, where a time can't. `instructions.toml` keeps a figure for every stage of
 //! `crest/examples/instructions.rs`. One that rises by more than [`TOLERANCE_PERCENT`] fails,
 //! unless the new figure is committed with the change that caused it. Many small rises add up
-//! to a large one: they are all held against the same figure.
+//! to a large one: they are all held against the same figure. Before a rise fails it is counted
+//! once more, and the lower count stands: the allocator's addresses are the kernel's choice, and
+//! now and then it has to go a longer way.
 //!
 //! Another compiler makes other code, and another valgrind shows it another processor. Where
 //! they aren't those that the figures were made by, a rise is only a warning.
@@ -50,7 +52,8 @@ pub(crate) fn instructions(accept: bool) -> Result<(), Failure> {
         eprintln!("\nSKIPPED: INSTRUCTIONS PER ORDER WERE NOT COUNTED. {why}");
         return Ok(());
     }
-    let now = Figures { made_by: made_by()?, instructions_per_order: measure(&runner()?)? };
+    let runner = runner()?;
+    let mut now = Figures { made_by: made_by()?, instructions_per_order: measure(&runner)? };
     let file = root().join(FILE);
     let committed = match std::fs::read_to_string(&file) {
         Ok(text) => Some(toml::from_str(&text).map_err(|error| format!("{FILE}: {error}"))?),
@@ -61,7 +64,12 @@ pub(crate) fn instructions(accept: bool) -> Result<(), Failure> {
         made_by: now.made_by.clone(),
         instructions_per_order: BTreeMap::new(),
     });
-    let compared = Compared::new(&committed, &now);
+    let mut compared = Compared::new(&committed, &now);
+    if !accept && !compared.wrong.is_empty() {
+        println!("{}", compared.table);
+        now.keep_lower(measure(&runner)?);
+        compared = Compared::new(&committed, &now);
+    }
     println!("{}", compared.table);
     if accept {
         std::fs::write(&file, now.text())?;
@@ -90,6 +98,14 @@ pub(crate) fn instructions(accept: bool) -> Result<(), Failure> {
 }
 
 impl Figures {
+    /// Of two counts of a stage, the lower one stands.
+    fn keep_lower(&mut self, again: BTreeMap<String, f64>) {
+        for (stage, figure) in again {
+            let kept = self.instructions_per_order.entry(stage).or_insert(figure);
+            *kept = kept.min(figure);
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = format!(
             "{HEAD}made_by = \"{}\"\n\n[instructions_per_order]\n",
@@ -277,6 +293,15 @@ mod tests {
         let wrong = "batch_apply rose from 1000.0 to 1030.1 (+3.01 %; 3 % are let pass)";
         assert_eq!(compared.wrong, [wrong]);
         assert_eq!(compared.fell, ["one_apply (-3.05 %)"]);
+    }
+
+    #[test]
+    fn of_two_counts_the_lower_one_stands() {
+        let mut now = figures([("batch_apply", 1000.0), ("one_apply", 2100.0)]);
+        now.keep_lower(
+            figures([("batch_apply", 1050.0), ("one_apply", 2000.0)]).instructions_per_order,
+        );
+        assert_eq!(now, figures([("batch_apply", 1000.0), ("one_apply", 2000.0)]));
     }
 
     #[test]

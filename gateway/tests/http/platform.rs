@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-use gateway::{Gateway, Limits, Router};
+use gateway::{Door, Gateway, Limits, Router};
 use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
@@ -38,11 +38,12 @@ impl Platform {
         let thread = std::thread::spawn(move || {
             let (task, handle, log, _) =
                 node::open_log(log, |_| Ok(()), 1, Default::default()).unwrap();
+            let door = Door::for_all(vec![listener]).remove(0);
             let gateway = Gateway::new(Router::new(vec![handle]), limits, 0);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = LocalSet::new().block_on(&runtime.unwrap(), async move {
                 let shard = spawn_local(task.run());
-                gateway.serve(listener, stopped).await.unwrap();
+                gateway.serve(door, stopped).await.unwrap();
                 shard.await.unwrap()
             });
             assert_eq!(log.join().failed.is_some(), ended.is_err());

@@ -236,6 +236,7 @@ impl Test {
             connections: 5,
             threads: 2,
             pace,
+            grain: engine::GRAIN,
             timeout: Duration::from_secs(20),
             retry_for: Duration::ZERO,
             keep_bodies: true,

@@ -148,6 +148,7 @@ pub(crate) fn drive_bare(url: &str, numbers: &[u64]) -> Result<(), Failure> {
         connections: connections as usize,
         threads: THREADS,
         pace: Pace::Max(Duration::from_millis(milliseconds)),
+        grain: engine::GRAIN,
         timeout: Duration::from_secs(10),
         retry_for: Duration::ZERO,
         keep_bodies: true,

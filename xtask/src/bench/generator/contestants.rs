@@ -21,6 +21,8 @@ use crate::tools::{self, H2LOAD, K6, OHA, Tool, WRK};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Generator {
     Crest,
+    /// It, sending in steps of a millisecond.
+    CrestGrain,
     Wrk,
     H2load,
     Oha,
@@ -75,7 +77,9 @@ impl Contestants<'_> {
     pub(super) fn find(folder: &Path, crest: PathBuf) -> Result<Contestants<'_>, Failure> {
         let mut contestants = Contestants { folder, programs: Vec::new(), missing: Vec::new() };
         let version = tools::version(&crest)?;
-        contestants.programs.push((Generator::Crest, crest, version));
+        for generator in [Generator::Crest, Generator::CrestGrain] {
+            contestants.programs.push((generator, crest.clone(), version.clone()));
+        }
         let peers: [(Tool, &str, &str, &[Generator]); 4] = [
             (WRK, "wrk", "--version", &[Generator::Wrk]),
             (H2LOAD, "h2load", "--version", &[Generator::H2load]),
@@ -130,7 +134,7 @@ impl Contestants<'_> {
         let printed = String::from_utf8_lossy(&output.stdout);
         let written = || fs::read_to_string(&file);
         let said = match generator {
-            Generator::Crest => {
+            Generator::Crest | Generator::CrestGrain => {
                 written().map_err(Failure::from).and_then(|json| answers::crest(&json))
             }
             Generator::Wrk => answers::wrk(&printed),
@@ -158,7 +162,7 @@ fn ask(command: &mut Command, generator: Generator, load: &Load<'_>, folder: &Pa
     let rate = load.rate.map(|rate| rate.to_string());
     let streams = STREAMS.to_string();
     match generator {
-        Generator::Crest => {
+        Generator::Crest | Generator::CrestGrain => {
             command.args(["load", load.url, "--insecure", "-t", "1", "-c", &connections]);
             command.arg("-z").arg(format!("{seconds}s")).arg("--json").arg(file);
             match &rate {
@@ -167,6 +171,9 @@ fn ask(command: &mut Command, generator: Generator, load: &Load<'_>, folder: &Pa
             };
             if load.http == Http::Two {
                 command.args(["--http", "2", "-m", &streams]);
+            }
+            if generator == Generator::CrestGrain {
+                command.args(["--grain", "1ms"]);
             }
         }
         Generator::Wrk => {
