@@ -8,6 +8,9 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use loadgen::{Arrivals, Protocol, Stage};
 
+/// Where the admin port is unless a command line says otherwise.
+pub(crate) const ADMIN: &str = "127.0.0.1:9090";
+
 /// Crest: the transaction platform for the biggest hour of the year.
 ///
 /// Places, pays, cancels and refunds orders over HTTP; makes every one of them durable before it
@@ -71,7 +74,7 @@ pub(crate) struct Serve {
     pub(crate) http: SocketAddr,
     /// Address of the admin port: `/healthz`, `/readyz`, `/metrics` for Prometheus, `/stages`.
     /// Plain HTTP without a key, so not for the world. Port 0 takes a free one; `off`: none.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090", value_parser = admin)]
+    #[arg(long, value_name = "ADDR", default_value = ADMIN, value_parser = admin)]
     pub(crate) admin: Admin,
     /// Threads that serve connections; the first also runs the shard. Default: one for each core.
     #[arg(long, value_name = "N")]

@@ -79,8 +79,9 @@ fn sample(args: &args::ProfileSample) -> Result<ExitCode, Failure> {
     let out = new_folder(args.out.as_deref(), "profile", time)?;
     summary.draw(&out.join("flame.svg"))?;
     write(&out.join("stacks.folded"), &summary.stacks.folded())?;
-    if let Some((before, after)) = stages_before.zip(stages_after) {
-        write_json(&out.join("stages.json"), &after.since(&before))?;
+    let stages = stages_before.zip(stages_after).map(|(before, after)| after.since(&before));
+    if let Some(stages) = &stages {
+        write_json(&out.join("stages.json"), stages)?;
     }
     let description = Description {
         command: std::env::args().collect::<Vec<_>>().join(" "),
@@ -93,6 +94,9 @@ fn sample(args: &args::ProfileSample) -> Result<ExitCode, Failure> {
     };
     write_json(&out.join("profile.json"), &description)?;
     print!("{}", tables(&summary));
+    if let Some(stages) = &stages {
+        print!("{}", stages.table());
+    }
     println!("\n  files      {}", out.display());
     Ok(ExitCode::SUCCESS)
 }

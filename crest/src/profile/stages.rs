@@ -5,7 +5,8 @@
 //! profile.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::fmt::Write as _;
+use std::io::{Read as _, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(crate) struct Stage {
     pub(crate) requests: u64,
     pub(crate) orders: u64,
     pub(crate) sum_ns: u64,
-    /// Upper bound in nanoseconds, and how many are in the bucket.
+    /// A bucket's lower bound in nanoseconds, and how many are in it.
     pub(crate) buckets: Vec<(u64, u64)>,
 }
 
@@ -106,6 +107,17 @@ impl Stages {
         }
         sums
     }
+
+    /// Mean and tail of every stage, for a person.
+    pub(crate) fn table(&self) -> String {
+        let mut text = "\n  stages              mean µs     p99 µs\n".to_string();
+        for stage in self.by_stage() {
+            let (Some(mean), Some(p99)) = (stage.mean_ns(), stage.p99_ns()) else { continue };
+            let (mean, p99) = (mean / 1e3, p99 as f64 / 1e3);
+            let _ = writeln!(text, "  {:<16} {mean:10.1} {p99:10.1}", stage.stage);
+        }
+        text
+    }
 }
 
 fn get(address: &str) -> std::io::Result<String> {
@@ -129,8 +141,8 @@ impl Stage {
 
     fn since(&self, before: &Stage) -> Stage {
         let was: BTreeMap<u64, u64> = before.buckets.iter().copied().collect();
-        let left = |(upper, count): &(u64, u64)| {
-            (*upper, count.saturating_sub(was.get(upper).copied().unwrap_or(0)))
+        let left = |(bound, count): &(u64, u64)| {
+            (*bound, count.saturating_sub(was.get(bound).copied().unwrap_or(0)))
         };
         Stage {
             stage: self.stage.clone(),
@@ -147,8 +159,8 @@ impl Stage {
         self.orders += other.orders;
         self.sum_ns += other.sum_ns;
         let mut buckets: BTreeMap<u64, u64> = self.buckets.iter().copied().collect();
-        for (upper, count) in &other.buckets {
-            *buckets.entry(*upper).or_default() += count;
+        for (bound, count) in &other.buckets {
+            *buckets.entry(*bound).or_default() += count;
         }
         self.buckets = buckets.into_iter().collect();
     }
@@ -164,7 +176,7 @@ impl Stage {
         (count > 0).then(|| self.sum_ns as f64 / count as f64)
     }
 
-    /// The standard error of the mean, from the buckets' upper bounds.
+    /// The standard error of the mean, from the buckets' bounds.
     pub(crate) fn mean_error_ns(&self) -> f64 {
         let n = self.count() as f64;
         if n < 2.0 {
@@ -177,14 +189,14 @@ impl Stage {
         ((weighted(2) / n - mean * mean).max(0.0) / n).sqrt()
     }
 
-    /// The bound below which 99 in 100 passes were.
+    /// The bound of the bucket that the 99th of 100 passes is in.
     pub(crate) fn p99_ns(&self) -> Option<u64> {
         // The rank's ceiling: of one pass it is the first, of 100 the 99th.
         let rank = (self.count() * 99).div_ceil(100);
         let mut below = 0;
-        self.buckets.iter().find_map(|(upper, count)| {
+        self.buckets.iter().find_map(|(bound, count)| {
             below += count;
-            (below >= rank && rank > 0).then_some(*upper)
+            (below >= rank && rank > 0).then_some(*bound)
         })
     }
 }
@@ -227,6 +239,8 @@ mod tests {
         assert_eq!(apply.buckets, [(100, 99), (200, 1)]);
         assert_eq!((apply.mean_ns(), apply.p99_ns()), (Some(100.0), Some(100)));
         assert_eq!(between.threads[0].on_core_ns, 7);
+        let table = "\n  stages              mean µs     p99 µs\n  apply                   0.1        0.1\n";
+        assert_eq!(between.table(), table);
         assert_eq!(Stage::default().p99_ns(), None);
     }
 

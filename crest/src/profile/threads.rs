@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::Failure;
+use crate::{Failure, args};
 
 /// What the threads of a process had done by some moment.
 pub(crate) struct ThreadTimes {
@@ -83,7 +83,7 @@ fn states(name: String, interval: Duration, on_core: u64, waiting: u64) -> Threa
 pub(crate) struct Served {
     pub(crate) pid: u32,
     pub(crate) data: Option<PathBuf>,
-    /// Its admin address, if its command line names one.
+    /// Its admin address, as its command line has it.
     pub(crate) admin: Option<String>,
 }
 
@@ -151,7 +151,8 @@ fn served(pid: u32, command: &[String]) -> Option<Served> {
     // A path on its command line stands relative to where it runs, not to where we do.
     let here = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
     let data = value("--data").map(|data| here.join(data));
-    Some(Served { pid, data, admin: value("--admin") })
+    let admin = value("--admin").unwrap_or_else(|| args::ADMIN.to_string());
+    Some(Served { pid, data, admin: (admin != "off").then_some(admin) })
 }
 
 #[cfg(test)]
@@ -167,6 +168,9 @@ mod tests {
         assert_eq!(found.data, Some(PathBuf::from("/srv/shop")));
         assert_eq!(found.admin.as_deref(), Some("127.0.0.1:9"));
         assert_eq!(found.to_string(), "process 0, data in /srv/shop");
+        let admin = |text| served(0, &command(text)).unwrap().admin;
+        assert_eq!(admin("crest serve --data shop").as_deref(), Some("127.0.0.1:9090"));
+        assert_eq!(admin("crest serve --admin=off --data shop"), None);
         for other in ["crest drill --data serve", "vim serve", "crest"] {
             assert_eq!(served(0, &command(other)), None, "{other}");
         }
