@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// request was answered with a status from 200 to 399, and every --threshold was met; 1: not
     /// so; 3: invalid, the generator could not keep its schedule; 2: it could not run.
     ///
-    /// The URL, headers and the body may have parts that differ: {{n}}, {{uuid}}, {{int:1:100}},
+    /// The URL, headers and the body may have parts that differ: {{ n }}, {{uuid}}, {{int:1:100}},
     /// {{zipf:1000}}, {{float:0:1}}, {{choice:a|b}}, {{hex:16}}, {{string:8}}, {{now_ms}},
     /// {{now_iso}}, {{csv:COLUMN}}, {{csv:COLUMN:json}}, {{csv:COLUMN:url}}.
     Load(Load),
@@ -95,6 +95,31 @@ pub(crate) struct Serve {
     /// Remembered orders to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
+}
+
+/// Where a report goes besides the terminal.
+#[derive(ClapArgs)]
+pub(crate) struct ReportFiles {
+    /// Write the figures to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write what was to hold, and whether it did, to a file, as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+}
+
+impl ReportFiles {
+    /// Finds out before a run, not after it, that a file can't be written. `more` are others.
+    pub(crate) fn check<'a>(
+        &'a self,
+        more: impl IntoIterator<Item = &'a PathBuf>,
+    ) -> Result<(), String> {
+        for path in self.json.iter().chain(&self.junit).chain(more) {
+            let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+            file.map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// Where the admin port is, if there is one.
@@ -165,12 +190,8 @@ pub(crate) struct Drill {
     /// Keep the data here; must be new. Default: a temporary directory, removed after a pass.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Write the figures to a file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// Write what was to hold, and whether it did, to a file, as JUnit XML.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: ReportFiles,
     /// Replay recorded purchases (.csv or .csv.gz) instead of a profile.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["profile", "duration", "rate", "max", "batch", "buyers", "items", "lines"])]
     pub(crate) trace: Option<PathBuf>,
@@ -251,12 +272,8 @@ pub(crate) struct Load {
     /// The same seed makes the same requests, at the same times.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Write the figures to a file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
-    /// Write what was to hold, and whether it did, to a file, as JUnit XML.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: ReportFiles,
     /// Write the latencies to a file that HdrHistogram's plotter reads.
     #[arg(long, value_name = "FILE")]
     pub(crate) hgrm: Option<PathBuf>,

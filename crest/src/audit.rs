@@ -10,8 +10,8 @@ pub(crate) fn audit(args: &args::Audit) -> Result<ExitCode, Failure> {
     let mut report = Report::new();
     report.add_audit(&audit, None);
     report.add_disk(&args.data);
-    println!("crest audit of {}", args.data.display());
-    print!("{report}");
+    tell!("crest audit of {}\n", args.data.display());
+    tell!("{report}");
     if let Some(path) = &args.json {
         report.write(path)?;
     }

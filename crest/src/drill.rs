@@ -31,6 +31,7 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 const EXPECTED_RATE: f64 = 800_000.0;
 
 pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
+    args.files.check(&args.profile_out)?;
     if let Some(file) = &args.trace {
         return trace::drill(args, file);
     }
@@ -42,8 +43,8 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let profile = Arc::new(Profile::of(settings));
     let settings = profile.settings();
     let requests = &settings.requests;
-    println!(
-        "crest drill: {}, {} buyers, {} items, {} orders per request over {} connections, seed {}",
+    tell!(
+        "crest drill: {}, {} buyers, {} items, {} orders per request over {} connections, seed {}\n",
         settings.name,
         thousands(profile.buyers()),
         thousands(profile.items()),
@@ -58,7 +59,8 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let stop = interrupts(scene.killer())?;
     let started = Instant::now();
     let shared = Rc::new(Profile::clone(&profile));
-    on_reactor(setup::set_up(&scene.target, &shared, requests.connections.min(8)))??;
+    on_reactor(setup::set_up(&scene.target, &shared, requests.connections.min(8)))?
+        .map_err(|error| format!("{}: {error}", scene.target.authority))?;
     drop(shared);
     say(&format!("set up in {:.1} s", started.elapsed().as_secs_f64()));
 
@@ -159,15 +161,15 @@ fn audit(
 
 /// Prints the report, writes what was asked for, and decides the exit status.
 fn conclude(args: &args::Drill, report: Report, data: Option<Data>) -> Result<ExitCode, Failure> {
-    println!();
-    print!("{report}");
-    report.write_all(args.json.as_deref(), args.junit.as_deref())?;
+    tell!("\n");
+    tell!("{report}");
     match data {
         Some(Data::Temporary(dir)) if report.verdict != Verdict::Pass => {
-            println!("  {:<10} {} (kept, to be looked at)", "data", dir.keep().display());
+            tell!("  {:<10} {} (kept, to be looked at)\n", "data", dir.keep().display());
         }
-        Some(Data::Kept(path)) => println!("  {:<10} {}", "data", path.display()),
+        Some(Data::Kept(path)) => tell!("  {:<10} {}\n", "data", path.display()),
         _ => {}
     }
+    report.write_all(&args.files)?;
     Ok(report.verdict.exit_code())
 }

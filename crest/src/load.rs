@@ -28,6 +28,7 @@ pub(crate) fn load(args: &args::Load) -> Result<ExitCode, Failure> {
         None if body.is_empty() => http::Method::GET,
         None => http::Method::POST,
     };
+    args.files.check(&args.hgrm)?;
     let request = UrlRequest::new(method, &path, &args.header, &body, table.as_ref(), args.seed)?;
     let request = Arc::new(request);
     let connections = args.connections.get();
@@ -71,13 +72,13 @@ pub(crate) fn load(args: &args::Load) -> Result<ExitCode, Failure> {
     report.add_requests(&ran.recorder, ran.elapsed, &args.threshold);
     report.judge_schedule(&ran.recorder, plan.threads, ran.elapsed);
     report.judge(&args.threshold, &ran.recorder, ran.elapsed);
-    println!("\n{report}");
+    tell!("\n{report}\n");
     let latency = &ran.recorder.kinds[0].latency;
     let lines = summary::histogram_lines(latency, 1);
-    lines.iter().for_each(|line| println!("  {line}"));
-    println!();
-    summary::percentile_lines(latency, 1).iter().for_each(|line| println!("  {line}"));
-    report.write_all(args.json.as_deref(), args.junit.as_deref())?;
+    lines.iter().for_each(|line| tell!("  {line}\n"));
+    tell!("\n");
+    summary::percentile_lines(latency, 1).iter().for_each(|line| tell!("  {line}\n"));
+    report.write_all(&args.files)?;
     if let Some(path) = &args.hgrm {
         let mut file = fs::File::create(path).map_err(|e| format!("{}: {e}", path.display()))?;
         summary::write_hgrm(latency, 1, &mut file)?;
@@ -120,7 +121,10 @@ fn shape(path: &Path) -> Result<Vec<Stage>, Failure> {
         let last = points.last().map_or(0.0, |point| point.0);
         match numbers[..] {
             [at, rate] if at >= last && (0.0..=1e9).contains(&rate) => points.push((at, rate)),
-            _ if number == 1 || line.trim().is_empty() => {} // A heading.
+            _ if line.trim().is_empty() => {}
+            _ if number == 1 && !line.trim_start().starts_with(|c: char| c.is_ascii_digit()) => {
+                // A heading.
+            }
             _ => {
                 return Err(format!(
                     "{name}, line {number}: {line:?} is not \"seconds,rate\", or goes back in time"

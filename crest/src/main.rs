@@ -1,5 +1,13 @@
 //! The `crest` command: serve the platform, drill it, audit what it wrote.
 
+/// Prints, without a newline of its own. A reader that has had enough (`crest drill | head`) ends
+/// nothing: the exit status still says what came of the command.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!($($words)*));
+    }};
+}
+
 mod admin;
 mod args;
 mod audit;

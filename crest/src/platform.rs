@@ -28,7 +28,8 @@ pub(crate) struct Platform {
 impl Platform {
     /// Starts `crest serve` with `options` on free ports and waits until it listens.
     pub(crate) fn start(data: &Path, options: &[String]) -> Result<Platform, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut serve = Command::new(std::env::current_exe()?);
+        serve
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(options)
@@ -36,8 +37,15 @@ impl Platform {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             // Ctrl-C is for the drill, which stops it in its own time.
-            .process_group(0)
-            .spawn()?;
+            .process_group(0);
+        let end_with_us = || {
+            let term = rustix::process::Signal::TERM;
+            Ok(rustix::process::set_parent_process_death_signal(Some(term))?)
+        };
+        // SAFETY: between fork and exec it makes one system call, which is safe after a fork, and
+        // touches no memory.
+        unsafe { serve.pre_exec(end_with_us) };
+        let mut child = serve.spawn()?;
         let stdout = child.stdout.take().expect("it is piped");
         let (said, says) = mpsc::channel();
         std::thread::spawn(move || {

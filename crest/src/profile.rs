@@ -72,7 +72,7 @@ fn sample(args: &args::ProfileSample) -> Result<ExitCode, Failure> {
         }
     };
     let stages_before = admin.as_ref().and_then(ask);
-    println!("crest profile: {served}, {:?}", args.seconds);
+    tell!("crest profile: {served}, {:?}\n", args.seconds);
     wait(&mut sampler, args.seconds)?;
     let stages_after = admin.as_ref().filter(|_| stages_before.is_some()).and_then(ask);
     let summary = sampler.stop(|_| true)?;
@@ -93,11 +93,11 @@ fn sample(args: &args::ProfileSample) -> Result<ExitCode, Failure> {
         summary: &summary,
     };
     write_json(&out.join("profile.json"), &description)?;
-    print!("{}", tables(&summary));
+    tell!("{}", tables(&summary));
     if let Some(stages) = &stages {
-        print!("{}", stages.table());
+        tell!("{}", stages.table());
     }
-    println!("\n  files      {}", out.display());
+    tell!("\n  files      {}\n", out.display());
     Ok(ExitCode::SUCCESS)
 }
 

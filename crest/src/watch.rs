@@ -1,5 +1,6 @@
 //! Showing how a run is getting on, and ending it early.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -20,11 +21,12 @@ pub(crate) fn on_reactor<F: Future>(future: F) -> std::io::Result<F::Output> {
 
 /// A line about what was done, where a person sees it.
 pub(crate) fn say(text: &str) {
-    eprintln!("  {text}");
+    // Where nobody listens, the exit status still says what came of it.
+    let _ = writeln!(std::io::stderr(), "  {text}");
 }
 
-/// Set at the first Ctrl-C; at the second the process ends at once, with `last` called before.
-/// From when this returns, an interrupt is caught.
+/// Set at the first Ctrl-C, SIGTERM or SIGHUP; at the second the process ends at once, with `last`
+/// called before. From when this returns, they are caught.
 pub(crate) fn interrupts(last: impl Fn() + Send + 'static) -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = stop.clone();
@@ -34,12 +36,21 @@ pub(crate) fn interrupts(last: impl Fn() + Send + 'static) -> std::io::Result<Ar
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut interrupts = signal(SignalKind::interrupt())?;
+                let mut terminations = signal(SignalKind::terminate())?;
+                let mut hangups = signal(SignalKind::hangup())?;
+                let mut told = async || {
+                    tokio::select! {
+                        _ = interrupts.recv() => {}
+                        _ = terminations.recv() => {}
+                        _ = hangups.recv() => {}
+                    }
+                };
                 // Whoever waits for it is there.
                 let _ = caught.send(());
-                interrupts.recv().await;
+                told().await;
                 say("stopping: what is under way is still answered; again to stop at once");
                 stopping.store(true, Ordering::Relaxed);
-                interrupts.recv().await;
+                told().await;
                 last();
                 std::process::exit(130)
             })

@@ -3,10 +3,12 @@
 // What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod platform;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use platform::Platform;
 use serde_json::Value;
 
 /// Runs `crest` with these arguments and `--json`; its exit status, and its figures.
@@ -112,38 +114,12 @@ fn the_same_seed_makes_the_same_orders() {
     assert_ne!(first, sums("6"));
 }
 
-/// A platform that a test started. Killed when dropped.
-struct Platform(Child, String);
-
-impl Platform {
-    fn start(data: &Path) -> Platform {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
-            .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--data"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().rsplit(' ').next().unwrap().to_string();
-        Platform(child, url)
-    }
-}
-
-impl Drop for Platform {
-    fn drop(&mut self) {
-        // One that has ended can't be killed; that is fine.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_platform_that_runs_is_driven_and_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(&dir.path().join("data"));
     for seed in ["1", "2"] {
-        let args = small(&["--batch", "100", "--target", &platform.1, "--seed", seed]);
+        let args = small(&["--batch", "100", "--target", &platform.url, "--seed", seed]);
         let (status, figures) = crest(dir.path(), &args);
         assert_eq!((status, figures["verdict"].as_str()), (0, Some("pass")));
         assert!(figures["audit"].is_null());
@@ -156,7 +132,7 @@ fn a_platform_that_runs_is_driven_and_read_back() {
 fn a_port_that_is_taken_is_not_shared() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(&dir.path().join("data"));
-    let address = platform.1.strip_prefix("http://").unwrap();
+    let address = platform.url.strip_prefix("http://").unwrap();
     let other = dir.path().join("other");
     let output = Command::new(env!("CARGO_BIN_EXE_crest"))
         .args(["serve", "--http", address, "--admin", "off", "--data", other.to_str().unwrap()])

@@ -3,53 +3,42 @@
 // What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
+mod platform;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use platform::Platform;
 use serde_json::Value;
 
 /// A platform with a directory of its own.
-struct Platform {
-    child: Child,
-    url: String,
+struct Shop {
+    platform: Platform,
     dir: tempfile::TempDir,
 }
 
-impl Platform {
-    fn start() -> Platform {
+impl Shop {
+    fn start() -> Shop {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
-            .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--data"])
-            .arg(dir.path())
-            .env("CREST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().split(' ').next_back().unwrap().to_string();
-        Platform { child, url, dir }
+        Shop { platform: Platform::start(dir.path()), dir }
+    }
+
+    fn url(&self) -> &str {
+        &self.platform.url
     }
 
     /// Stops it; what `crest audit` says of its data.
     fn stop_and_audit(mut self) -> Value {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let child = &mut self.platform.child;
+        let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(self.child.wait().unwrap().success());
+        assert!(child.wait().unwrap().success());
         let json = self.dir.path().join("audit.json");
         let data = self.dir.path().to_str().unwrap();
         let audited = crest(&["audit", data, "--json", json.to_str().unwrap()]);
         assert!(audited.status.success());
         read(&json)
-    }
-}
-
-impl Drop for Platform {
-    fn drop(&mut self) {
-        // One that has ended can't be killed; that is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -80,11 +69,11 @@ fn read(path: &Path) -> Value {
 
 #[test]
 fn rows_of_a_file_become_requests_and_every_one_is_in_the_log() {
-    let platform = Platform::start();
-    let people = platform.dir.path().join("people.csv");
+    let shop = Shop::start();
+    let people = shop.dir.path().join("people.csv");
     let rows: String = (1..=300).map(|id| format!("{id},{}\n", id * 10)).collect();
     std::fs::write(&people, format!("id,pence\n{rows}")).unwrap();
-    let accounts = format!("{}/v1/accounts", platform.url);
+    let accounts = format!("{}/v1/accounts", shop.url());
     let body = r#"{"party":{{csv:id}},"currency":"GBP","balance":{{csv:pence}}}"#;
     let csv = people.to_str().unwrap();
     for http in ["1.1", "2"] {
@@ -117,14 +106,14 @@ fn rows_of_a_file_become_requests_and_every_one_is_in_the_log() {
         let met = figures["thresholds"].as_array().unwrap();
         assert!(met.iter().all(|checked| checked["verdict"] == "met"), "{met:?}");
     }
-    let audit = platform.stop_and_audit();
+    let audit = shop.stop_and_audit();
     assert_eq!((&audit["audit"]["ok"], &audit["audit"]["records"]), (&true.into(), &300.into()));
 }
 
 #[test]
 fn what_is_missed_or_cannot_be_done_has_its_exit_status() {
-    let platform = Platform::start();
-    let item = format!("{}/v1/items/1", platform.url);
+    let shop = Shop::start();
+    let item = format!("{}/v1/items/1", shop.url());
     let quick = ["--rate", "100", "--duration", "500ms"];
     let run = |url: &str, more: &[&str]| figures(&[&["load", url], &quick[..], more].concat());
 
@@ -147,11 +136,11 @@ fn what_is_missed_or_cannot_be_done_has_its_exit_status() {
 
 #[test]
 fn an_interrupted_load_still_reports() {
-    let platform = Platform::start();
+    let shop = Shop::start();
     let dir = tempfile::tempdir().unwrap();
     let json = dir.path().join("figures.json");
     let mut load = Command::new(env!("CARGO_BIN_EXE_crest"))
-        .args(["load", &platform.url, "--rate", "200", "--duration", "1h"])
+        .args(["load", shop.url(), "--rate", "200", "--duration", "1h"])
         .args(["--threshold", "errors <= 100%", "--json"])
         .arg(&json)
         .stdout(Stdio::piped())

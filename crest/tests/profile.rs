@@ -4,10 +4,12 @@
 // What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+mod platform;
 
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use platform::Platform;
 use serde_json::Value;
 
 fn crest(args: &[&str]) -> Output {
@@ -46,32 +48,6 @@ fn perf_works(dir: &Path) -> bool {
     }
 }
 
-/// A platform that a test started. Killed when dropped.
-struct Platform(Child, String);
-
-impl Platform {
-    fn start(data: &Path) -> Platform {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
-            .args(["serve", "--http", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().rsplit(' ').next().unwrap().to_string();
-        Platform(child, url)
-    }
-}
-
-impl Drop for Platform {
-    fn drop(&mut self) {
-        // One that has ended can't be killed; that is fine.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_platform_under_load_names_its_functions() {
     let dir = tempfile::tempdir().unwrap();
@@ -80,13 +56,13 @@ fn a_platform_under_load_names_its_functions() {
     }
     let platform = Platform::start(&dir.path().join("data"));
     let mut load = Command::new(env!("CARGO_BIN_EXE_crest"))
-        .args(["drill", "--target", &platform.1, "--duration", "6s"])
+        .args(["drill", "--target", &platform.url, "--duration", "6s"])
         .args(["--buyers", "1000", "--items", "100", "--batch", "100"])
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let out = dir.path().join("profile");
-    let (pid, folder) = (platform.0.id().to_string(), out.to_str().unwrap());
+    let (pid, folder) = (platform.child.id().to_string(), out.to_str().unwrap());
     // The load may take a moment to begin: sample until it was seen.
     let mut svg = String::new();
     while load.try_wait().unwrap().is_none() && !svg.contains("txn_core::") {
@@ -103,7 +79,7 @@ fn a_platform_under_load_names_its_functions() {
         assert!(svg.contains(name), "{name} is in no box of the flame graph");
     }
     let figures = json(&out.join("profile.json"));
-    assert_eq!(figures["pid"], platform.0.id());
+    assert_eq!(figures["pid"], platform.child.id());
     assert!(figures["samples"].as_u64().unwrap() > 0);
     for table in ["own", "inclusive", "lines", "thread_samples", "threads"] {
         assert!(!figures[table].as_array().unwrap().is_empty(), "{table}");

@@ -24,7 +24,7 @@ use crate::quic;
 use crate::target::Target;
 use crate::wire::{Http1, Http2, Wire};
 
-/// How long a connection may take to open.
+/// How long a connection may take to open, and no longer than an answer.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Between two attempts to open one.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
@@ -39,6 +39,8 @@ pub(crate) struct Dialer {
     keep_bodies: bool,
     host: Arc<str>,
     way: Way,
+    /// How long one may take to open.
+    connect_max: Duration,
 }
 
 /// How they are made.
@@ -77,6 +79,7 @@ impl Dialer {
             keep_bodies: plan.keep_bodies,
             host: plan.target.authority.as_str().into(),
             way,
+            connect_max: CONNECT_MAX.min(plan.timeout),
         })
     }
 
@@ -91,7 +94,7 @@ impl Dialer {
             }
         };
         let late = || io::Error::new(io::ErrorKind::TimedOut, "the connection took too long");
-        tokio::time::timeout(CONNECT_MAX, open).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(self.connect_max, open).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn connect(

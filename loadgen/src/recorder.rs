@@ -148,10 +148,13 @@ impl Recorder {
         latency: Duration,
         elapsed: Duration,
     ) {
-        let kind = &mut self.kinds[usize::from(kind)];
-        kind.requests += 1;
-        kind.accepted += accepted;
-        kind.latency.saturating_record_n(latency.as_nanos() as u64, units);
+        let of_kind = &mut self.kinds[usize::from(kind)];
+        of_kind.requests += 1;
+        of_kind.accepted += accepted;
+        of_kind.latency.saturating_record_n(latency.as_nanos() as u64, units);
+        if kind != 0 {
+            return;
+        }
         let second = self.second(elapsed);
         second.accepted += accepted;
         let bucket = &mut second.buckets[Second::bucket(latency)];

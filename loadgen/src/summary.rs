@@ -111,7 +111,7 @@ pub fn percentile_lines(h: &Histogram<u64>, unit_ns: u64) -> Vec<String> {
     let line = |name: String, value| format!("{name:>8}  {:>8}", text(value, unit_ns));
     PERCENTILES
         .iter()
-        .map(|&percent| line(format!("p{percent}"), h.value_at_percentile(percent)))
+        .map(|&percent| line(format!("p{percent}"), h.value_at_quantile(percent / 100.0)))
         .chain([line("max".into(), h.max())])
         .collect()
 }

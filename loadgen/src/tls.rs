@@ -44,10 +44,15 @@ impl Trust {
         let mut roots = RootCertStore::empty();
         match self {
             Trust::File(path) => {
-                let certificates = CertificateDer::pem_file_iter(path).map_err(io::Error::other)?;
-                for certificate in certificates {
-                    let certificate = certificate.map_err(io::Error::other)?;
-                    roots.add(certificate).map_err(io::Error::other)?;
+                let wrong =
+                    |detail: String| io::Error::other(format!("{}: {detail}", path.display()));
+                let certificates = CertificateDer::pem_file_iter(path);
+                for certificate in certificates.map_err(|error| wrong(error.to_string()))? {
+                    let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
+                }
+                if roots.is_empty() {
+                    return Err(wrong("there is no certificate in it (PEM)".to_string()));
                 }
             }
             _ => {

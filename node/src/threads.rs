@@ -90,25 +90,24 @@ impl ThreadTimes {
 
     /// What was added since an earlier reading of the same thread.
     pub fn since(&self, earlier: &ThreadTimes) -> ThreadTimes {
-        let less = |state| Some(self.in_state(state)?.saturating_sub(earlier.in_state(state)?));
-        ThreadTimes {
-            thread: self.thread.clone(),
-            on_core_ns: less(ThreadState::OnCore),
-            waiting_for_core_ns: less(ThreadState::WaitingForCore),
-            waiting_for_write_ns: less(ThreadState::WaitingForWrite),
-            waiting_for_sync_ns: less(ThreadState::WaitingForSync),
-            waiting_for_work_ns: less(ThreadState::WaitingForWork),
-        }
+        let added = |state| Some(self.in_state(state)?.saturating_sub(earlier.in_state(state)?));
+        let total =
+            |times: &ThreadTimes| ThreadState::ALL.iter().flat_map(|&s| times.in_state(s)).sum();
+        let wall = u64::saturating_sub(total(self), total(earlier));
+        let schedule = added(ThreadState::OnCore).zip(added(ThreadState::WaitingForCore));
+        let disk = [ThreadState::WaitingForWrite, ThreadState::WaitingForSync]
+            .map(|state| added(state).unwrap_or(0));
+        ThreadTimes::divide(self.thread.clone(), Duration::from_nanos(wall), schedule, disk)
     }
 
-    /// Divides the time since the start. `schedule`: on a core, and ready for one.
+    /// Divides a time. `schedule`: on a core, and ready for one. Then the nanoseconds that it was
+    /// busy with writing and with syncing.
     fn divide(
         thread: String,
         wall: Duration,
         schedule: Option<(u64, u64)>,
-        log: &LogFigures,
+        [writing, syncing]: [u64; 2],
     ) -> ThreadTimes {
-        let is_log = thread == LOG_THREAD;
         let mut times = ThreadTimes {
             thread,
             on_core_ns: None,
@@ -121,7 +120,6 @@ impl ThreadTimes {
         let waiting = (wall.as_nanos() as u64).saturating_sub(on_core + for_core);
         // While it writes and syncs it waits for nothing else, but it is on a core for a part of
         // that, which isn't waiting.
-        let (writing, syncing) = if is_log { (log.writing_ns, log.syncing_ns) } else { (0, 0) };
         let for_disk = waiting.min(writing + syncing);
         let share =
             u128::from(for_disk) * u128::from(syncing) / u128::from(writing + syncing).max(1);
@@ -149,7 +147,11 @@ pub(crate) fn threads(wall: Duration, log: &LogFigures) -> Vec<ThreadTimes> {
             // A thread that has ended in between is left out.
             let name = fs::read_to_string(path.join("comm")).ok()?.trim_end().to_string();
             let ours = name.starts_with(THREAD_PREFIX);
-            ours.then(|| ThreadTimes::divide(name, wall, schedule(&path), log))
+            let disk = match name == LOG_THREAD {
+                true => [log.writing_ns, log.syncing_ns],
+                false => [0; 2],
+            };
+            ours.then(|| ThreadTimes::divide(name, wall, schedule(&path), disk))
         })
         .collect();
     threads.sort_by(|a, b| a.thread.cmp(&b.thread));
@@ -167,16 +169,8 @@ fn schedule(task: &Path) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
 
-    const WALL: Duration = Duration::from_nanos(1_000);
-
-    fn divided(
-        thread: &str,
-        schedule: Option<(u64, u64)>,
-        writing: u64,
-        syncing: u64,
-    ) -> ThreadTimes {
-        let log = LogFigures { writing_ns: writing, syncing_ns: syncing, ..LogFigures::default() };
-        ThreadTimes::divide(thread.to_string(), WALL, schedule, &log)
+    fn divided(wall: u64, schedule: Option<(u64, u64)>, disk: [u64; 2]) -> ThreadTimes {
+        ThreadTimes::divide(String::new(), Duration::from_nanos(wall), schedule, disk)
     }
 
     fn states(times: &ThreadTimes) -> [Option<u64>; 5] {
@@ -185,15 +179,17 @@ mod tests {
 
     #[test]
     fn the_states_add_up_to_the_time_that_passed() {
-        let reactor = divided("crest-0", Some((300, 50)), 100, 300);
+        let reactor = divided(1000, Some((300, 50)), [0, 0]);
         assert_eq!(states(&reactor), [300, 50, 0, 0, 650].map(Some));
-        let log = divided(LOG_THREAD, Some((300, 50)), 100, 300);
+        let log = divided(1000, Some((300, 50)), [100, 300]);
         assert_eq!(states(&log), [300, 50, 100, 300, 250].map(Some));
         // Some of the disk's time was spent on a core.
-        let busy = divided(LOG_THREAD, Some((500, 100)), 200, 600);
+        let busy = divided(1000, Some((500, 100)), [200, 600]);
         assert_eq!(states(&busy), [500, 100, 100, 300, 0].map(Some));
-        assert_eq!(states(&busy.since(&log)), [200, 50, 0, 0, 0].map(Some));
-        assert_eq!(states(&divided("crest-0", None, 0, 0)), [None; 5]);
+        assert_eq!(states(&divided(1000, None, [0, 0])), [None; 5]);
+        // And in an interval more of it than there is to wait.
+        let later = divided(2000, Some((600, 600)), [200, 1400]);
+        assert_eq!(states(&later.since(&log)), [300, 550, 0, 150, 0].map(Some));
     }
 
     #[test]

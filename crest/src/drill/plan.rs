@@ -48,7 +48,11 @@ pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
     };
     settings.afterwards.within = settings.afterwards.within.div_f64(compress);
     settings.check()?;
-    Ok(Drill { settings, pace, protocol: args.http.protocol(args.streams.get()) })
+    let protocol = args.http.protocol(args.streams.get());
+    if let Protocol::Http3 { .. } = protocol {
+        return Err("the platform speaks no HTTP/3 yet: --http 1.1 or 2".into());
+    }
+    Ok(Drill { settings, pace, protocol })
 }
 
 /// A profile with a shape of its own keeps it.

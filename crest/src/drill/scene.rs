@@ -109,8 +109,9 @@ impl Scene {
 
     /// What the platform says of its time so far; `None` where it can't be asked.
     pub(crate) fn figures(&self) -> Option<Figures> {
-        let fetched = times::fetch(self.admin?);
-        fetched.inspect_err(|error| say(&format!("the admin port: {error}"))).ok()
+        let admin = self.admin?;
+        let fetched = times::fetch(admin);
+        fetched.inspect_err(|error| say(&format!("the admin port, {admin}: {error}"))).ok()
     }
 
     /// Kills the platform, if it is ours: for when this process ends at once.

@@ -23,8 +23,8 @@ use crate::{Failure, args};
 pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure> {
     let plan = Arc::new(Plan::open(file)?);
     let connections = args.connections.map_or(8, usize::from);
-    println!(
-        "crest drill of {}: {} rows, {} events, {} items, over {} connections",
+    tell!(
+        "crest drill of {}: {} rows, {} events, {} items, over {} connections\n",
         file.display(),
         thousands(plan.totals.rows),
         thousands(plan.events.len() as u64),

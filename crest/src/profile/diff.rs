@@ -88,12 +88,12 @@ pub(super) fn diff(args: &args::ProfileDiff) -> Result<ExitCode, Failure> {
     }
     let stages = before.stages.as_ref().zip(after.stages.as_ref());
     let comparison = compare(&before.stacks, &after.stacks, stages);
-    print!("{}", comparison.table());
+    tell!("{}", comparison.table());
     let svg = args.out.clone().unwrap_or_else(|| PathBuf::from("flame-diff.svg"));
     let title = format!("{} to {}", args.before.display(), args.after.display());
     let picture = svg::difference(&title, &before.stacks, &after.stacks);
     std::fs::write(&svg, picture).map_err(|error| format!("{}: {error}", svg.display()))?;
-    println!("\n  wrote {}", svg.display());
+    tell!("\n  wrote {}\n", svg.display());
     if let Some(path) = &args.json {
         super::write_json(path, &comparison)?;
     }
@@ -141,7 +141,9 @@ fn change(name: &str, counts: [u64; 2], samples: [u64; 2]) -> Change {
     let [was, is] = [counts[0] as f64 / n, counts[1] as f64 / m];
     let pooled = (counts[0] + counts[1]) as f64 / (n + m);
     let error = (pooled * (1.0 - pooled) * (1.0 / n + 1.0 / m)).sqrt();
-    let z = if error > 0.0 { (is - was) / error } else { 0.0 };
+    // Where fewer than five samples are to be expected on a side, the test says nothing.
+    let enough = pooled * n.min(m) >= 5.0;
+    let z = if enough && error > 0.0 { (is - was) / error } else { 0.0 };
     let points = (is - was) * 100.0;
     Change { name: name.to_string(), before: was * 100.0, after: is * 100.0, points, z }
 }

@@ -133,19 +133,19 @@ pub(super) fn replay(args: &args::ProfileReplay) -> Result<ExitCode, Failure> {
     };
 
     let figures = Figures::new(&frames, rounds, profile);
-    println!("crest profile replay of {}", args.data.display());
-    print!("{}", figures.table());
+    tell!("crest profile replay of {}\n", args.data.display());
+    tell!("{}", figures.table());
     if args.offset.is_some() {
-        print!("{}", commands(&sums));
+        tell!("{}", commands(&sums));
     }
     let out = super::new_folder(args.out.as_deref(), "replay", time)?;
     super::write_json(&out.join("replay.json"), &figures)?;
     if let Some(profile) = &figures.profile {
         profile.draw(&out.join("flame.svg"))?;
         super::write(&out.join("stacks.folded"), &profile.stacks.folded())?;
-        print!("{}", super::tables(profile));
+        tell!("{}", super::tables(profile));
     }
-    println!("\n  files      {}", out.display());
+    tell!("\n  files      {}\n", out.display());
     Ok(ExitCode::SUCCESS)
 }
 
