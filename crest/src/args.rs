@@ -115,8 +115,12 @@ impl ReportFiles {
         more: impl IntoIterator<Item = &'a PathBuf>,
     ) -> Result<(), String> {
         for path in self.json.iter().chain(&self.junit).chain(more) {
+            let is_new = !path.exists();
             let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
             file.map_err(|error| format!("{}: {error}", path.display()))?;
+            if is_new {
+                std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            }
         }
         Ok(())
     }

@@ -29,6 +29,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const RETRY_FOR: Duration = Duration::from_secs(10);
 /// Orders a second to prepare a platform's tables for in a closed loop.
 const EXPECTED_RATE: f64 = 800_000.0;
+/// And no more than that, however long it is: a gigabyte of index, taken before the first order.
+const EXPECTED_MAX: f64 = 50e6;
 
 pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     args.files.check(&args.profile_out)?;
@@ -40,6 +42,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         engine::Pace::Max(duration) => EXPECTED_RATE * duration.as_secs_f64(),
         engine::Pace::Schedule(schedule) => schedule.expected(),
     };
+    let expected = expected.min(EXPECTED_MAX);
     let profile = Arc::new(Profile::of(settings));
     let settings = profile.settings();
     let requests = &settings.requests;

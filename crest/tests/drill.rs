@@ -5,8 +5,10 @@
 
 mod platform;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use platform::Platform;
 use serde_json::Value;
@@ -211,4 +213,44 @@ fn real_purchases_are_replayed_to_the_penny() {
     assert_eq!(figures["audit"]["units_sold"], 3_370_165);
     assert_eq!(figures["audit"]["units_refunded"], 126_265);
     assert_eq!(figures["audit"]["lines"], 313_928);
+}
+
+#[test]
+fn a_platform_ends_with_the_drill_that_started_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut drill = Command::new(env!("CARGO_BIN_EXE_crest"))
+        .args([
+            "drill",
+            "--rate",
+            "100",
+            "--duration",
+            "1h",
+            "--buyers",
+            "100",
+            "--items",
+            "10",
+            "--data",
+        ])
+        .arg(&data)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", drill.id());
+    // The platform is there before it says that it is.
+    let mut said = String::new();
+    BufReader::new(drill.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("set up"), "{said}");
+    let platforms = std::fs::read_to_string(&children).unwrap();
+    let platform = Path::new("/proc").join(platforms.trim());
+    assert!(platform.join("stat").exists(), "{platforms}");
+    drill.kill().unwrap();
+    drill.wait().unwrap();
+    let waited = Instant::now();
+    // A process that has ended and that nobody has waited for has no memory.
+    while std::fs::read_to_string(platform.join("statm")).is_ok_and(|text| !text.starts_with("0 "))
+    {
+        assert!(waited.elapsed() < Duration::from_secs(30), "the platform is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

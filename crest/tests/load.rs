@@ -128,6 +128,14 @@ fn what_is_missed_or_cannot_be_done_has_its_exit_status() {
     // Nobody there.
     let (status, nobody) = run("http://127.0.0.1:9/", &[]);
     assert_eq!((status, &nobody["errors"]), (1, &50.into()));
+    // Nobody there, and no end of trying: nothing was even sent.
+    let nowhere = ["load", "https://127.0.0.1:9/", "--http", "3", "--insecure", "--max"];
+    let (status, nothing) =
+        figures(&[&nowhere[..], &["--duration", "200ms", "--timeout", "300ms"]].concat());
+    assert_eq!((status, nothing["verdict"].as_str()), (1, Some("fail")));
+    // Found out before the run, which would take an hour.
+    let unwritable = ["--rate", "1", "--duration", "1h", "--json", "/nowhere/figures.json"];
+    assert_eq!(crest(&[&["load", &item], &unwritable[..]].concat()).status.code(), Some(2));
     // Not to be understood.
     assert_eq!(run(&item, &["--threshold", "p99 is good"]).0, 2);
     assert_eq!(run("127.0.0.1:80", &[]).0, 2);
