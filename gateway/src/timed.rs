@@ -103,6 +103,14 @@ impl Wire {
         }
     }
 
+    /// A write that took nothing is no activity: whoever doesn't read his answer is quiet.
+    #[inline]
+    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+        if matches!(polled, Poll::Ready(Ok(1..))) {
+            self.activity.written();
+        }
+    }
+
     /// All that `hyper` had to write is written. It says so often, mostly of nothing.
     #[inline]
     fn flushed(&self) {
@@ -156,8 +164,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.wire.activity.written();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wire.wrote(&polled);
+        polled
     }
 
     #[inline]
@@ -166,8 +175,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.wire.activity.written();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.wire.wrote(&polled);
+        polled
     }
 
     #[inline]

@@ -290,6 +290,22 @@ fn who_is_silent_is_let_go() {
 }
 
 #[test]
+fn who_does_not_take_his_answers_is_let_go() {
+    let limits = Limits { idle: Duration::from_millis(200), connections: 1, ..Limits::default() };
+    let shop = Platform::shop_with(limits);
+    let mut deaf = shop.connect();
+    // Requests until neither side's buffers take any more.
+    let requests = "GET /v1/items/1 HTTP/1.1\r\nhost: crest\r\n\r\n".repeat(200_000);
+    let sending = std::thread::spawn(move || {
+        deaf.try_send(requests);
+        deaf
+    });
+    // The only place is free when the other one is cut.
+    assert_eq!(shop.get("/v1/items/1").status, 200);
+    drop(sending.join().unwrap());
+}
+
+#[test]
 fn a_body_that_does_not_come_is_not_waited_for() {
     let limits = Limits { body: Duration::from_millis(50), ..Limits::default() };
     let shop = Platform::shop_with(limits);
