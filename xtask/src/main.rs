@@ -1,7 +1,8 @@
-//! The developers' door: `cargo xtask test`, `lint`, `bench`, `instructions`, `tools`. CI calls the
-//! same commands.
+//! The developers' door: `cargo xtask test`, `lint`, `fuzz`, `bench`, `instructions`, `tools`. CI
+//! calls the same commands.
 
 mod bench;
+mod fuzz;
 mod instructions;
 mod lint;
 mod run;
@@ -30,6 +31,8 @@ enum Command {
     },
     /// Formatting, clippy with warnings denied, licences, bans and sources of dependencies.
     Lint,
+    /// Searches for inputs that break the parsers or the core.
+    Fuzz(fuzz::Fuzz),
     /// Measures the parts, the whole beside other systems (--peers), the load generator beside
     /// others (--generator), or one revision beside another (--compare).
     Bench(bench::Bench),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { long } => test::test(long),
         Command::Lint => lint::lint(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Instructions { accept } => instructions::instructions(accept),
         Command::Bench(args) => bench::bench(&args),
         Command::Tools => tools::tools(),
