@@ -70,8 +70,23 @@ uuid_id! {
 /// The high word of `xxh3_64(party as 8 little-endian bytes) * shards`: any language with XXH3
 /// finds the same shard, and every shard gets an equal part of the hash's range.
 pub fn shard_of(party: Party, shards: u16) -> ShardId {
-    let hash = xxhash_rust::xxh3::xxh3_64(&party.0.to_le_bytes());
+    home_of(party.0, shards)
+}
+
+/// The shard that keeps an item's pool and its catalogue entry: the same rule.
+pub fn item_home(item: ItemId, shards: u16) -> ShardId {
+    home_of(item.0, shards)
+}
+
+/// The shard of whatever `key` names.
+pub(crate) fn home_of(key: u64, shards: u16) -> ShardId {
+    let hash = xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes());
     ShardId(((u128::from(hash) * u128::from(shards)) >> 64) as u16)
+}
+
+impl Time {
+    /// The latest moment that a caller may name: the end of the year 9999.
+    pub const MAX: Time = Time(253_402_300_799_999_999);
 }
 
 #[cfg(test)]

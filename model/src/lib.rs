@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod record;
 pub mod reply;
 
+use ids::home_of;
 pub use ids::{ChangeId, Epoch, ItemId, Offset, OrderId, Party, ShardId, Time};
 pub use money::{Amount, Currency, Quantity};
 pub use outcome::{AccountKind, OrderState, Outcome, PaymentMethod, Realm};

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::money::STOCK_MAX;
-use crate::record::{CommandBuffer, LINES_MAX, PlaceWriter, RefundLine};
+use crate::record::{CommandBuffer, LINES_MAX, PlaceWriter, RefundLine, Sale};
 use crate::{
     AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
 };
@@ -429,7 +429,8 @@ struct ItemBody {
 impl ItemBody {
     fn push(&self, commands: &mut CommandBuffer) {
         let (item, seller) = (ItemId(self.item.0), Party(self.seller.0));
-        commands.create_item(item, seller, self.currency.0, Amount(self.price.0), self.stock.0);
+        let (price, sale) = (Amount(self.price.0), Sale::default());
+        commands.create_item(item, seller, self.currency.0, price, self.stock.0, sale);
     }
 }
 

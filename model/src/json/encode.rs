@@ -142,6 +142,7 @@ pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
             None => "the order's state does not allow this",
         },
         Outcome::Invalid => "the amounts add up to more than can be kept",
+        Outcome::Busy => "a shard that may hold the units did not answer in time; try again",
     };
     text.to_string()
 }
