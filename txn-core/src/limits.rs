@@ -65,9 +65,10 @@ impl Limits {
     }
 
     pub(crate) fn state_hash(&self) -> u64 {
-        self.rows.iter::<Bought>().filter(|row| row.units != 0).fold(0, |sum, row| {
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(row.as_bytes()))
-        })
+        self.rows
+            .iter::<Bought>()
+            .filter(|row| row.units != 0)
+            .fold(0, |sum, row| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(row.as_bytes())))
     }
 
     /// How far its tables have grown.

@@ -169,8 +169,7 @@ impl RealmState {
         if !self.sums_can_take(payer, total) {
             return Err(Decision::of(Outcome::Invalid).into());
         }
-        let is_limited =
-            |line: &Resolved| self.inventory.get(line.item).limit != 0;
+        let is_limited = |line: &Resolved| self.inventory.get(line.item).limit != 0;
         let limited = self.resolved.iter().any(is_limited);
         if limited {
             self.check_limits(buyer, lines)?;
@@ -252,8 +251,7 @@ impl RealmState {
             let Resolved { item: pos, quantity, .. } = self.resolved[number];
             let turn = self.turn;
             let item = self.inventory.get_mut(pos);
-            let others_wait =
-                item.queued != 0 && turn.is_none_or(|turn| ItemId(item.id) > turn);
+            let others_wait = item.queued != 0 && turn.is_none_or(|turn| ItemId(item.id) > turn);
             match item.available.checked_sub(quantity.into()) {
                 Some(left) if !others_wait => item.available = left,
                 _ => {

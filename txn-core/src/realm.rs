@@ -159,13 +159,11 @@ impl RealmState {
         command: &Record<'_>,
         frame: &mut FrameBuilder,
     ) -> Result<Reply, Shortage> {
-        if self.seat.shards > 1 && command.home(self.seat.shards).is_some_and(|id| id != self.seat.id)
-        {
-            return Ok(Decision::of(Outcome::Invalid).unlogged());
-        }
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
-            Body::Place { order, leg, lines } => return self.place(command, order, leg, lines, frame),
+            Body::Place { order, leg, lines } => {
+                return self.place(command, order, leg, lines, frame);
+            }
             Body::CreateAccount(body) => {
                 let decision = self.create_account(command.party(), body);
                 self.log(command, decision, frame)
@@ -174,11 +172,8 @@ impl RealmState {
                 let decision = self.create_item(item, body, xxh3_64(command.bytes));
                 self.log(command, decision, frame)
             }
-            Body::UpdateItem(body) => {
-                self.change(command, Kind::UpdateItem, 0, frame, |realm| {
-                    realm.update_item(item, body)
-                })
-            }
+            Body::UpdateItem(body) => self
+                .change(command, Kind::UpdateItem, 0, frame, |realm| realm.update_item(item, body)),
             Body::Restock(body) => {
                 self.change(command, Kind::Restock, 0, frame, |realm| realm.restock(item, body))
             }

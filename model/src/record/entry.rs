@@ -310,10 +310,9 @@ impl<'a> Entry<'a> {
             | Entry::SoldOut(body)
             | Entry::Unmark(body)
             | Entry::Unknown(body) => body.as_bytes(),
-            Entry::Sweep(body)
-            | Entry::Owed(body)
-            | Entry::Transfer(body)
-            | Entry::Back(body) => body.as_bytes(),
+            Entry::Sweep(body) | Entry::Owed(body) | Entry::Transfer(body) | Entry::Back(body) => {
+                body.as_bytes()
+            }
         }
     }
 
