@@ -7,6 +7,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use model::Time;
 
+/// The moment at which something happens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Now {
+    /// What frames say of it. Orders expire by this time; it may stand still for a while.
+    pub time: Time,
+    /// By the monotonic clock, from any moment on. Waiting and sending again go by this one.
+    pub monotonic: Duration,
+}
+
 /// By how much of the time that has passed the wall clock may gain on the monotonic one.
 const GAIN_MAX: u32 = 8;
 
@@ -50,9 +59,10 @@ impl MachineClock {
         MachineClock { clock: Clock::new(last), started: Instant::now() }
     }
 
-    pub(crate) fn now(&mut self) -> Time {
+    pub(crate) fn now(&mut self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.clock.advance(Time(wall.as_micros() as u64), self.started.elapsed())
+        let monotonic = self.started.elapsed();
+        Now { time: self.clock.advance(Time(wall.as_micros() as u64), monotonic), monotonic }
     }
 }
 

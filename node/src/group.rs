@@ -15,6 +15,8 @@ mod host;
 mod links;
 mod waiting;
 
+use std::time::Duration;
+
 use model::record::entry::StockOp;
 use model::record::{
     Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
@@ -25,6 +27,7 @@ use mq::LogEnd;
 use slab::Slab;
 use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
 
+use crate::Now;
 use host::Host;
 pub use links::Message;
 use waiting::ReplyPlace;
@@ -129,7 +132,7 @@ impl<T: Token> ShardGroup<T> {
         for slot in 0..group.hosts.len() {
             // A recall that came before the last stop is still to be answered.
             let recalled = group.hosts[slot].shard.recalled();
-            group.answer_recalls(Time(0), slot, &recalled);
+            group.answer_recalls(Now::default(), slot, &recalled);
             // The epoch's first frame fences whoever wrote before.
             group.hosts[slot].finish_frame(Time(0), Vec::new());
             group.unwritten = true;
@@ -172,7 +175,7 @@ impl<T: Token> ShardGroup<T> {
     /// An error means that the bytes are no commands.
     pub fn submit(
         &mut self,
-        now: Time,
+        now: Now,
         mut token: T,
         commands: CommandBuffer,
         mut replies: Vec<Reply>,
@@ -221,7 +224,7 @@ impl<T: Token> ShardGroup<T> {
 
     fn execute(
         &mut self,
-        now: Time,
+        now: Now,
         command: &Record<'_>,
         (slot, index): (Option<usize>, usize),
         commands: &CommandBuffer,
@@ -250,7 +253,7 @@ impl<T: Token> ShardGroup<T> {
 
     fn execute_on(
         &mut self,
-        now: Time,
+        now: Now,
         slot: usize,
         command: &Record<'_>,
         turn: Option<ItemId>,
@@ -259,7 +262,7 @@ impl<T: Token> ShardGroup<T> {
         if !std::mem::replace(&mut host.is_touched, true) {
             self.touched.push(slot);
         }
-        let reply = host.execute(now, command, turn);
+        let reply = host.execute(now.time, command, turn);
         self.unwritten |= host.unfinished() > 0 || !host.finished.is_empty();
         reply
     }
@@ -272,7 +275,7 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Takes a message from another shard: a `Deliver` command for `to`.
-    pub fn deliver(&mut self, now: Time, to: ShardId, record: &[u8]) -> Result<(), Lost> {
+    pub fn deliver(&mut self, now: Now, to: ShardId, record: &[u8]) -> Result<(), Lost> {
         let Some(slot) = self.slots[usize::from(to.0)] else { return Ok(()) };
         let Ok((command, _)) = Record::split(record) else { return Ok(()) };
         let Body::Deliver { deliver, .. } = command.body else { return Ok(()) };
@@ -294,21 +297,21 @@ impl<T: Token> ShardGroup<T> {
         }
         let reply = self.execute_on(now, slot, &command, None);
         if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
-            self.hosts[slot].links.tell_again(now, peer);
+            self.hosts[slot].links.tell_again(now.monotonic, peer);
         }
         self.follow_up(now);
         Ok(())
     }
 
-    /// When [`ShardGroup::tick`] has something to do.
-    pub fn next_wake(&self) -> Option<Time> {
-        self.hosts.iter().filter_map(Host::next_wake).min()
+    /// How long [`ShardGroup::tick`] has nothing to do, if nothing happens.
+    pub fn next_wake(&self, now: Now) -> Option<Duration> {
+        self.hosts.iter().filter_map(|host| host.next_wake(now)).min()
     }
 
     /// Does what is due: timers, sweeps, and who has waited too long.
-    pub fn tick(&mut self, now: Time) {
+    pub fn tick(&mut self, now: Now) {
         for slot in 0..self.hosts.len() {
-            while let Some(ticket) = self.hosts[slot].room.overdue(now) {
+            while let Some(ticket) = self.hosts[slot].room.overdue(now.monotonic) {
                 self.leave(now, slot, ticket, Outcome::Busy);
             }
             for realm in [Realm::Live, Realm::Drill] {
@@ -316,7 +319,7 @@ impl<T: Token> ShardGroup<T> {
                     continue;
                 }
                 self.fire(now, slot, realm);
-                if self.hosts[slot].shard.wants_sweep(realm, now) {
+                if self.hosts[slot].shard.wants_sweep(realm, now.time) {
                     let mut command = command_of(realm);
                     command.sweep(SWEEP_MAX);
                     self.execute_own(now, slot, &command);
@@ -326,9 +329,11 @@ impl<T: Token> ShardGroup<T> {
         self.follow_up(now);
     }
 
-    fn fire(&mut self, now: Time, slot: usize, realm: Realm) {
+    fn fire(&mut self, now: Now, slot: usize, realm: Realm) {
         for _ in 0..TIMERS_AT_ONCE {
-            let Some((buyer, order, due)) = self.hosts[slot].shard.due(realm, now) else { break };
+            let Some((buyer, order, due)) = self.hosts[slot].shard.due(realm, now.time) else {
+                break;
+            };
             let mut command = command_of(realm);
             command.timer(buyer, order, due);
             self.execute_own(now, slot, &command);
@@ -336,14 +341,14 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Executes a command that the group gives one of its shards.
-    fn execute_own(&mut self, now: Time, slot: usize, command: &CommandBuffer) {
+    fn execute_own(&mut self, now: Now, slot: usize, command: &CommandBuffer) {
         let command = command.records().next().expect("it was written");
         let executed = self.execute_on(now, slot, &command.expect("it is valid"), None);
         executed.expect("only orders wait");
     }
 
     /// Does what was learned: orders that may go on, recalls to answer.
-    fn follow_up(&mut self, now: Time) {
+    fn follow_up(&mut self, now: Now) {
         while let Some(slot) = self.touched.pop() {
             self.hosts[slot].is_touched = false;
             while self.hosts[slot].shard.has_signals() {
@@ -360,7 +365,7 @@ impl<T: Token> ShardGroup<T> {
         }
     }
 
-    fn answer_recalls(&mut self, now: Time, slot: usize, recalled: &[(Realm, ItemId)]) {
+    fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {
         for realm in [Realm::Live, Realm::Drill] {
             let room = &mut self.hosts[slot].room;
             let items = recalled.iter().filter(|item| item.0 == realm && room.recall(**item));
@@ -369,7 +374,7 @@ impl<T: Token> ShardGroup<T> {
         }
     }
 
-    fn stock(&mut self, now: Time, slot: usize, realm: Realm, ops: &[StockOp]) {
+    fn stock(&mut self, now: Now, slot: usize, realm: Realm, ops: &[StockOp]) {
         for ops in ops.chunks(STOCK_OPS_MAX) {
             let mut command = command_of(realm);
             command.stock(ops);
@@ -380,7 +385,7 @@ impl<T: Token> ShardGroup<T> {
     /// Puts an order that lacks units where it waits.
     fn wait(
         &mut self,
-        now: Time,
+        now: Now,
         slot: usize,
         place: ReplyPlace,
         bytes: std::ops::Range<usize>,
@@ -405,13 +410,13 @@ impl<T: Token> ShardGroup<T> {
             return self.answer(place, Outcome::Busy);
         }
         self.waiting += 1;
-        let ticket = room.enter(now, order, place, bytes, shortage);
+        let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
         self.hosts[slot].shard.set_queued(realm, shortage.item, true);
         self.ask(now, slot, realm, ticket, shortage);
     }
 
     /// Asks the item's home for what the first in line lacks.
-    fn ask(&mut self, now: Time, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
+    fn ask(&mut self, now: Now, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
         let room = &mut self.hosts[slot].room;
         let key = (realm, shortage.item);
         if shortage.lacking == 0 || room.first(key) != Some(ticket) {
@@ -424,7 +429,7 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Tries those who are first in line for these items, and who comes after them.
-    fn retry(&mut self, now: Time, slot: usize, mut items: Vec<(Realm, ItemId)>) {
+    fn retry(&mut self, now: Now, slot: usize, mut items: Vec<(Realm, ItemId)>) {
         while let Some((realm, item)) = items.pop() {
             let Some(ticket) = self.hosts[slot].room.first((realm, item)) else {
                 self.hosts[slot].shard.set_queued(realm, item, false);
@@ -451,7 +456,7 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// An order waits no longer; whoever stood behind it may go on.
-    fn leave(&mut self, now: Time, slot: usize, ticket: u64, outcome: Outcome) {
+    fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
         let reply =
             Reply { outcome, state: None, line: None, amount: model::Amount(0), offset: None };
         let items = self.left(now, slot, ticket, reply);
@@ -459,7 +464,7 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Gives an order's answer to all who asked. The items for which others are first now.
-    fn left(&mut self, now: Time, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
+    fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
         let (waiting, moved, recalled) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
         let realm = waiting.order.0;
@@ -494,7 +499,7 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Orders that wait and that these commands cancel are recorded as cancelled.
-    fn withdraw(&mut self, now: Time, commands: &CommandBuffer) {
+    fn withdraw(&mut self, now: Now, commands: &CommandBuffer) {
         for command in commands.records().flatten() {
             if command.header.kind != Kind::Cancel as u8 {
                 continue;
@@ -542,21 +547,21 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Adds an empty frame: it names what was written before as synced.
-    pub fn mark(&mut self, now: Time) {
+    pub fn mark(&mut self, now: Now) {
         if let Some(host) = self.hosts.first_mut() {
-            host.finish_frame(now, self.spare_frames.pop().unwrap_or_default());
+            host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
             self.unwritten = true;
         }
     }
 
     /// Hands over what was decided: frames to append together, and their records. The group
     /// before must be durable.
-    pub fn take_frames(&mut self, now: Time) -> (Vec<Vec<u8>>, u64) {
+    pub fn take_frames(&mut self, now: Now) -> (Vec<Vec<u8>>, u64) {
         assert!(self.in_flight.is_none(), "one group at a time");
         let (mut frames, mut records) = (Vec::new(), 0);
         for (slot, host) in self.hosts.iter_mut().enumerate() {
             if host.unfinished() > 0 {
-                host.finish_frame(now, self.spare_frames.pop().unwrap_or_default());
+                host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
             }
             for frame in host.finished.drain(..) {
                 frames.push(frame.bytes);
@@ -573,14 +578,14 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// What was handed over is durable. `frames` is memory to use again.
-    pub fn durable(&mut self, now: Time, frames: Vec<Vec<u8>>) {
+    pub fn durable(&mut self, now: Now, frames: Vec<Vec<u8>>) {
         let mut released = self.in_flight.take().expect("something was handed over");
         self.released.append(&mut released);
         self.spare_held = released;
         self.spare_frames.extend(frames);
         self.spare_frames.truncate(2 * self.hosts.len());
         for (slot, peer, ends) in self.streams.drain(..) {
-            self.hosts[slot].links.durable(now, peer, ends);
+            self.hosts[slot].links.durable(now.monotonic, peer, ends);
         }
     }
 
@@ -590,9 +595,9 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// What is to be sent to other shards now, also to those of this group.
-    pub fn messages(&mut self, now: Time, out: &mut Vec<Message>) {
+    pub fn messages(&mut self, now: Now, out: &mut Vec<Message>) {
         for host in &mut self.hosts {
-            host.links.messages(now, &host.shard, out);
+            host.links.messages(now.monotonic, &host.shard, out);
         }
         if self.drill_stopped {
             out.retain(|message| !is_drill(message));

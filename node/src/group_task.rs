@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use model::Time;
 use model::record::RecordError;
 use mq::LogEnd;
 use tokio::sync::mpsc;
@@ -21,7 +20,7 @@ use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::memory::MemoryThread;
 use crate::stages::{AppendTicks, ShardRecorder, ShardTicks, Stages, Ticks};
-use crate::{GroupHandle, LogThread, SubmitError};
+use crate::{GroupHandle, LogThread, Now, SubmitError};
 
 /// Bytes decided and not yet durable, beyond which the group takes nothing more in.
 const GROUP_BYTES_MAX: usize = 4 << 20;
@@ -30,6 +29,9 @@ const TAKE_MAX: usize = 256;
 /// When a group has been idle for this long, an empty frame follows its last one. It names the
 /// last one as synced, so that damage to it is never taken for a torn tail.
 const IDLE_MARK: Duration = Duration::from_millis(100);
+
+/// Timers are looked at no more often than this.
+const TICK_MIN: Duration = Duration::from_millis(1);
 
 /// Why shards stopped before they were told to. Nothing after the failure was acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,7 +78,7 @@ pub struct GroupTask {
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
     clock: MachineClock,
-    now: Time,
+    now: Now,
     stages: Arc<Stages>,
     recorder: ShardRecorder,
     /// When the message before was done with, which is when the next one is taken up.
@@ -111,7 +113,7 @@ impl GroupTask {
             done_sender,
             done,
             clock: MachineClock::new(newest),
-            now: newest,
+            now: Now { time: newest, ..Now::default() },
             recorder: stages.shard(number),
             stages,
             looked: Ticks::default(),
@@ -160,7 +162,7 @@ impl GroupTask {
                     }
                 }
             }
-            if self.group.next_wake().is_some_and(|wake| wake <= self.now) {
+            if self.group.next_wake(self.now).is_some_and(|wake| wake.is_zero()) {
                 self.group.tick(self.now);
             }
             self.send_streams()?;
@@ -175,9 +177,7 @@ impl GroupTask {
     /// How long there is nothing to do, if nothing comes in.
     fn rest(&self) -> Option<Duration> {
         let mark = (!self.marked && !self.group.has_unwritten()).then_some(IDLE_MARK);
-        let wake = self.group.next_wake().map(|wake| {
-            Duration::from_micros(wake.0.saturating_sub(self.now.0)).max(Duration::from_millis(1))
-        });
+        let wake = self.group.next_wake(self.now).map(|wake| wake.max(TICK_MIN));
         mark.into_iter().chain(wake).min()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::{ShardId, Time};
 use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare};
-use node::{Clock, OpenError, Placement, ShardGroup, Token, recover};
+use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover};
 use txn_core::{Shard, SpareRegions};
 
 /// Frames stay below: submissions and messages are small here.
@@ -111,10 +111,11 @@ impl Node {
     }
 
     /// What its frames would say of the time.
-    pub(crate) fn now(&mut self, world: Time) -> Time {
+    pub(crate) fn now(&mut self, world: Time) -> Now {
         let wall = Time(world.0.saturating_add_signed(self.clock_off_us));
         let up = self.up.as_mut().expect("it is up");
-        up.clock.advance(wall, Duration::from_micros(world.0))
+        let monotonic = Duration::from_micros(world.0);
+        Now { time: up.clock.advance(wall, monotonic), monotonic }
     }
 
     /// The group that has a shard.

@@ -83,10 +83,7 @@ impl Shadow {
     }
 
     /// Balances of main accounts.
-    pub(crate) fn accounts(
-        &self,
-        realm: Realm,
-    ) -> impl Iterator<Item = (&(u64, u16), &i128)> + '_ {
+    pub(crate) fn accounts(&self, realm: Realm) -> impl Iterator<Item = (&(u64, u16), &i128)> + '_ {
         self.realms[realm as usize].accounts.iter()
     }
 
@@ -204,7 +201,9 @@ impl Books {
                 let wanted = self.refund(scope, refund, lines);
                 expect(outcome, wanted)
             }
-            Body::Timer(body) => self.fire(scope, body.order.get(), body.due.get(), (shard, shards), time),
+            Body::Timer(body) => {
+                self.fire(scope, body.order.get(), body.due.get(), (shard, shards), time)
+            }
             Body::Deliver { entries, .. } => {
                 for (bytes, entry) in entries {
                     self.arrive(bytes, &entry)?;
@@ -230,19 +229,22 @@ impl Books {
             ids::shard_of(model::Party(party), shards)
                 == ids::shard_of(record.transfer_party(body), shards)
         };
-        if body.debit_kind == main {
+        let clearing = AccountKind::Clearing as u8;
+        let kinds = [body.debit_kind, body.credit_kind];
+        if kinds.iter().any(|kind| ![main, clearing].contains(kind)) {
+            // What there is in such accounts, only the shards know.
+        } else if body.debit_kind == main {
             let Some(balance) = self.accounts.get(&debit) else {
                 return expect(outcome, Outcome::UnknownAccount);
             };
-            let credit_missing =
-                body.credit_kind == main && is_here(credit.0) && !self.accounts.contains_key(&credit);
+            let credit_missing = body.credit_kind == main
+                && is_here(credit.0)
+                && !self.accounts.contains_key(&credit);
             if credit_missing {
                 return expect(outcome, Outcome::UnknownAccount);
             }
             let enough = *balance >= amount;
             expect(outcome, if enough { Outcome::Ok } else { Outcome::InsufficientFunds })?;
-        } else if body.debit_kind != AccountKind::Clearing as u8 {
-            // What sellers have there, only the shards know.
         } else if body.credit_kind == main && !self.accounts.contains_key(&credit) {
             return expect(outcome, Outcome::UnknownAccount);
         }
@@ -314,7 +316,8 @@ impl Books {
                 total += i128::from(line.unit_price.get()) * i128::from(units);
                 *self.out.entry(item).or_default() += i128::from(units);
             } else if let Some([only]) = prices.map(Vec::as_slice) {
-                let price = if line.flags & LINE_AGREED != 0 { line.unit_price.get() } else { *only };
+                let price =
+                    if line.flags & LINE_AGREED != 0 { line.unit_price.get() } else { *only };
                 total += i128::from(price) * i128::from(line.quantity.get());
             } else {
                 total = i128::MIN / 2; // Nobody knows which of the prices it was.

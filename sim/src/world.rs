@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use model::frame::Frame;
-use model::record::{CommandBuffer, Record};
+use model::record::{Body, CommandBuffer, Record};
 use model::{Outcome, ShardId, Time};
 use mq::{Log, LogError};
 use node::{Found, Message, Placement};
@@ -190,12 +190,22 @@ impl World {
         let text = match event {
             Event::Stream(message) => {
                 let (record, _) = Record::split(&message.record).expect("a shard wrote it");
-                format!("Stream {} -> {}: {:?}", message.from, message.to, record.body)
+                let Body::Deliver { deliver, entries } = record.body else {
+                    unreachable!("nothing else is sent")
+                };
+                let entries: Vec<_> = entries.map(|(_, entry)| entry).collect();
+                let (realm, acked) = (record.realm().word(), deliver.acked);
+                format!(
+                    "Stream {realm} {} -> {}: from {}, acked {acked}: {entries:?}",
+                    message.from, message.to, deliver.first
+                )
             }
             Event::Request(client, request) => {
                 let bytes = &self.clients[*client].requests[request].bytes;
                 let (record, _) = Record::split(bytes).expect("a client wrote it");
-                format!("Request {client}.{request}: {:?}", record)
+                let (realm, id) = (record.realm().word(), record.header.id);
+                let scope = record.header.scope;
+                format!("Request {client}.{request}: {realm} {scope} {id}: {:?}", record.body)
             }
             event => format!("{event:?}"),
         };
@@ -409,7 +419,8 @@ impl World {
         }
         let (now, group) = (node.now(self.now), node.group_of(home));
         let up = node.up.as_mut().expect("it is up");
-        let submitted = up.groups[group].submit(now, Asker { client, request }, commands, Vec::new());
+        let submitted =
+            up.groups[group].submit(now, Asker { client, request }, commands, Vec::new());
         submitted.expect("a client's commands are valid");
         self.pump(number);
     }
@@ -556,7 +567,10 @@ impl World {
         let shard = frame.place().shard;
         let next = self.shadow.logs[usize::from(shard.0)].len() as u64 + 1;
         if frame.place().first_offset.0 != next {
-            return Err(format!("shard {shard}: a frame at {}, not {next}", frame.place().first_offset));
+            return Err(format!(
+                "shard {shard}: a frame at {}, not {next}",
+                frame.place().first_offset
+            ));
         }
         for record in frame.records() {
             let record = record.map_err(|error| error.to_string())?;
@@ -575,7 +589,7 @@ impl World {
         let life = self.nodes[number].life;
         let up = self.nodes[number].up.as_mut().expect("it is up");
         let (mut answers, mut messages, mut appends) = (Vec::new(), Vec::new(), Vec::new());
-        let mut wake = None::<Time>;
+        let mut wake = None::<Duration>;
         for (number, group) in up.groups.iter_mut().enumerate() {
             group.messages(now, &mut messages);
             if !group.is_in_flight() && group.has_unwritten() {
@@ -588,7 +602,7 @@ impl World {
                     answers.push((asker, replies[0].outcome));
                 }
             }
-            wake = wake.into_iter().chain(group.next_wake()).min();
+            wake = wake.into_iter().chain(group.next_wake(now)).min();
         }
         for group in appends {
             let slow = self.fails(self.plan.faults.slow_append, "slow appends");
@@ -605,8 +619,8 @@ impl World {
             self.travel(number, message);
         }
         if let Some(wake) = wake {
-            let delay = wake.0.saturating_sub(now.0).max(1_000);
-            let due = self.now.after(Duration::from_micros(delay));
+            let wake = wake.max(Duration::from_millis(1));
+            let (delay, due) = (wake.as_micros() as u64, self.now.after(wake));
             if self.wakes.get(&number).is_none_or(|planned| due < *planned) {
                 self.wakes.insert(number, due);
                 self.at(delay, Event::Wake(number, life));

@@ -1,5 +1,7 @@
 //! One shard of a group: its frames, its links and its waiting room.
 
+use std::time::Duration;
+
 use model::frame::{FrameBuilder, FramePlace};
 use model::record::{RECORD_BYTES_MAX, RULE_VERSION, Record};
 use model::{Epoch, ItemId, Offset, Realm, Reply, ShardId, Time};
@@ -8,6 +10,7 @@ use txn_core::{Shard, Shortage, StreamEnds};
 
 use super::links::Links;
 use super::waiting::WaitingRoom;
+use crate::Now;
 
 /// A frame that is finished: its bytes, its records, and how far streams are durable with it.
 pub(super) struct Finished {
@@ -48,7 +51,7 @@ impl Host {
         // All that it has executed is durable.
         let streams = host.streams(true);
         for (peer, ends) in streams {
-            host.links.durable(end.time, peer, ends);
+            host.links.durable(Duration::ZERO, peer, ends);
         }
         host
     }
@@ -113,10 +116,14 @@ impl Host {
         peers.into_iter().map(ends).filter(|(_, ends)| said(ends)).collect()
     }
 
-    /// When it has something to do though nothing happens.
-    pub(super) fn next_wake(&self) -> Option<Time> {
-        let timers = [Realm::Live, Realm::Drill].map(|realm| self.shard.next_due(realm));
+    /// How long it has nothing to do, if nothing happens.
+    pub(super) fn next_wake(&self, now: Now) -> Option<Duration> {
+        let timers = [Realm::Live, Realm::Drill].map(|realm| {
+            let due = self.shard.next_due(realm)?;
+            Some(Duration::from_micros(due.0.saturating_sub(now.time.0)))
+        });
         let others = [self.links.next_wake(), self.room.next_wake()];
+        let others = others.map(|at| Some(at?.saturating_sub(now.monotonic)));
         timers.into_iter().chain(others).flatten().min()
     }
 }

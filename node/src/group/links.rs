@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::record::{CommandBuffer, ENTRIES_BYTES_MAX, StreamPlace};
-use model::{Realm, ShardId, Time};
+use model::{Realm, ShardId};
 use txn_core::{Shard, StreamEnds};
 
 /// How long an acknowledgement waits for entries to ride on.
@@ -56,9 +56,9 @@ struct Link {
     /// What the other has acknowledged.
     acked: u64,
     /// When `arrived` went past `told`.
-    arrived_at: Option<Time>,
+    arrived_at: Option<Duration>,
     /// When entries are sent again, if nothing is heard of them.
-    resend_at: Option<Time>,
+    resend_at: Option<Duration>,
     resend_after: Duration,
     /// Entries that may be under way: fewer after a loss, doubled with each acknowledgement
     /// (V. Jacobson, "Congestion avoidance and control", SIGCOMM 1988: slow start).
@@ -67,7 +67,7 @@ struct Link {
 
 impl Links {
     /// Takes note of how far a stream is durable here.
-    pub(super) fn durable(&mut self, now: Time, peer: (Realm, ShardId), ends: StreamEnds) {
+    pub(super) fn durable(&mut self, now: Duration, peer: (Realm, ShardId), ends: StreamEnds) {
         let link = self.links.entry(peer).or_insert_with(|| Link {
             sendable: ends.acked,
             next: ends.acked,
@@ -90,12 +90,12 @@ impl Links {
             link.next = link.next.max(link.acked);
             link.resend_after = RESEND;
             link.window = (link.window * 2).min(WINDOW_MAX);
-            link.resend_at = (link.next > link.acked).then(|| now.after(RESEND));
+            link.resend_at = (link.next > link.acked).then(|| now + RESEND);
         }
     }
 
     /// The other has sent what it should know to have arrived: it is told again.
-    pub(super) fn tell_again(&mut self, now: Time, peer: (Realm, ShardId)) {
+    pub(super) fn tell_again(&mut self, now: Duration, peer: (Realm, ShardId)) {
         if let Some(link) = self.links.get_mut(&peer) {
             link.told = 0;
             link.arrived_at = Some(now);
@@ -104,16 +104,16 @@ impl Links {
     }
 
     /// When there is something to do though nothing happens.
-    pub(super) fn next_wake(&self) -> Option<Time> {
+    pub(super) fn next_wake(&self) -> Option<Duration> {
         let times = self.busy.iter().flat_map(|peer| {
             let link = &self.links[peer];
-            [link.arrived_at.map(|at| at.after(ACK_DELAY)), link.resend_at]
+            [link.arrived_at.map(|at| at + ACK_DELAY), link.resend_at]
         });
         times.flatten().min()
     }
 
     /// Writes what is to be sent now.
-    pub(super) fn messages(&mut self, now: Time, shard: &Shard, out: &mut Vec<Message>) {
+    pub(super) fn messages(&mut self, now: Duration, shard: &Shard, out: &mut Vec<Message>) {
         let links = &mut self.links;
         self.busy.retain(|&(realm, peer)| {
             let link = links.get_mut(&(realm, peer)).expect("a busy link is there");
@@ -132,9 +132,9 @@ impl Links {
                 let count = shard.copy_entries(realm, peer, range, ENTRIES_BYTES_MAX, &mut entries);
                 out.push(link.message(shard.seat().id, realm, peer, &entries, count));
                 link.next += u64::from(count);
-                link.resend_at = link.resend_at.or(Some(now.after(link.resend_after)));
+                link.resend_at = link.resend_at.or(Some(now + link.resend_after));
             }
-            let is_due = link.arrived_at.is_some_and(|at| at.after(ACK_DELAY) <= now)
+            let is_due = link.arrived_at.is_some_and(|at| at + ACK_DELAY <= now)
                 || link.arrived >= link.told.saturating_add(ACK_ENTRIES);
             if link.arrived > link.told && is_due {
                 out.push(link.message(shard.seat().id, realm, peer, &[], 0));

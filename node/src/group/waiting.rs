@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use foldhash::HashMap;
-use model::{ItemId, OrderId, Party, Realm, Time};
+use model::{ItemId, OrderId, Party, Realm};
 use txn_core::Shortage;
 
 /// How long an order waits for units before its client is told to try again.
@@ -38,7 +38,7 @@ pub(super) struct Waiting {
     pub(super) bytes: Range<usize>,
     /// The item that it waits for now, the last of those in whose queues it stands.
     pub(super) turn: ItemId,
-    until: Time,
+    until: Duration,
     /// The queues in which it stands, and units that it wants there.
     queues: Vec<(ItemId, u64)>,
     /// Repeats of it, which get its answer.
@@ -82,7 +82,7 @@ impl WaitingRoom {
     /// An order comes in. Its ticket.
     pub(super) fn enter(
         &mut self,
-        now: Time,
+        now: Duration,
         order: OrderKey,
         place: ReplyPlace,
         bytes: Range<usize>,
@@ -95,7 +95,7 @@ impl WaitingRoom {
             place,
             bytes,
             turn: shortage.item,
-            until: now.after(WAIT_MAX),
+            until: now + WAIT_MAX,
             queues: Vec::new(),
             repeats: Vec::new(),
         };
@@ -180,13 +180,13 @@ impl WaitingRoom {
     }
 
     /// Who has waited too long, if anybody.
-    pub(super) fn overdue(&self, now: Time) -> Option<u64> {
+    pub(super) fn overdue(&self, now: Duration) -> Option<u64> {
         let (&ticket, waiting) = self.waiting.first_key_value()?;
         (waiting.until <= now).then_some(ticket)
     }
 
     /// When somebody will have waited too long.
-    pub(super) fn next_wake(&self) -> Option<Time> {
+    pub(super) fn next_wake(&self) -> Option<Duration> {
         Some(self.waiting.first_key_value()?.1.until)
     }
 }
