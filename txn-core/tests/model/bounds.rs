@@ -1,0 +1,1 @@
+//! Every field of a command, at its bounds and beyond.

@@ -1,0 +1,1 @@
+//! Trade and rehearsal share a log and nothing else.

@@ -1,0 +1,1 @@
+//! Windows, deadlines, limits, and when earnings can be paid out.
