@@ -43,7 +43,7 @@ impl ChangeScope {
         let kind = match kind {
             Kind::Transfer => 1,
             Kind::Restock | Kind::UpdateItem => 2, // All changes of an item share their ids.
-            _ => 3, // All changes of an order share their ids.
+            _ => 3,                                // All changes of an order share their ids.
         };
         ChangeScope { kind, scope, order }
     }

@@ -211,8 +211,7 @@ impl RealmState {
     }
 
     fn return_home(&mut self, item: ItemId, units: u64, round: u64) {
-        let returned =
-            Returned { item: item.0.into(), units: units.into(), round: round.into() };
+        let returned = Returned { item: item.0.into(), units: units.into(), round: round.into() };
         self.tell(self.home_of(item), &Entry::Return(&returned));
     }
 
@@ -507,7 +506,6 @@ impl Item {
 
     /// Whether its sale is open.
     pub(crate) fn is_open(&self, now: model::Time) -> bool {
-        self.flags & WINDOW == 0
-            || self.opens <= now.0 && (self.closes == 0 || now.0 < self.closes)
+        self.flags & WINDOW == 0 || self.opens <= now.0 && (self.closes == 0 || now.0 < self.closes)
     }
 }

@@ -200,7 +200,8 @@ impl Ledger {
         let pending = i128::from(account.earned) + i128::from(account.earned_before);
         let amount =
             i128::from(account.credits_posted) - i128::from(account.debits_posted) - pending;
-        let side = if amount > 0 { &mut account.debits_posted } else { &mut account.credits_posted };
+        let side =
+            if amount > 0 { &mut account.debits_posted } else { &mut account.credits_posted };
         // A sum that is full stays as it is, until somebody has fewer than 2⁶⁴ pence.
         *side = side.checked_add(u64::try_from(amount.unsigned_abs()).ok()?)?;
         let currency = Currency::from_numeric(account.currency).expect("it was opened with one");

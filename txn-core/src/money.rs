@@ -5,12 +5,12 @@
 //! should, it is booked to suspense.
 
 use model::frame::FrameBuilder;
+use model::record::entry::Entries;
 use model::record::entry::{Entry, Moved, set_entry_outcome};
 use model::record::{
     CreateAccountBody, DeliverBody, Record, SweepBody, TransferBody, deliver_mut, set_outcome,
     sweep_mut,
 };
-use model::record::entry::Entries;
 use model::{AccountKind, Amount, Currency, Outcome, Party, Reply, ShardId, ids};
 
 use crate::arena::Pos;
@@ -186,8 +186,10 @@ impl RealmState {
     }
 
     fn take_money(&mut self, from: ShardId, entry: &Entry<'_>) -> Outcome {
-        let (Entry::Sweep(moved) | Entry::Owed(moved) | Entry::Transfer(moved) | Entry::Back(moved)) =
-            entry
+        let (Entry::Sweep(moved)
+        | Entry::Owed(moved)
+        | Entry::Transfer(moved)
+        | Entry::Back(moved)) = entry
         else {
             unreachable!("the caller passes money on")
         };

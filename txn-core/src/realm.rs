@@ -159,13 +159,16 @@ impl RealmState {
         command: &Record<'_>,
         frame: &mut FrameBuilder,
     ) -> Result<Reply, Shortage> {
-        if self.seat.shards > 1 && command.home(self.seat.shards).is_some_and(|id| id != self.seat.id)
+        if self.seat.shards > 1
+            && command.home(self.seat.shards).is_some_and(|id| id != self.seat.id)
         {
             return Ok(Decision::of(Outcome::Invalid).unlogged());
         }
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
-            Body::Place { order, leg, lines } => return self.place(command, order, leg, lines, frame),
+            Body::Place { order, leg, lines } => {
+                return self.place(command, order, leg, lines, frame);
+            }
             Body::CreateAccount(body) => {
                 let decision = self.create_account(command.party(), body);
                 self.log(command, decision, frame)
@@ -174,11 +177,8 @@ impl RealmState {
                 let decision = self.create_item(item, body, xxh3_64(command.bytes));
                 self.log(command, decision, frame)
             }
-            Body::UpdateItem(body) => {
-                self.change(command, Kind::UpdateItem, 0, frame, |realm| {
-                    realm.update_item(item, body)
-                })
-            }
+            Body::UpdateItem(body) => self
+                .change(command, Kind::UpdateItem, 0, frame, |realm| realm.update_item(item, body)),
             Body::Restock(body) => {
                 self.change(command, Kind::Restock, 0, frame, |realm| realm.restock(item, body))
             }
@@ -287,6 +287,7 @@ impl RealmState {
         (due <= now.0).then_some((Party(head.buyer), OrderId(id), Time(due)))
     }
 
+    /// A hash of all of it; 0 where there is nothing yet, as if the realm had never been named.
     pub(crate) fn state_hash(&self) -> u64 {
         let contended = self.contended.iter().map(|(item, contention)| contention.hash(*item));
         let unknown: Vec<u8> = self.unknown.iter().flat_map(|item| item.to_le_bytes()).collect();
@@ -298,12 +299,12 @@ impl RealmState {
             self.limits.state_hash(),
             self.streams.state_hash(),
             contended.fold(0, u64::wrapping_add),
-            xxh3_64(&unknown),
+            if unknown.is_empty() { 0 } else { xxh3_64(&unknown) },
             self.timers.len() as u64,
             self.sweep_next as u64,
             u64::from(self.swept_step),
         ];
-        xxh3_64(&parts.map(u64::to_le_bytes).concat())
+        if parts == [0; 11] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
     }
 
     pub(crate) fn has_room(&self) -> bool {

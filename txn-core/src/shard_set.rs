@@ -29,8 +29,8 @@ impl ShardSet {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = ShardId> {
-        (0..256u16).map(ShardId).filter(move |shard| {
-            self.0[usize::from(shard.0) / 64] >> (shard.0 % 64) & 1 == 1
-        })
+        (0..256u16)
+            .map(ShardId)
+            .filter(move |shard| self.0[usize::from(shard.0) / 64] >> (shard.0 % 64) & 1 == 1)
     }
 }

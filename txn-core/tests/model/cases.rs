@@ -97,7 +97,7 @@ fn the_longest_order_is_placed_and_refunded() {
     one_more[LINES_MAX - 1].1 = 2;
     let lines: Vec<(u16, u32)> = (0..LINES_MAX as u16).rev().map(|line| (line, 1)).collect();
     let commands = [
-        item(5, Amount::MAX.0 / LINES_MAX as u64, LINES_MAX as u64),
+        item(5, Amount::MAX.0 / (LINES_MAX as u64 + 1), LINES_MAX as u64),
         place(1, 1, PaymentMethod::External, &one_more),
         place(1, 2, PaymentMethod::External, &longest),
         refund(1, 1, 2, &lines),
