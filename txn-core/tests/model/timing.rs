@@ -406,6 +406,21 @@ fn a_sweep_goes_on_where_the_last_one_stopped() {
     assert!(shard.wants_sweep(Realm::Live, at(3 * STEP_MICROS)));
 }
 
+/// Whoever was swept before the step began has not been swept in it.
+#[test]
+fn a_sweep_that_a_step_cuts_in_two_is_made_again() {
+    let mut commands = vec![item(5, 10, 9), sale_of(6, 10, 9, Sale::default())];
+    if let Command::CreateItem { seller, .. } = &mut commands[1] {
+        *seller = Party(7);
+    }
+    commands.extend([wait(STEP_MICROS), sweep(1), wait(STEP_MICROS), sweep(9)]);
+    let (shard, _, _) = check(&commands);
+    assert!(!shard.wants_sweep(Realm::Live, at(STEP_MICROS)));
+    assert!(shard.wants_sweep(Realm::Live, at(2 * STEP_MICROS)));
+    let (shard, _, _) = check(&[&commands[..], &[sweep(9)]].concat());
+    assert!(!shard.wants_sweep(Realm::Live, at(2 * STEP_MICROS)));
+}
+
 /// A seller's earnings leave by sweeps alone.
 #[test]
 fn no_transfer_names_a_payable_account() {
