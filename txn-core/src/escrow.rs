@@ -38,8 +38,9 @@ pub(crate) struct Contention {
     is_running: bool,
     /// In whose favour the round is: its own units aren't recalled.
     asker: ShardId,
-    /// Units granted since the round began.
+    /// Units granted since the round began, and to whom.
     granted: u64,
+    granted_to: ShardSet,
 }
 
 impl Contention {
@@ -54,6 +55,7 @@ impl Contention {
         bytes.push(u8::from(self.is_running));
         bytes.extend_from_slice(&self.asker.0.to_le_bytes());
         bytes.extend_from_slice(&self.granted.to_le_bytes());
+        bytes.extend_from_slice(self.granted_to.as_bytes());
         xxh3_64(&bytes)
     }
 
@@ -354,7 +356,11 @@ impl RealmState {
         home.pool += returned.units.get();
         let answers = returned.round.get() != 0;
         if answers {
-            home.holders.remove(from);
+            // What it was granted since it was recalled, it may have been sent after its answer.
+            let contention = self.contended.get(&item.0);
+            if !contention.is_some_and(|contention| contention.granted_to.contains(from)) {
+                home.holders.remove(from);
+            }
             if let Some(contention) = self.contended.get_mut(&item.0) {
                 contention.expected.remove(from);
                 // What it held for an order that waits came along.
@@ -399,6 +405,7 @@ impl RealmState {
         home.marked.remove(shard);
         if let Some(contention) = self.contended.get_mut(&item.0) {
             contention.granted += units;
+            contention.granted_to.insert(shard);
         }
         let granted = Units { item: item.0.into(), units: units.into() };
         self.tell(shard, &Entry::Grant(&granted));
@@ -418,6 +425,7 @@ impl RealmState {
         contention.is_running = true;
         contention.asker = asker;
         contention.granted = 0;
+        contention.granted_to = ShardSet::default();
         for shard in contention.expected.iter() {
             self.tell(shard, &Entry::Recall(&recall));
         }
