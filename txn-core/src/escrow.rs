@@ -2,8 +2,9 @@
 //!
 //! A home grants units ahead, so that orders elsewhere need not ask; grants shrink with the pool.
 //! A shard that lacks units asks. The home grants what it has. When that is less than what the
-//! order lacks, it recalls from every other shard that may hold unspent units, one numbered round
-//! at a time; what comes back goes to those who asked, the first first. If after the round there
+//! order lacks, it recalls from every shard that may hold unspent units, one numbered round at a
+//! time; what comes back goes to those who asked, the first first. The shard that asked is no
+//! exception: it may hold more than when it asked. If after the round there
 //! is still less than an order asks for, then fewer units than that were unspent anywhere: it is
 //! *sold out*, and the shard that asked is told how many there were, so that it can refuse the
 //! next ones by itself. Units that come back later, and restocks, take such marks away.
@@ -36,8 +37,6 @@ pub(crate) struct Contention {
     /// The shards of the running round that haven't answered; none if no round is running.
     expected: ShardSet,
     is_running: bool,
-    /// In whose favour the round is: its own units aren't recalled.
-    asker: ShardId,
     /// Units granted since the round began, and to whom.
     granted: u64,
     granted_to: ShardSet,
@@ -53,16 +52,9 @@ impl Contention {
         }
         bytes.extend_from_slice(self.expected.as_bytes());
         bytes.push(u8::from(self.is_running));
-        bytes.extend_from_slice(&self.asker.0.to_le_bytes());
         bytes.extend_from_slice(&self.granted.to_le_bytes());
         bytes.extend_from_slice(self.granted_to.as_bytes());
         xxh3_64(&bytes)
-    }
-
-    /// Units that the asker of the round holds for its own order.
-    fn held(&self) -> Option<u64> {
-        let (_, ask) = self.asks.iter().find(|(shard, _)| *shard == self.asker)?;
-        Some(ask.whole.get() - ask.lacking.get())
     }
 }
 
@@ -262,13 +254,15 @@ impl RealmState {
                         self.signals.recalled.push((self.realm, ItemId(of.item.get())));
                     }
                     Entry::SoldOut(_) => {
-                        found.flags |= MARKED;
-                        found.left = of.units.get();
-                        // What was freed since it asked, the home doesn't know of.
-                        let unheard = found.available.saturating_sub(found.left);
+                        let left = of.units.get();
+                        // What was freed since, the home doesn't know of: it is to ask again.
+                        let unheard = found.available.saturating_sub(left);
                         if unheard > 0 {
-                            found.available -= unheard;
+                            found.available = left;
                             self.return_home(ItemId(of.item.get()), unheard, 0);
+                        } else {
+                            found.flags |= MARKED;
+                            found.left = left;
                         }
                         self.wake(pos);
                     }
@@ -417,13 +411,15 @@ impl RealmState {
         if contention.is_running {
             return;
         }
-        let Some(&(asker, _)) = contention.asks.front() else { return };
+        if contention.asks.is_empty() {
+            return;
+        }
         let home = self.inventory.home_mut(pos);
         home.round += 1;
         let recall = Units { item: item.0.into(), units: home.round.into() };
-        contention.expected = home.holders.without(asker);
+        // Also from those who ask: what they said that they hold may be more by now.
+        contention.expected = home.holders;
         contention.is_running = true;
-        contention.asker = asker;
         contention.granted = 0;
         contention.granted_to = ShardSet::default();
         for shard in contention.expected.iter() {
@@ -440,22 +436,20 @@ impl RealmState {
         }
         contention.is_running = false;
         let home = self.inventory.home_mut(pos);
-        // All that was unspent anywhere: what the asker holds is known as long as it waits.
-        let unspent = contention.held().map(|held| held + home.pool + contention.granted);
+        // All that was unspent anywhere when the round began has come home, and some was granted.
+        let unspent = home.pool + contention.granted;
         let mut refused = Vec::new();
-        if let Some(unspent) = unspent {
-            contention.asks.retain(|(shard, ask)| {
-                let stays = ask.whole.get() <= unspent;
-                if !stays {
-                    refused.push(*shard);
-                }
-                stays
-            });
-            let sold_out = Units { item: item.0.into(), units: unspent.into() };
-            for shard in refused {
-                self.inventory.home_mut(pos).marked.insert(shard);
-                self.tell(shard, &Entry::SoldOut(&sold_out));
+        contention.asks.retain(|(shard, ask)| {
+            let stays = ask.whole.get() <= unspent;
+            if !stays {
+                refused.push(*shard);
             }
+            stays
+        });
+        let sold_out = Units { item: item.0.into(), units: unspent.into() };
+        for shard in refused {
+            self.inventory.home_mut(pos).marked.insert(shard);
+            self.tell(shard, &Entry::SoldOut(&sold_out));
         }
         self.serve(item, pos);
         self.begin_round(item, pos);
