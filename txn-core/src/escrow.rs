@@ -333,10 +333,14 @@ impl RealmState {
             let unknown = Units { item: item.0.into(), ..Units::default() };
             return self.tell(from, &Entry::Unknown(&unknown));
         };
-        let asks = &mut self.contended.entry(item.0).or_default().asks;
-        match asks.iter_mut().find(|(shard, _)| *shard == from) {
-            Some((_, ask)) => *ask = *wanted,
-            None => asks.push_back((from, *wanted)),
+        let contention = self.contended.entry(item.0).or_default();
+        let mut ask = *wanted;
+        if contention.expected.contains(from) {
+            all_comes_home(&mut ask);
+        }
+        match contention.asks.iter_mut().find(|(shard, _)| *shard == from) {
+            Some((_, before)) => *before = ask,
+            None => contention.asks.push_back((from, ask)),
         }
         self.serve(item, pos);
         self.begin_round(item, pos);
@@ -360,8 +364,7 @@ impl RealmState {
                 // What it held for an order that waits came along.
                 if let Some((_, ask)) = contention.asks.iter_mut().find(|(shard, _)| *shard == from)
                 {
-                    ask.lacking = ask.whole;
-                    ask.wanted = ask.wanted.get().max(ask.whole.get()).into();
+                    all_comes_home(ask);
                 }
             }
         }
@@ -492,6 +495,12 @@ impl RealmState {
             None => false,
         }
     }
+}
+
+/// What a shard holds for the order that asks comes home with its answer: it lacks all of it.
+fn all_comes_home(ask: &mut Wanted) {
+    ask.lacking = ask.whole;
+    ask.wanted = ask.wanted.get().max(ask.whole.get()).into();
 }
 
 impl Item {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::record::entry::Entry;
-use model::{ItemId, Realm, ShardId};
+use model::{ItemId, Realm};
 
 use crate::node::Node;
 

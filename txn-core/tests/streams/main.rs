@@ -10,6 +10,7 @@ mod clients;
 mod node;
 mod world;
 
+use model::record::ItemUpdate;
 use model::{Outcome, Realm};
 
 use audit::{assert_at_rest, units_of};
@@ -59,6 +60,41 @@ fn nothing_is_lost_and_nobody_waits_for_ever() {
             }
         }
         world.drain();
+        assert_at_rest(&mut world.nodes);
+    });
+}
+
+/// When all is quiet, one order can have all units that are left, whoever holds them.
+#[test]
+fn what_is_unspent_can_be_bought_anywhere() {
+    for_each_seed("what_is_unspent", 60, |seed| {
+        let mut random = Random(seed ^ 0x5eed);
+        let mut world = World::new(shards(&mut random), seed);
+        let mut clients = Clients::new(&mut world);
+        for _ in 0..random.below(200) {
+            clients.act(&mut world);
+            for _ in 0..random.below(6) {
+                world.stir();
+            }
+        }
+        world.drain();
+        for item in 1..=2 {
+            let (_, unspent, _, _) = units_of(&world.nodes, Realm::Live, model::ItemId(item));
+            if unspent == 0 {
+                continue;
+            }
+            let free = ItemUpdate { limit: Some(0), ..ItemUpdate::default() };
+            let id = model::ChangeId(1 << 100);
+            world.ask(Realm::Live, |commands| {
+                commands.update_item(id, model::ItemId(item), free);
+            });
+            world.drain();
+            let (buyer, order) = (1 + random.below(20), 1 << 100);
+            clients::buy(&mut world, Realm::Live, buyer, order, &[(item, unspent as u32)]);
+            world.drain();
+            let name = (Realm::Live, buyer, order);
+            assert_eq!(world.outcomes.get(&name), Some(&Outcome::Ok), "item {item}, {unspent}");
+        }
         assert_at_rest(&mut world.nodes);
     });
 }
