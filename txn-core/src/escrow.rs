@@ -422,6 +422,11 @@ impl RealmState {
         let recall = Units { item: item.0.into(), units: home.round.into() };
         // Also from those who ask: what they said that they hold may be more by now.
         contention.expected = home.holders;
+        for (shard, ask) in &mut contention.asks {
+            if home.holders.contains(*shard) {
+                all_comes_home(ask);
+            }
+        }
         contention.is_running = true;
         contention.granted = 0;
         contention.granted_to = ShardSet::default();

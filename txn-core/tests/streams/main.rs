@@ -7,6 +7,7 @@
 
 mod audit;
 mod clients;
+mod crossings;
 mod node;
 mod world;
 

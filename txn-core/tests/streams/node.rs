@@ -147,6 +147,11 @@ impl Node {
         }
     }
 
+    /// Tries again for all who wait, and so asks again, as a shell may at any time.
+    pub fn try_again(&mut self) {
+        self.woken.extend(self.queues.keys());
+    }
+
     /// Asks for what the first who waits lacks, if it lacks something.
     fn plan_ask(&mut self, key: Key) {
         let Some(queue) = self.queues.get(&key) else { return };
@@ -212,8 +217,6 @@ impl Node {
             Turn::Answers => {
                 for (realm, item) in std::mem::take(&mut self.recalled) {
                     ops.entry(realm).or_default().push(StockOp::answer(item));
-                    // What the first who waits had goes along: it has to ask for all.
-                    self.woken.insert((realm, item));
                 }
             }
         }

@@ -141,7 +141,8 @@ impl World {
             0..8 => self.send_some(realm),
             8..14 => self.receive_some(),
             14 => self.lose_some(),
-            15..19 => {
+            15 => self.nodes[node].try_again(),
+            16..19 => {
                 let turn = self.random.pick(&[Turn::Tries, Turn::Asks, Turn::Answers]);
                 self.nodes[node].work(self.now, turn);
             }
@@ -270,6 +271,37 @@ impl World {
         }
         self.after();
         busy
+    }
+
+    /// The next entries of one stream arrive, at most so many. For tests that say what happens
+    /// when.
+    pub fn carry(&mut self, from: ShardId, to: ShardId, most: u64) {
+        let realm = Realm::Live;
+        let sender = &self.nodes[usize::from(from.0)].shard;
+        let first = self.nodes[usize::from(to.0)].shard.stream(realm, from).next_in;
+        let (acked, mut entries) = (sender.stream(realm, to).next_in, Vec::new());
+        let count = sender.copy_entries(realm, to, (first, first + most), 64 << 10, &mut entries);
+        self.receive(&Message { realm, from, to, first, acked, count, entries });
+        self.after();
+    }
+
+    /// One shard does one kind of what there is to do.
+    pub fn work(&mut self, node: ShardId, turn: Turn) {
+        while self.nodes[usize::from(node.0)].work(self.now, turn) {}
+        self.after();
+    }
+
+    /// A shard tries again for all who wait, and asks.
+    pub fn ask_again(&mut self, node: ShardId) {
+        self.nodes[usize::from(node.0)].try_again();
+        self.work(node, Turn::Tries);
+        self.work(node, Turn::Asks);
+    }
+
+    /// The first order that waits at a shard is cancelled.
+    pub fn withdraw(&mut self, node: ShardId) {
+        self.nodes[usize::from(node.0)].withdraw(self.now, 0).expect("one waits");
+        self.after();
     }
 
     pub fn pairs(&self) -> Vec<(ShardId, ShardId)> {
