@@ -111,8 +111,11 @@ impl RealmState {
         let step = self.step();
         let mut swept = 0u64;
         for _ in 0..body.count.get() {
+            if self.sweep_next == 0 {
+                self.sweep_began = step;
+            }
             if self.sweep_next >= self.ledger.payables() {
-                (self.sweep_next, self.swept_step) = (0, step);
+                (self.sweep_next, self.swept_step) = (0, self.sweep_began);
                 break;
             }
             if let Some((seller, currency, amount)) = self.ledger.sweep(self.sweep_next, step) {
