@@ -10,6 +10,7 @@ pub mod ids;
 pub mod json;
 pub mod money;
 pub mod outcome;
+pub mod planted;
 pub mod record;
 pub mod reply;
 

@@ -17,6 +17,7 @@ mod waiting;
 
 use std::time::Duration;
 
+use model::planted::{Bug, is_planted};
 use model::record::entry::StockOp;
 use model::record::{
     Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
@@ -312,7 +313,9 @@ impl<T: Token> ShardGroup<T> {
     pub fn tick(&mut self, now: Now) {
         for slot in 0..self.hosts.len() {
             while let Some(ticket) = self.hosts[slot].room.overdue(now.monotonic) {
-                self.leave(now, slot, ticket, Outcome::Busy);
+                let is_wrong = is_planted(Bug::BusyIsSoldOut);
+                let outcome = if is_wrong { Outcome::SoldOut } else { Outcome::Busy };
+                self.leave(now, slot, ticket, outcome);
             }
             for realm in [Realm::Live, Realm::Drill] {
                 if realm == Realm::Drill && self.drill_stopped {
@@ -523,6 +526,7 @@ impl<T: Token> ShardGroup<T> {
     /// Keeps an answer until what it depends on is durable.
     fn hold(&mut self, token: T, found: Found) {
         match &mut self.in_flight {
+            _ if is_planted(Bug::EarlyRelease) => self.released.push((token, found)),
             _ if self.unwritten => self.held.push((token, found)),
             Some(in_flight) => in_flight.push((token, found)),
             None => self.released.push((token, found)),

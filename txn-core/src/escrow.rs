@@ -14,7 +14,8 @@
 
 use std::collections::VecDeque;
 
-use model::record::entry::{Entry, Listing, Returned, StockOp, Units, Wanted};
+use model::planted::{Bug, is_planted};
+use model::record::entry::{Entries, Entry, Listing, Returned, StockOp, Units, Wanted};
 use model::record::{
     CreateItemBody, RestockBody, UPDATE_LIMIT, UPDATE_PRICE, UPDATE_WINDOW, UpdateItemBody,
 };
@@ -229,6 +230,24 @@ impl RealmState {
         }
     }
 
+    /// A bug that can be planted.
+    pub(crate) fn take_grants_again(&mut self, from: ShardId, entries: Entries<'_>) {
+        for (_, entry) in entries.filter(|(_, entry)| matches!(entry, Entry::Grant(_))) {
+            self.take_stock_entry(from, &entry);
+        }
+    }
+
+    /// A bug that can be planted: answers a recall before what was sent ahead of it is taken.
+    pub(crate) fn take_recall_early(&mut self, entry: &Entry<'_>) {
+        let Entry::Recall(recall) = entry else { return };
+        if let Some(pos) = self.inventory.find(ItemId(recall.item.get())) {
+            let found = self.inventory.get_mut(pos);
+            let units = std::mem::take(&mut found.available);
+            found.flags |= DRAINED;
+            self.return_home(ItemId(recall.item.get()), units, recall.units.get());
+        }
+    }
+
     /// An entry about units or the catalogue.
     pub(crate) fn take_stock_entry(&mut self, from: ShardId, entry: &Entry<'_>) {
         match entry {
@@ -249,6 +268,8 @@ impl RealmState {
                 let found = self.inventory.get_mut(pos);
                 match entry {
                     Entry::Grant(_) => self.take_grant(pos, of.units.get()),
+                    Entry::Recall(_) if is_planted(Bug::RecallOvertakes) => {}
+                    Entry::Unmark(_) if is_planted(Bug::DeafToUnmark) => {}
                     Entry::Recall(_) => {
                         found.recalled = of.units.get();
                         self.signals.recalled.push((self.realm, ItemId(of.item.get())));

@@ -5,6 +5,7 @@
 //! should, it is booked to suspense.
 
 use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
 use model::record::entry::Entries;
 use model::record::entry::{Entry, Moved, set_entry_outcome};
 use model::record::{
@@ -166,13 +167,22 @@ impl RealmState {
         let (first, acked) = (deliver.first.get(), deliver.acked.get());
         let known = match self.streams.check(from, first, deliver.count.get(), acked) {
             Ok(known) => known as usize,
-            Err(NotTaken::Known) => return Decision::of(Outcome::AlreadyDone).unlogged(),
+            Err(NotTaken::Known) => {
+                if is_planted(Bug::GrantTwice) {
+                    self.take_grants_again(from, entries);
+                }
+                return Decision::of(Outcome::AlreadyDone).unlogged();
+            }
             Err(NotTaken::Gap) => return Decision::of(Outcome::Busy).unlogged(),
         };
         let bytes = frame.push(command.bytes);
         set_outcome(bytes, Outcome::Ok, 0, 0, 0);
         let (_, logged) = deliver_mut(bytes);
         self.streams.acknowledge(from, acked);
+        if is_planted(Bug::RecallOvertakes) {
+            let recalls = entries.filter(|(_, entry)| matches!(entry, Entry::Recall(_)));
+            recalls.for_each(|(_, entry)| self.take_recall_early(&entry));
+        }
         let mut position = 0;
         for (number, (entry_bytes, entry)) in entries.enumerate() {
             let outcome = if number < known {

@@ -7,6 +7,7 @@
 //! what is missing.
 
 use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
 use model::record::{
     LINE_AGREED, Leg, Line, PLACE_WITHDRAWN, PayBody, PlaceBody, REFUND_RESTOCK, Record,
     RefundBody, RefundLine, TimerBody, place_mut, set_outcome, set_withdrawn,
@@ -63,7 +64,10 @@ impl RealmState {
         let withdrawn = order.flags & PLACE_WITHDRAWN != 0;
         let digest = if withdrawn { digest_as_sent(command.bytes) } else { xxh3_64(command.bytes) };
         if let Some(pos) = self.orders.find(buyer, id) {
-            return Ok(self.repeated_order(pos, digest));
+            let is_old = self.orders.head(pos).last + 20 < self.offset.0;
+            if !(is_planted(Bug::RepeatSlips) && is_old) {
+                return Ok(self.repeated_order(pos, digest));
+            }
         }
         let method = PaymentMethod::from_byte(leg.method).expect("the record was checked");
         let decided = match withdrawn {
@@ -507,7 +511,8 @@ impl RealmState {
             let Some(line) = lines.get(at) else {
                 return answer(Outcome::WrongState, Some(number as u16));
             };
-            let left = line.quantity - line.refunded - self.resolved[at].quantity;
+            let refunded = if is_planted(Bug::RefundOfRefund) { 0 } else { line.refunded };
+            let left = line.quantity - refunded - self.resolved[at].quantity;
             if wanted.quantity.get() > left {
                 return answer(Outcome::WrongState, Some(number as u16));
             }

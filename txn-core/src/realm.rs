@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use foldhash::fast::FixedState;
 use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
 use model::record::{self, Body, Kind, Record};
 use model::{Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, Realm, Reply, Time};
 use model::{ShardId, ids};
@@ -279,10 +280,12 @@ impl RealmState {
 
     /// The order that is due first, if it is due at `now`.
     pub(crate) fn due(&self, now: Time) -> Option<(Party, OrderId, Time)> {
-        let &(due, pos) = self.timers.first()?;
+        let mut timers = self.timers.iter().take_while(|(due, _)| *due <= now.0);
+        let &(due, pos) =
+            if is_planted(Bug::TimersOutOfOrder) { timers.last()? } else { timers.next()? };
         let head = self.orders.head(Pos(pos));
         let id = u128::from(head.id[0]) << 64 | u128::from(head.id[1]);
-        (due <= now.0).then_some((Party(head.buyer), OrderId(id), Time(due)))
+        Some((Party(head.buyer), OrderId(id), Time(due)))
     }
 
     /// A hash of all of it; 0 where there is nothing yet, as if the realm had never been named.

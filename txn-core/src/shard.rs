@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
 use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records};
 use model::reply::{Query, View};
 use model::{
@@ -169,7 +170,23 @@ impl Shard {
         (realm.now, realm.offset, realm.turn) = (now, offset, turn);
         let reply = realm.execute(command, frame);
         self.next_offset.0 += u64::from(frame.count() - records);
+        if is_planted(Bug::DrillTimer) {
+            self.free_in_trade(command);
+        }
         reply
+    }
+
+    /// A bug that can be planted.
+    fn free_in_trade(&mut self, command: &Record<'_>) {
+        let (Realm::Drill, Body::Timer(timer)) = (command.realm(), command.body) else { return };
+        let query = Query::Order(command.party(), OrderId(timer.order.get()));
+        let View::Order(order) = self.query_in(Realm::Drill, query) else { return };
+        let live = self.realm_mut(Realm::Live);
+        for line in order.lines {
+            if let Some(pos) = live.inventory.find(line.item) {
+                live.inventory.get_mut(pos).available += u64::from(line.quantity.0);
+            }
+        }
     }
 
     /// Whether there is anything to learn.
@@ -240,6 +257,13 @@ impl Shard {
     pub fn stream(&self, realm: Realm, peer: ShardId) -> StreamEnds {
         let none = StreamEnds { next_out: 1, acked: 1, next_in: 1, ..StreamEnds::default() };
         self.realm(realm).map_or(none, |state| state.streams.ends(peer))
+    }
+
+    /// A bug that can be planted: forgets the number of the last entry taken.
+    pub fn forget_number(&mut self) {
+        for realm in self.realms.iter_mut().flatten() {
+            realm.streams.forget_number();
+        }
     }
 
     /// Copies what is to be sent to `peer`: entries from number `from` on and before `to`, as

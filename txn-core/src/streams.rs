@@ -115,6 +115,13 @@ impl Streams {
         self.touch(from);
     }
 
+    /// A bug that can be planted.
+    pub(crate) fn forget_number(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.ends.next_in > 1) {
+            peer.ends.next_in -= 1;
+        }
+    }
+
     /// Forgets what has arrived at the other.
     pub(crate) fn acknowledge(&mut self, from: ShardId, acked: u64) {
         let peer = &mut self.peers[usize::from(from.0)];

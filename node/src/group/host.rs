@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use model::frame::{FrameBuilder, FramePlace};
+use model::planted::{Bug, is_planted};
 use model::record::{RECORD_BYTES_MAX, RULE_VERSION, Record};
 use model::{Epoch, ItemId, Offset, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
@@ -36,7 +37,10 @@ pub(super) struct Host {
 
 impl Host {
     /// A shard that goes on at the end of its log, under a new epoch.
-    pub(super) fn new(shard: Shard, end: LogEnd) -> Host {
+    pub(super) fn new(mut shard: Shard, end: LogEnd) -> Host {
+        if is_planted(Bug::ForgottenNumber) {
+            shard.forget_number();
+        }
         let mut host = Host {
             links: Links::default(),
             room: WaitingRoom::default(),

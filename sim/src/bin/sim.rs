@@ -6,9 +6,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+#[cfg(planted)]
+use model::planted::{Bug, plant};
 use sim::{Options, Ran, Violation};
 
-const USAGE: &str = "sim --seed N | --runs N [--from SEED] | --minutes M [--from SEED]";
+const USAGE: &str =
+    "sim --seed N [--bug B] | --runs N [--from SEED] | --minutes M [--from SEED] | --bugs TRIALS";
+/// A planted bug that isn't found in so many runs isn't found.
+#[cfg(planted)]
+const HUNT_MAX: u64 = 3_000;
 
 /// What all runs together did.
 #[derive(Default)]
@@ -54,6 +60,14 @@ fn main() -> ExitCode {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1)?.parse::<u64>().ok()
     };
+    #[cfg(planted)]
+    {
+        let wanted = value("--bug");
+        plant(Bug::ALL.into_iter().find(|bug| Some(*bug as u64) == wanted));
+        if let Some(trials) = value("--bugs") {
+            return hunt(trials.max(1));
+        }
+    }
     if let Some(seed) = value("--seed") {
         return replay(seed);
     }
@@ -79,6 +93,49 @@ fn replay(seed: u64) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// How many runs it takes until each of the planted bugs is found: the median of some trials.
+#[cfg(planted)]
+fn hunt(trials: u64) -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {})); // What is found is told in one line.
+    let mut missed = 0;
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let options = Options::default();
+        let mut runs = Vec::new();
+        let mut found = None;
+        for trial in 0..trials {
+            let first = 1_000_000 * (trial + 1);
+            let seeds = first..first + HUNT_MAX;
+            let failed = seeds.map(|seed| sim::run(seed, &options)).position(|ran| match ran {
+                Ok(_) => false,
+                Err(violation) => {
+                    found = Some(violation);
+                    true
+                }
+            });
+            runs.push(failed.map_or(u64::MAX, |at| at as u64 + 1));
+        }
+        runs.sort_unstable();
+        let (median, most) = (runs[runs.len() / 2], runs[runs.len() - 1]);
+        match found.filter(|_| most < u64::MAX) {
+            Some(violation) => {
+                let what: String = violation.what.chars().take(100).collect();
+                let seed = violation.seed;
+                println!(
+                    "{:<18} found in {trials} of {trials} trials, after {median} runs (median), \
+                     {most} at most; seed {seed}: {what}",
+                    format!("{bug:?}")
+                );
+            }
+            None => {
+                missed += 1;
+                println!("{:<18} missed in {HUNT_MAX} runs", format!("{bug:?}"));
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn search_from(first: u64, search: &Search) -> ExitCode {
