@@ -1,6 +1,7 @@
 //! Identifiers, and the rule that places a party on a shard.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Declares a number with a meaning of its own.
 macro_rules! number {
@@ -87,6 +88,11 @@ pub(crate) fn home_of(key: u64, shards: u16) -> ShardId {
 impl Time {
     /// The latest moment that a caller may name: the end of the year 9999.
     pub const MAX: Time = Time(253_402_300_799_999_999);
+
+    /// So much later, or the end of time.
+    pub fn after(self, wait: Duration) -> Time {
+        Time(self.0.saturating_add(wait.as_micros() as u64))
+    }
 }
 
 #[cfg(test)]

@@ -73,10 +73,7 @@ impl Outcome {
 
     /// Whether a command with this outcome is in the log: it is then final for its id.
     pub fn is_logged(self) -> bool {
-        !matches!(
-            self,
-            Outcome::AlreadyDone | Outcome::IdReused | Outcome::Invalid | Outcome::Busy
-        )
+        !matches!(self, Outcome::AlreadyDone | Outcome::IdReused | Outcome::Invalid | Outcome::Busy)
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     Quantity, Realm, ShardId, Time, home_of,
 };
 
-pub use commands::{CommandBuffer, ItemUpdate, PlaceWriter, Sale};
+pub use commands::{CommandBuffer, ItemUpdate, PlaceWriter, Sale, StreamPlace};
 use entry::{Entries, StockOp};
 
 /// The most lines that an order, or a refund, may have.
@@ -293,9 +293,12 @@ layout! {
         refused_line: U16,
     }
     /// [`Kind::Deliver`]: entries of a stream follow.
-    DeliverBody[24] {
+    DeliverBody[32] {
         /// The number of the first entry; without entries, of the next one to come.
         first: U64,
+        /// All before this number the receiver has acknowledged. A receiver that waits for an
+        /// earlier one has lost what was durable.
+        base: U64,
         /// The number of the next entry of the other direction that the sender waits for: all
         /// before it have arrived there, durably.
         acked: U64,
@@ -665,6 +668,7 @@ impl<'a> Body<'a> {
                 }
                 // Numbers count what was sent; 2⁶³ of them never were.
                 in_range("first", deliver.first.get(), 1, 1 << 63)?;
+                in_range("base", deliver.base.get(), 1, deliver.first.get())?;
                 in_range("acked", deliver.acked.get(), 1, 1 << 63)?;
                 let entries = Entries::parse(rest, deliver.count.get())?;
                 Body::Deliver { deliver, entries }

@@ -29,6 +29,6 @@ pub use arena::SpareRegions;
 pub use index::Grown;
 pub use ledger::Balance;
 pub use realm::Seat;
-pub use shard::{Capacity, Shard};
+pub use shard::{Capacity, PREFETCH_COMMANDS, Shard};
 pub use signals::{Shortage, Signals};
 pub use streams::StreamEnds;

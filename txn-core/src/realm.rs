@@ -162,11 +162,6 @@ impl RealmState {
         command: &Record<'_>,
         frame: &mut FrameBuilder,
     ) -> Result<Reply, Shortage> {
-        if self.seat.shards > 1
-            && command.home(self.seat.shards).is_some_and(|id| id != self.seat.id)
-        {
-            return Ok(Decision::of(Outcome::Invalid).unlogged());
-        }
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
             Body::Place { order, leg, lines } => {

@@ -115,7 +115,7 @@ impl Shard {
     /// that is new, and a reply for each. `now` is the frame's time, and never goes back.
     ///
     /// An order that lacks units gets no record, and its reply is [`Outcome::Busy`]:
-    /// [`Shard::signals`] says which ones those are, and [`Shard::retry`] tries them again.
+    /// [`Shard::signals`] says which ones those are, and [`Shard::execute`] tries them again.
     ///
     /// An error means that the bytes are no commands; those before it were executed.
     pub fn apply(
@@ -126,7 +126,13 @@ impl Shard {
         replies: &mut Vec<Reply>,
     ) -> Result<(), RecordError> {
         loop {
-            self.prefetch(*commands);
+            let ahead = *commands;
+            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
+                self.prefetch_slots(&command);
+            }
+            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
+                self.prefetch_blocks(&command);
+            }
             for _ in 0..PREFETCH_COMMANDS {
                 if frame.is_full_for(RECORD_BYTES_MAX) {
                     return Ok(());
@@ -146,19 +152,11 @@ impl Shard {
         }
     }
 
-    /// Executes an order that has waited for `turn`, and is the first of those who wait for it.
-    /// The frame has room for it: [`FrameBuilder::is_full_for`] [`RECORD_BYTES_MAX`] is false.
-    pub fn retry(
-        &mut self,
-        now: Time,
-        command: &Record<'_>,
-        turn: ItemId,
-        frame: &mut FrameBuilder,
-    ) -> Result<Reply, Shortage> {
-        self.execute(now, command, Some(turn), frame)
-    }
-
-    fn execute(
+    /// Executes one command, for which the frame has room: [`FrameBuilder::is_full_for`]
+    /// [`RECORD_BYTES_MAX`] is false. An order that lacks units gets no record.
+    ///
+    /// `turn` is for an order that has waited for this item, and is the first of those who wait.
+    pub fn execute(
         &mut self,
         now: Time,
         command: &Record<'_>,
@@ -172,6 +170,11 @@ impl Shard {
         let reply = realm.execute(command, frame);
         self.next_offset.0 += u64::from(frame.count() - records);
         reply
+    }
+
+    /// Whether there is anything to learn.
+    pub fn has_signals(&self) -> bool {
+        !self.signals.waits.is_empty() || self.states().any(|state| !state.signals.is_empty())
     }
 
     /// What was learned since this was asked last. Executing a log again, it is to be dropped.
@@ -284,28 +287,29 @@ impl Shard {
         })
     }
 
-    /// Asks the processor to fetch what the next commands will need, in two rounds: the index
-    /// slots of all, then the blocks that they name. Cold memory is most of what an order costs.
-    fn prefetch(&self, commands: Records<'_>) {
-        for command in commands.take(PREFETCH_COMMANDS).flatten() {
-            let Body::Place { order, lines, .. } = command.body else { continue };
-            let Some(state) = self.realm(command.realm()) else { continue };
-            let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
-            let buyer = command.party();
-            state.orders.prefetch_slot(buyer, OrderId(command.header.id.get()));
-            state.ledger.prefetch_slot((buyer, currency, AccountKind::Main));
-            for line in lines.iter().take(PREFETCH_LINES) {
-                state.inventory.prefetch_slot(ItemId(line.item.get()));
-            }
+    /// Asks the processor to fetch the index slots that a command needs. Cold memory is most of
+    /// what an order costs, so whoever executes many fetches for [`PREFETCH_COMMANDS`] of them
+    /// first, and then what the slots name.
+    pub fn prefetch_slots(&self, command: &Record<'_>) {
+        let Body::Place { order, lines, .. } = command.body else { return };
+        let Some(state) = self.realm(command.realm()) else { return };
+        let Some(currency) = Currency::from_numeric(order.currency.get()) else { return };
+        let buyer = command.party();
+        state.orders.prefetch_slot(buyer, OrderId(command.header.id.get()));
+        state.ledger.prefetch_slot((buyer, currency, AccountKind::Main));
+        for line in lines.iter().take(PREFETCH_LINES) {
+            state.inventory.prefetch_slot(ItemId(line.item.get()));
         }
-        for command in commands.take(PREFETCH_COMMANDS).flatten() {
-            let Body::Place { order, lines, .. } = command.body else { continue };
-            let Some(state) = self.realm(command.realm()) else { continue };
-            let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
-            state.ledger.prefetch_account((command.party(), currency, AccountKind::Main));
-            for line in lines.iter().take(PREFETCH_LINES) {
-                state.inventory.prefetch_item(ItemId(line.item.get()));
-            }
+    }
+
+    /// Asks the processor to fetch the blocks that the slots of a command name.
+    pub fn prefetch_blocks(&self, command: &Record<'_>) {
+        let Body::Place { order, lines, .. } = command.body else { return };
+        let Some(state) = self.realm(command.realm()) else { return };
+        let Some(currency) = Currency::from_numeric(order.currency.get()) else { return };
+        state.ledger.prefetch_account((command.party(), currency, AccountKind::Main));
+        for line in lines.iter().take(PREFETCH_LINES) {
+            state.inventory.prefetch_item(ItemId(line.item.get()));
         }
     }
 
@@ -370,7 +374,7 @@ impl Shard {
 
 /// Commands whose memory is fetched together: enough for the fetches to overlap, and few enough
 /// for what they bring to be there still when its command's turn comes.
-const PREFETCH_COMMANDS: usize = 32;
+pub const PREFETCH_COMMANDS: usize = 32;
 /// Baskets beyond this are rare, and their lines would push each other out of the cache.
 const PREFETCH_LINES: usize = 8;
 

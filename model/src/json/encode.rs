@@ -111,8 +111,17 @@ impl JsonWriter {
         self.raw(",\"seller\":").integer(item.seller.0);
         self.raw(",\"currency\":\"").raw(item.currency.code());
         self.raw("\",\"price\":").integer(item.price.0);
+        for (name, time) in [("opens", item.opens), ("closes", item.closes)] {
+            if time.0 != 0 {
+                self.raw(",\"").raw(name).raw("_ms\":").integer(time.0 / 1_000);
+            }
+        }
+        if item.limit != 0 {
+            self.raw(",\"limit\":").integer(item.limit.into());
+        }
         self.raw(",\"stocked\":").integer(item.stocked);
-        self.raw(",\"available\":").integer(item.available);
+        // Units that are granted to nobody, and those that shards may sell without asking.
+        self.raw(",\"available\":").integer(item.pool + item.available);
         self.raw(",\"reserved\":").integer(item.reserved);
         self.raw(",\"sold\":").integer(item.sold).raw("}");
     }

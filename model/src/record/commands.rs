@@ -23,6 +23,17 @@ pub struct Sale {
     pub limit: u32,
 }
 
+/// Where entries stand on their stream; see [`DeliverBody`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamPlace {
+    /// The number of the first entry.
+    pub first: u64,
+    /// All before this number are acknowledged.
+    pub base: u64,
+    /// All of the other direction before this number have arrived.
+    pub acked: u64,
+}
+
 /// What is to change of an item. `None` stays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ItemUpdate {
@@ -38,6 +49,11 @@ impl CommandBuffer {
     /// The commands' bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The commands' bytes, and nothing else.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// How many commands it holds.
@@ -210,12 +226,13 @@ impl CommandBuffer {
         self.push(Kind::Refund, buyer.0, id.0, body.as_bytes(), lines.as_bytes());
     }
 
-    /// What came on the stream from `from`: entries from number `first` on, and how many of the
-    /// other direction have arrived there.
-    pub fn deliver(&mut self, from: ShardId, first: u64, acked: u64, entries: &[u8], count: u32) {
+    /// What came on the stream from `from`: `count` entries, where they stand, and how many of
+    /// the other direction have arrived there.
+    pub fn deliver(&mut self, from: ShardId, at: StreamPlace, entries: &[u8], count: u32) {
         let body = DeliverBody {
-            first: first.into(),
-            acked: acked.into(),
+            first: at.first.into(),
+            base: at.base.into(),
+            acked: at.acked.into(),
             count: count.into(),
             ..DeliverBody::default()
         };
@@ -230,8 +247,7 @@ impl CommandBuffer {
 
     /// The order of `buyer` that was due first.
     pub fn timer(&mut self, buyer: Party, order: OrderId, due: Time) {
-        let body =
-            TimerBody { order: order.0.into(), due: due.0.into(), ..TimerBody::default() };
+        let body = TimerBody { order: order.0.into(), due: due.0.into(), ..TimerBody::default() };
         self.push(Kind::Timer, buyer.0, 0, body.as_bytes(), &[]);
     }
 

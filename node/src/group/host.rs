@@ -1,0 +1,122 @@
+//! One shard of a group: its frames, its links and its waiting room.
+
+use model::frame::{FrameBuilder, FramePlace};
+use model::record::{RECORD_BYTES_MAX, RULE_VERSION, Record};
+use model::{Epoch, ItemId, Offset, Realm, Reply, ShardId, Time};
+use mq::LogEnd;
+use txn_core::{Shard, Shortage, StreamEnds};
+
+use super::links::Links;
+use super::waiting::WaitingRoom;
+
+/// A frame that is finished: its bytes, its records, and how far streams are durable with it.
+pub(super) struct Finished {
+    pub(super) bytes: Vec<u8>,
+    pub(super) records: u32,
+    pub(super) streams: Vec<((Realm, ShardId), StreamEnds)>,
+}
+
+pub(super) struct Host {
+    pub(super) shard: Shard,
+    pub(super) links: Links,
+    pub(super) room: WaitingRoom,
+    frame: FrameBuilder,
+    /// The time of the frame in the making.
+    time: Time,
+    epoch: Epoch,
+    /// Hash of the newest finished frame.
+    previous: u64,
+    pub(super) finished: Vec<Finished>,
+    /// It has executed something since the group looked.
+    pub(super) is_touched: bool,
+}
+
+impl Host {
+    /// A shard that goes on at the end of its log, under a new epoch.
+    pub(super) fn new(shard: Shard, end: LogEnd) -> Host {
+        let mut host = Host {
+            links: Links::default(),
+            room: WaitingRoom::default(),
+            frame: FrameBuilder::default(),
+            time: end.time,
+            epoch: Epoch(end.epoch.0 + 1),
+            previous: end.previous,
+            finished: Vec::new(),
+            is_touched: false,
+            shard,
+        };
+        // All that it has executed is durable.
+        let streams = host.streams(true);
+        for (peer, ends) in streams {
+            host.links.durable(end.time, peer, ends);
+        }
+        host
+    }
+
+    pub(super) fn id(&self) -> ShardId {
+        self.shard.seat().id
+    }
+
+    /// Bytes of the frame in the making, none if it has no record.
+    pub(super) fn unfinished(&self) -> usize {
+        if self.frame.is_empty() { 0 } else { self.frame.len() }
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        now: Time,
+        command: &Record<'_>,
+        turn: Option<ItemId>,
+    ) -> Result<Reply, Shortage> {
+        if self.frame.is_full_for(RECORD_BYTES_MAX) {
+            self.finish_frame(now, Vec::new());
+        }
+        if self.frame.is_empty() {
+            self.time = now.max(self.time);
+        }
+        self.shard.execute(self.time, command, turn, &mut self.frame)
+    }
+
+    /// Completes the frame in the making, be it empty, and begins another in the memory of
+    /// `spare`.
+    pub(super) fn finish_frame(&mut self, now: Time, spare: Vec<u8>) {
+        if self.frame.is_empty() {
+            self.time = now.max(self.time);
+        }
+        let frame = std::mem::replace(&mut self.frame, FrameBuilder::reuse(spare));
+        let records = frame.count();
+        let place = FramePlace {
+            shard: self.id(),
+            epoch: self.epoch,
+            first_offset: Offset(self.shard.next_offset().0 - u64::from(records)),
+            time: self.time,
+            previous: self.previous,
+        };
+        let (bytes, hash) = frame.finish(place, RULE_VERSION);
+        self.previous = hash;
+        let streams = self.streams(false);
+        self.finished.push(Finished { bytes, records, streams });
+    }
+
+    /// Where streams stand: all of them, or those of which something changed.
+    fn streams(&mut self, all: bool) -> Vec<((Realm, ShardId), StreamEnds)> {
+        let peers: Vec<(Realm, ShardId)> = if all {
+            self.shard.touched().clear();
+            let shards = self.shard.seat().shards;
+            let of_realm = |realm| (0..shards).map(move |peer| (realm, ShardId(peer)));
+            self.shard.realms().flat_map(of_realm).collect()
+        } else {
+            self.shard.touched().drain(..).collect()
+        };
+        let ends = |peer: (Realm, ShardId)| (peer, self.shard.stream(peer.0, peer.1));
+        let said = |ends: &StreamEnds| ends.next_out > 1 || ends.next_in > 1;
+        peers.into_iter().map(ends).filter(|(_, ends)| said(ends)).collect()
+    }
+
+    /// When it has something to do though nothing happens.
+    pub(super) fn next_wake(&self) -> Option<Time> {
+        let timers = [Realm::Live, Realm::Drill].map(|realm| self.shard.next_due(realm));
+        let others = [self.links.next_wake(), self.room.next_wake()];
+        timers.into_iter().chain(others).flatten().min()
+    }
+}
