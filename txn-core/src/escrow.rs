@@ -4,10 +4,10 @@
 //! A shard that lacks units asks. The home grants what it has. When that is less than what the
 //! order lacks, it recalls from every shard that may hold unspent units, one numbered round at a
 //! time; what comes back goes to those who asked, the first first. The shard that asked is no
-//! exception: it may hold more than when it asked. If after the round there
-//! is still less than an order asks for, then fewer units than that were unspent anywhere: it is
-//! *sold out*, and the shard that asked is told how many there were, so that it can refuse the
-//! next ones by itself. Units that come back later, and restocks, take such marks away.
+//! exception: it may hold more than when it asked. If after the round there is still less than an
+//! order asks for, then fewer units than that were unspent anywhere: it is *sold out*, and the
+//! shard that asked is told how many there were, so that it can refuse the next ones by itself.
+//! Units that come back later, and restocks, take such marks away.
 //!
 //! A shard that has answered a round sends what is freed there home, until it is granted some
 //! again. So a home that has its answers knows where every unspent unit is.
@@ -429,13 +429,10 @@ impl RealmState {
         self.tell(shard, &Entry::Grant(&granted));
     }
 
-    /// Begins a round for the first who asked, if none is running.
+    /// Begins a round for those who asked, if none is running.
     fn begin_round(&mut self, item: ItemId, pos: Pos) {
         let Some(contention) = self.contended.get_mut(&item.0) else { return };
-        if contention.is_running {
-            return;
-        }
-        if contention.asks.is_empty() {
+        if contention.is_running || contention.asks.is_empty() {
             return;
         }
         let home = self.inventory.home_mut(pos);

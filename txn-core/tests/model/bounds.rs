@@ -108,6 +108,9 @@ impl Field {
     }
 }
 
+/// The first entries of a stream.
+const FIRST: StreamPlace = StreamPlace { first: 1, base: 1, acked: 1 };
+
 const U8: u64 = u8::MAX as u64;
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
@@ -281,7 +284,7 @@ fn shard_fields() -> Vec<Field> {
     let deliver = |entry: Entry<'_>| {
         let (mut commands, mut entries) = (CommandBuffer::default(), Vec::new());
         entry.write(&mut entries);
-        commands.deliver(ShardId(9), 1, 1, &entries, 1);
+        commands.deliver(ShardId(9), FIRST, &entries, 1);
         commands.bytes().to_vec()
     };
     let units = Units { item: 5.into(), units: 1.into() };
@@ -342,6 +345,8 @@ fn shard_fields() -> Vec<Field> {
         of("wanted", answer(), (0, 0), U64, |b, v| part::<StockOp>(b, OP).wanted.wanted = v.into()),
         of("from", grant(), (0, U64), U64, |b, v| header_of(b).scope = v.into()),
         of("first", grant(), (1, 1 << 63), U64, |b, v| body::<D>(b).first = v.into()),
+        // No later than the first.
+        of("base", grant(), (1, 1), U64, |b, v| body::<D>(b).base = v.into()),
         of("acked", grant(), (1, 1 << 63), U64, |b, v| body::<D>(b).acked = v.into()),
         of("count", grant(), (1, 1), U32, |b, v| body::<D>(b).count = (v as u32).into()),
         of("reserved", grant(), (0, 0), U8, |b, v| body::<D>(b).reserved[0] = v as u8),
@@ -423,7 +428,7 @@ fn more_entries_or_operations_than_fit_are_no_command() {
     let grant = Units { item: 5.into(), units: 1.into() };
     while entries.len() <= ENTRIES_BYTES_MAX {
         let mut commands = CommandBuffer::default();
-        commands.deliver(ShardId(9), 1, 1, &entries, count);
+        commands.deliver(ShardId(9), FIRST, &entries, count);
         assert_eq!(fate(furnished(), commands.bytes()), Fate::Unlogged(Outcome::Invalid));
         for _ in 0..400 {
             Entry::Grant(&grant).write(&mut entries);
@@ -431,7 +436,7 @@ fn more_entries_or_operations_than_fit_are_no_command() {
         }
     }
     let mut commands = CommandBuffer::default();
-    commands.deliver(ShardId(9), 1, 1, &entries, count);
+    commands.deliver(ShardId(9), FIRST, &entries, count);
     assert_eq!(fate(furnished(), commands.bytes()), Fate::Refused);
     for (count, wanted) in [
         (STOCK_OPS_MAX, Fate::Logged(Outcome::Ok)),

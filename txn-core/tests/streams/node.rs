@@ -102,7 +102,7 @@ impl Node {
 
     fn decide(&mut self, record: &Record<'_>, reply: Reply) {
         if reply.outcome == Outcome::Invalid {
-            return; // As if it had never been asked.
+            return; // As if it had never been asked for.
         }
         let order = record.order().expect("it places one");
         self.decided.push((record.realm(), record.party(), order, reply));
@@ -171,7 +171,7 @@ impl Node {
             let is_last = queue.is_empty();
             self.make_room(now);
             let record = parsed(&waiting.bytes);
-            let result = self.shard.retry(now, &record, key.1, &mut self.frame);
+            let result = self.shard.execute(now, &record, Some(key.1), &mut self.frame);
             let signals = self.shard.signals();
             match result {
                 Ok(reply) => self.decide(&record, reply),
