@@ -32,6 +32,8 @@ pub(crate) struct Client {
     next: u64,
     /// Orders that it has asked for: realm, buyer, id.
     placed: Vec<(Realm, Party, OrderId)>,
+    /// Those of which it has asked something back.
+    refunded: Vec<(Realm, Party, OrderId)>,
     changes: u128,
 }
 
@@ -99,8 +101,14 @@ impl Client {
                     70..79 => command.pay(change, buyer, order, *random.pick(&method)),
                     79..88 => command.cancel(change, buyer, order),
                     _ => {
+                        // Often once more what was refunded before.
+                        self.refunded.push((realm, buyer, order));
+                        let again = *random.pick(&self.refunded);
+                        let (realm, buyer, order) =
+                            if random.percent(40) { again } else { (realm, buyer, order) };
+                        command.set_realm(realm);
                         let line = RefundLine {
-                            line: (random.below(3) as u16).into(),
+                            line: (random.below(2) as u16).into(),
                             quantity: (random.range(1, 2) as u32).into(),
                             ..RefundLine::default()
                         };
