@@ -26,7 +26,6 @@ use node::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
-use txn_core::{Capacity, Seat};
 
 const SHARD: ShardId = ShardId(0);
 const GBP: Currency = Currency::GBP;
@@ -86,14 +85,7 @@ fn opened<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
 ) -> (GroupTask, GroupHandle, LogThread) {
-    let placement = Placement {
-        shards: 1,
-        groups: 1,
-        settle_step: Seat::SETTLE_STEP,
-        hash_seed: 7,
-        capacity: Capacity::default(),
-    };
-    let mut opened = open_log(log, close, placement).unwrap();
+    let mut opened = open_log(log, close, Placement::new(1, 1, 7)).unwrap();
     (opened.tasks.remove(0), opened.handles.remove(0).1, opened.log)
 }
 

@@ -16,19 +16,11 @@ use mq::MemoryLog;
 use node::{GroupHandle, GroupTask, LogThread, Placement, SubmitError, open_log};
 use tokio::runtime::LocalOptions;
 use tokio::task::{spawn_local, yield_now};
-use txn_core::{Capacity, Seat};
 
 const GBP: Currency = Currency::GBP;
 
 fn opened() -> (GroupTask, GroupHandle, LogThread) {
-    let placement = Placement {
-        shards: 1,
-        groups: 1,
-        settle_step: Seat::SETTLE_STEP,
-        hash_seed: 7,
-        capacity: Capacity::default(),
-    };
-    let mut opened = open_log(MemoryLog::new(), |_| Ok(()), placement).unwrap();
+    let mut opened = open_log(MemoryLog::new(), |_| Ok(()), Placement::new(1, 1, 7)).unwrap();
     (opened.tasks.remove(0), opened.handles.remove(0).1, opened.log)
 }
 
