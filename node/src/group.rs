@@ -301,7 +301,12 @@ impl<T: Token> ShardGroup<T> {
 
     /// When [`ShardGroup::tick`] has something to do.
     pub fn next_wake(&self) -> Option<Time> {
-        self.hosts.iter().filter_map(Host::next_wake).min()
+        self.hosts.iter().filter_map(|host| host.next_wake(self.realms())).min()
+    }
+
+    /// The realms that go on.
+    fn realms(&self) -> &'static [Realm] {
+        if self.drill_stopped { &[Realm::Live] } else { &[Realm::Live, Realm::Drill] }
     }
 
     /// Does what is due: timers, sweeps, and who has waited too long.
@@ -310,12 +315,10 @@ impl<T: Token> ShardGroup<T> {
             while let Some(ticket) = self.hosts[slot].room.overdue(now) {
                 self.leave(now, slot, ticket, Outcome::Busy);
             }
-            for realm in [Realm::Live, Realm::Drill] {
-                if realm == Realm::Drill && self.drill_stopped {
-                    continue;
-                }
+            for &realm in self.realms() {
                 self.fire(now, slot, realm);
-                if self.hosts[slot].shard.wants_sweep(realm, now) {
+                let host = &self.hosts[slot];
+                if host.shard.wants_sweep(realm, host.time(now)) {
                     let mut command = command_of(realm);
                     command.sweep(SWEEP_MAX);
                     self.execute_own(now, slot, &command);
@@ -327,7 +330,8 @@ impl<T: Token> ShardGroup<T> {
 
     fn fire(&mut self, now: Time, slot: usize, realm: Realm) {
         for _ in 0..TIMERS_AT_ONCE {
-            let Some((buyer, order, due)) = self.hosts[slot].shard.due(realm, now) else { break };
+            let host = &self.hosts[slot];
+            let Some((buyer, order, due)) = host.shard.due(realm, host.time(now)) else { break };
             let mut command = command_of(realm);
             command.timer(buyer, order, due);
             self.execute_own(now, slot, &command);

@@ -71,18 +71,19 @@ impl Host {
         if self.frame.is_full_for(RECORD_BYTES_MAX) {
             self.finish_frame(now, Vec::new());
         }
-        if self.frame.is_empty() {
-            self.time = now.max(self.time);
-        }
+        self.time = self.time(now);
         self.shard.execute(self.time, command, turn, &mut self.frame)
+    }
+
+    /// The time of a command that is executed now: all of a frame are of one time.
+    pub(super) fn time(&self, now: Time) -> Time {
+        if self.frame.is_empty() { now.max(self.time) } else { self.time }
     }
 
     /// Completes the frame in the making, be it empty, and begins another in the memory of
     /// `spare`.
     pub(super) fn finish_frame(&mut self, now: Time, spare: Vec<u8>) {
-        if self.frame.is_empty() {
-            self.time = now.max(self.time);
-        }
+        self.time = self.time(now);
         let frame = std::mem::replace(&mut self.frame, FrameBuilder::reuse(spare));
         let records = frame.count();
         let place = FramePlace {
@@ -113,10 +114,10 @@ impl Host {
         peers.into_iter().map(ends).filter(|(_, ends)| said(ends)).collect()
     }
 
-    /// When it has something to do though nothing happens.
-    pub(super) fn next_wake(&self) -> Option<Time> {
-        let timers = [Realm::Live, Realm::Drill].map(|realm| self.shard.next_due(realm));
+    /// When it has something to do though nothing happens, in these realms.
+    pub(super) fn next_wake(&self, realms: &[Realm]) -> Option<Time> {
+        let of_realm = |realm: &Realm| [self.shard.next_due(*realm), self.shard.next_sweep(*realm)];
         let others = [self.links.next_wake(), self.room.next_wake()];
-        timers.into_iter().chain(others).flatten().min()
+        realms.iter().flat_map(of_realm).chain(others).flatten().min()
     }
 }
