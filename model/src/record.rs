@@ -622,6 +622,10 @@ impl<'a> Body<'a> {
                 zero(&order.reserved)?;
                 let (leg, rest) = Leg::ref_from_prefix(rest).map_err(|_| wrong())?;
                 in_range("method", leg.method.into(), 0, PaymentMethod::External as u64)?;
+                in_range("leg flags", leg.flags.into(), 0, 0)?;
+                // The one leg there is has the order's deadline.
+                in_range("leg deadline", leg.deadline.get(), 0, 0)?;
+                zero(&leg.reserved)?;
                 let lines = <[Line]>::ref_from_bytes(rest).map_err(|_| wrong())?;
                 if lines.len() != usize::from(order.line_count.get()) {
                     return Err(wrong());
@@ -645,12 +649,14 @@ impl<'a> Body<'a> {
                 let (refund, rest) = RefundBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
                 in_range("refund flags", refund.flags.into(), 0, REFUND_RESTOCK.into())?;
                 in_range("refund lines", refund.line_count.get().into(), 0, LINES_MAX as u64)?;
+                zero(&refund.reserved)?;
                 let lines = <[RefundLine]>::ref_from_bytes(rest).map_err(|_| wrong())?;
                 if lines.len() != usize::from(refund.line_count.get()) {
                     return Err(wrong());
                 }
                 for line in lines {
                     in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
+                    zero(&line.reserved)?;
                 }
                 Body::Refund { refund, lines }
             }

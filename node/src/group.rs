@@ -116,7 +116,7 @@ impl<T: Token> ShardGroup<T> {
             slots,
             touched: Vec::new(),
             waiting: 0,
-            unwritten: true, // The epochs' first frames.
+            unwritten: false,
             submissions: Slab::new(),
             held: Vec::new(),
             in_flight: None,
@@ -132,6 +132,7 @@ impl<T: Token> ShardGroup<T> {
             group.answer_recalls(Time(0), slot, &recalled);
             // The epoch's first frame fences whoever wrote before.
             group.hosts[slot].finish_frame(Time(0), Vec::new());
+            group.unwritten = true;
         }
         group
     }
@@ -568,8 +569,7 @@ impl<T: Token> ShardGroup<T> {
                     .extend(frame.streams.into_iter().map(|(peer, ends)| (slot, peer, ends)));
             }
         }
-        self.unwritten = false;
-        if !frames.is_empty() {
+        if std::mem::take(&mut self.unwritten) {
             let spare = std::mem::take(&mut self.spare_held);
             self.in_flight = Some(std::mem::replace(&mut self.held, spare));
         }

@@ -15,7 +15,7 @@ use mq::LogEnd;
 use tokio::sync::mpsc;
 use txn_core::Shard;
 
-use crate::clock::Clock;
+use crate::clock::MachineClock;
 use crate::commit::{Committed, Group};
 use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
@@ -75,7 +75,7 @@ pub struct GroupTask {
     groups: Sender<Group>,
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
-    clock: Clock,
+    clock: MachineClock,
     now: Time,
     stages: Arc<Stages>,
     recorder: ShardRecorder,
@@ -110,7 +110,7 @@ impl GroupTask {
             groups: log.groups(),
             done_sender,
             done,
-            clock: Clock::new(newest),
+            clock: MachineClock::new(newest),
             now: newest,
             recorder: stages.shard(number),
             stages,

@@ -36,12 +36,13 @@ mod threads;
 
 pub use audit::{Audit, AuditError, AuditLog, audit};
 pub use commit::{CommitStats, LogThread};
+pub use clock::Clock;
 pub use conservation::Imbalance;
 pub use data_dir::{DataDir, DataDirError, MakeDir};
 pub use group::{Found, Lost, Message, ShardGroup, Token};
 pub use group_task::{GroupTask, ShardFailed};
 pub use inbox::{Answer, GroupHandle, Inbox, Overloaded, SubmitError};
-pub use open::{OpenError, Opened, Placement, open, open_log};
+pub use open::{OpenError, Opened, Placement, open, open_log, recover};
 pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};

@@ -104,16 +104,7 @@ pub fn open_log<L: Log + 'static>(
     let spare = SpareRegions::default();
     let memory = MemoryThread::spawn(spare.clone())?;
     let ids = || (0..placement.shards).map(ShardId);
-    let mut shards: Vec<Shard> = ids().map(|id| placement.shard(id, &spare)).collect();
-    let mut replay = Replay::default();
-    {
-        let mut frames = log.read_all()?;
-        while let Some(frame) = frames.next()? {
-            let shard = shards.get_mut(usize::from(frame.header.shard.get()));
-            replay.apply(shard.ok_or_else(|| Difference::foreign(&frame))?, frame)?;
-            memory.look();
-        }
-    }
+    let shards = recover(&log, &placement, ids(), &spare, || memory.look())?;
     let replayed = shards.iter().map(|shard| shard.next_offset().0 - 1).sum();
     let groups = placement.groups.clamp(1, placement.shards.into());
     let mut members: Vec<Vec<_>> = (0..groups).map(|_| Vec::new()).collect();
@@ -135,4 +126,29 @@ pub fn open_log<L: Log + 'static>(
     let handles: Vec<(u16, GroupHandle)> = ids().map(handle).collect();
     tasks.iter_mut().for_each(|task| task.connect(&handles));
     Ok(Opened { tasks, handles, log, replayed })
+}
+
+/// Executes a log again, for the shards that are wanted of it. `after_frame` is called after each
+/// frame.
+pub fn recover(
+    log: &impl Log,
+    placement: &Placement,
+    wanted: impl Iterator<Item = ShardId>,
+    spare: &SpareRegions,
+    mut after_frame: impl FnMut(),
+) -> Result<Vec<Shard>, OpenError> {
+    let mut shards: Vec<Shard> = wanted.map(|id| placement.shard(id, spare)).collect();
+    let mut by_id = vec![None; placement.shards.into()];
+    for (at, shard) in shards.iter().enumerate() {
+        by_id[usize::from(shard.seat().id.0)] = Some(at);
+    }
+    let mut replay = Replay::default();
+    let mut frames = log.read_all()?;
+    while let Some(frame) = frames.next()? {
+        let id = frame.place().shard;
+        let shard = by_id.get(usize::from(id.0)).copied().flatten().map(|at| &mut shards[at]);
+        replay.apply(shard.ok_or_else(|| Difference::foreign(&frame))?, frame)?;
+        after_frame();
+    }
+    Ok(shards)
 }

@@ -2,11 +2,12 @@
 //!
 //! A home grants units ahead, so that orders elsewhere need not ask; grants shrink with the pool.
 //! A shard that lacks units asks. The home grants what it has. When that is less than what the
-//! order lacks, it recalls from every other shard that may hold unspent units, one numbered round
-//! at a time; what comes back goes to those who asked, the first first. If after the round there
-//! is still less than an order asks for, then fewer units than that were unspent anywhere: it is
-//! *sold out*, and the shard that asked is told how many there were, so that it can refuse the
-//! next ones by itself. Units that come back later, and restocks, take such marks away.
+//! order lacks, it recalls from every shard that may hold unspent units, one numbered round at a
+//! time; what comes back goes to those who asked, the first first. The shard that asked is no
+//! exception: it may hold more than when it asked. If after the round there is still less than an
+//! order asks for, then fewer units than that were unspent anywhere: it is *sold out*, and the
+//! shard that asked is told how many there were, so that it can refuse the next ones by itself.
+//! Units that come back later, and restocks, take such marks away.
 //!
 //! A shard that has answered a round sends what is freed there home, until it is granted some
 //! again. So a home that has its answers knows where every unspent unit is.
@@ -36,10 +37,9 @@ pub(crate) struct Contention {
     /// The shards of the running round that haven't answered; none if no round is running.
     expected: ShardSet,
     is_running: bool,
-    /// In whose favour the round is: its own units aren't recalled.
-    asker: ShardId,
-    /// Units granted since the round began.
+    /// Units granted since the round began, and to whom.
     granted: u64,
+    granted_to: ShardSet,
 }
 
 impl Contention {
@@ -52,15 +52,9 @@ impl Contention {
         }
         bytes.extend_from_slice(self.expected.as_bytes());
         bytes.push(u8::from(self.is_running));
-        bytes.extend_from_slice(&self.asker.0.to_le_bytes());
         bytes.extend_from_slice(&self.granted.to_le_bytes());
+        bytes.extend_from_slice(self.granted_to.as_bytes());
         xxh3_64(&bytes)
-    }
-
-    /// Units that the asker of the round holds for its own order.
-    fn held(&self) -> Option<u64> {
-        let (_, ask) = self.asks.iter().find(|(shard, _)| *shard == self.asker)?;
-        Some(ask.whole.get() - ask.lacking.get())
     }
 }
 
@@ -260,13 +254,15 @@ impl RealmState {
                         self.signals.recalled.push((self.realm, ItemId(of.item.get())));
                     }
                     Entry::SoldOut(_) => {
-                        found.flags |= MARKED;
-                        found.left = of.units.get();
-                        // What was freed since it asked, the home doesn't know of.
-                        let unheard = found.available.saturating_sub(found.left);
+                        let left = of.units.get();
+                        // What was freed since, the home doesn't know of: it is to ask again.
+                        let unheard = found.available.saturating_sub(left);
                         if unheard > 0 {
-                            found.available -= unheard;
+                            found.available = left;
                             self.return_home(ItemId(of.item.get()), unheard, 0);
+                        } else {
+                            found.flags |= MARKED;
+                            found.left = left;
                         }
                         self.wake(pos);
                     }
@@ -340,10 +336,14 @@ impl RealmState {
             let unknown = Units { item: item.0.into(), ..Units::default() };
             return self.tell(from, &Entry::Unknown(&unknown));
         };
-        let asks = &mut self.contended.entry(item.0).or_default().asks;
-        match asks.iter_mut().find(|(shard, _)| *shard == from) {
-            Some((_, ask)) => *ask = *wanted,
-            None => asks.push_back((from, *wanted)),
+        let contention = self.contended.entry(item.0).or_default();
+        let mut ask = *wanted;
+        if contention.expected.contains(from) {
+            all_comes_home(&mut ask);
+        }
+        match contention.asks.iter_mut().find(|(shard, _)| *shard == from) {
+            Some((_, before)) => *before = ask,
+            None => contention.asks.push_back((from, ask)),
         }
         self.serve(item, pos);
         self.begin_round(item, pos);
@@ -357,14 +357,17 @@ impl RealmState {
         home.pool += returned.units.get();
         let answers = returned.round.get() != 0;
         if answers {
-            home.holders.remove(from);
+            // What it was granted since it was recalled, it may have been sent after its answer.
+            let contention = self.contended.get(&item.0);
+            if !contention.is_some_and(|contention| contention.granted_to.contains(from)) {
+                home.holders.remove(from);
+            }
             if let Some(contention) = self.contended.get_mut(&item.0) {
                 contention.expected.remove(from);
                 // What it held for an order that waits came along.
                 if let Some((_, ask)) = contention.asks.iter_mut().find(|(shard, _)| *shard == from)
                 {
-                    ask.lacking = ask.whole;
-                    ask.wanted = ask.wanted.get().max(ask.whole.get()).into();
+                    all_comes_home(ask);
                 }
             }
         }
@@ -402,25 +405,31 @@ impl RealmState {
         home.marked.remove(shard);
         if let Some(contention) = self.contended.get_mut(&item.0) {
             contention.granted += units;
+            contention.granted_to.insert(shard);
         }
         let granted = Units { item: item.0.into(), units: units.into() };
         self.tell(shard, &Entry::Grant(&granted));
     }
 
-    /// Begins a round for the first who asked, if none is running.
+    /// Begins a round for those who asked, if none is running.
     fn begin_round(&mut self, item: ItemId, pos: Pos) {
         let Some(contention) = self.contended.get_mut(&item.0) else { return };
-        if contention.is_running {
+        if contention.is_running || contention.asks.is_empty() {
             return;
         }
-        let Some(&(asker, _)) = contention.asks.front() else { return };
         let home = self.inventory.home_mut(pos);
         home.round += 1;
         let recall = Units { item: item.0.into(), units: home.round.into() };
-        contention.expected = home.holders.without(asker);
+        // Also from those who ask: what they said that they hold may be more by now.
+        contention.expected = home.holders;
+        for (shard, ask) in &mut contention.asks {
+            if home.holders.contains(*shard) {
+                all_comes_home(ask);
+            }
+        }
         contention.is_running = true;
-        contention.asker = asker;
         contention.granted = 0;
+        contention.granted_to = ShardSet::default();
         for shard in contention.expected.iter() {
             self.tell(shard, &Entry::Recall(&recall));
         }
@@ -435,22 +444,20 @@ impl RealmState {
         }
         contention.is_running = false;
         let home = self.inventory.home_mut(pos);
-        // All that was unspent anywhere: what the asker holds is known as long as it waits.
-        let unspent = contention.held().map(|held| held + home.pool + contention.granted);
+        // All that was unspent anywhere when the round began has come home, and some was granted.
+        let unspent = home.pool + contention.granted;
         let mut refused = Vec::new();
-        if let Some(unspent) = unspent {
-            contention.asks.retain(|(shard, ask)| {
-                let stays = ask.whole.get() <= unspent;
-                if !stays {
-                    refused.push(*shard);
-                }
-                stays
-            });
-            let sold_out = Units { item: item.0.into(), units: unspent.into() };
-            for shard in refused {
-                self.inventory.home_mut(pos).marked.insert(shard);
-                self.tell(shard, &Entry::SoldOut(&sold_out));
+        contention.asks.retain(|(shard, ask)| {
+            let stays = ask.whole.get() <= unspent;
+            if !stays {
+                refused.push(*shard);
             }
+            stays
+        });
+        let sold_out = Units { item: item.0.into(), units: unspent.into() };
+        for shard in refused {
+            self.inventory.home_mut(pos).marked.insert(shard);
+            self.tell(shard, &Entry::SoldOut(&sold_out));
         }
         self.serve(item, pos);
         self.begin_round(item, pos);
@@ -493,6 +500,12 @@ impl RealmState {
             None => false,
         }
     }
+}
+
+/// What a shard holds for the order that asks comes home with its answer: it lacks all of it.
+fn all_comes_home(ask: &mut Wanted) {
+    ask.lacking = ask.whole;
+    ask.wanted = ask.wanted.get().max(ask.whole.get()).into();
 }
 
 impl Item {

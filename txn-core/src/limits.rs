@@ -1,4 +1,4 @@
-//! How many units of an item a buyer has ordered, for items that have a limit.
+//! How many units of an item a buyer has ordered, in orders of items that have a limit.
 
 use foldhash::fast::FixedState;
 use model::{ItemId, Party};
@@ -56,12 +56,10 @@ impl Limits {
         }
     }
 
-    /// Takes units of an order back, if they were counted: the item may have had no limit then.
+    /// Takes units of an order back that were counted.
     pub(crate) fn remove(&mut self, buyer: Party, item: ItemId, units: u64) {
-        if let Some(pos) = self.find(buyer, item) {
-            let row = self.rows.get_mut::<Bought>(pos);
-            row.units = row.units.saturating_sub(units);
-        }
+        let pos = self.find(buyer, item).expect("what is taken back was counted");
+        self.rows.get_mut::<Bought>(pos).units -= units;
     }
 
     pub(crate) fn state_hash(&self) -> u64 {

@@ -111,8 +111,11 @@ impl RealmState {
         let step = self.step();
         let mut swept = 0u64;
         for _ in 0..body.count.get() {
+            if self.sweep_next == 0 {
+                self.sweep_began = step;
+            }
             if self.sweep_next >= self.ledger.payables() {
-                (self.sweep_next, self.swept_step) = (0, step);
+                (self.sweep_next, self.swept_step) = (0, self.sweep_began);
                 break;
             }
             if let Some((seller, currency, amount)) = self.ledger.sweep(self.sweep_next, step) {
@@ -170,19 +173,30 @@ impl RealmState {
         set_outcome(bytes, Outcome::Ok, 0, 0, 0);
         let (_, logged) = deliver_mut(bytes);
         self.streams.acknowledge(from, acked);
-        let start = entries.bytes().as_ptr() as usize;
-        for (entry_bytes, entry) in entries.skip(known) {
-            self.streams.took(from, entry_bytes);
-            match entry {
-                Entry::Sweep(_) | Entry::Owed(_) | Entry::Transfer(_) | Entry::Back(_) => {
-                    let outcome = self.take_money(from, &entry);
-                    let position = entry_bytes.as_ptr() as usize - start;
-                    set_entry_outcome(logged, position, outcome);
-                }
-                _ => self.take_stock_entry(from, &entry),
-            }
+        let mut position = 0;
+        for (number, (entry_bytes, entry)) in entries.enumerate() {
+            let outcome = if number < known {
+                Outcome::AlreadyDone
+            } else {
+                self.streams.took(from, entry_bytes);
+                self.take_entry(from, &entry)
+            };
+            set_entry_outcome(logged, position, outcome);
+            position += entry_bytes.len();
         }
         Decision::ok(0).reply(Some(self.offset))
+    }
+
+    fn take_entry(&mut self, from: ShardId, entry: &Entry<'_>) -> Outcome {
+        match entry {
+            Entry::Sweep(_) | Entry::Owed(_) | Entry::Transfer(_) | Entry::Back(_) => {
+                self.take_money(from, entry)
+            }
+            _ => {
+                self.take_stock_entry(from, entry);
+                Outcome::Ok
+            }
+        }
     }
 
     fn take_money(&mut self, from: ShardId, entry: &Entry<'_>) -> Outcome {

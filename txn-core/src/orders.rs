@@ -32,7 +32,8 @@ pub(crate) struct OrderHead {
     pub state: u8,
     pub outcome: u8,
     pub method: u8,
-    pub unused: u8,
+    /// 1 if its units count towards the limits of its items: one of them had a limit.
+    pub counts: u8,
     /// While it is reserved: when it expires, or 0. Once it is paid: the step in which it was.
     pub moment: u64,
 }

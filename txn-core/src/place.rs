@@ -95,7 +95,7 @@ impl RealmState {
             state: decision.state.map_or(0, |state| state as u8),
             outcome: decision.outcome as u8,
             method: leg.method,
-            unused: 0,
+            counts: u8::from(done && self.is_limited()),
             moment: if waits { deadline } else { u64::from(self.step()) },
         };
         let kept = lines.iter().zip(&self.resolved).map(|(line, resolved)| OrderLine {
@@ -169,8 +169,7 @@ impl RealmState {
         if !self.sums_can_take(payer, total) {
             return Err(Decision::of(Outcome::Invalid).into());
         }
-        let is_limited = |line: &Resolved| self.inventory.get(line.item).limit != 0;
-        let limited = self.resolved.iter().any(is_limited);
+        let limited = self.is_limited();
         if limited {
             self.check_limits(buyer, lines)?;
         }
@@ -319,6 +318,11 @@ impl RealmState {
         });
     }
 
+    /// Whether an item of the order at hand has a limit.
+    fn is_limited(&self) -> bool {
+        self.resolved.iter().any(|line| self.inventory.get(line.item).limit != 0)
+    }
+
     fn check_limits(&mut self, buyer: Party, lines: &[Line]) -> Result<(), Stopped> {
         self.sum_by_item(lines);
         for &(item, whole, line) in &self.wanted {
@@ -331,13 +335,12 @@ impl RealmState {
         Ok(())
     }
 
+    /// All items of the order count, so that what is counted can be taken back, whatever limits
+    /// come and go until then.
     fn count_limits(&mut self, buyer: Party, lines: &[Line]) {
         self.sum_by_item(lines);
         for &(item, whole, _) in &self.wanted {
-            let pos = self.inventory.find(item).expect("the line was resolved");
-            if self.inventory.get(pos).limit != 0 {
-                self.limits.add(buyer, item, whole);
-            }
+            self.limits.add(buyer, item, whole);
         }
     }
 
@@ -453,7 +456,9 @@ impl RealmState {
             let found = self.inventory.get_mut(item);
             found.reserved -= units;
             let id = ItemId(found.id);
-            self.limits.remove(Party(head.buyer), id, units);
+            if head.counts != 0 {
+                self.limits.remove(Party(head.buyer), id, units);
+            }
             self.free(item, units);
         }
         self.orders.head_mut(pos).state = state as u8;

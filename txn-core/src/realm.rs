@@ -70,8 +70,10 @@ pub(crate) struct RealmState {
     pub(crate) unknown: VecDeque<u64>,
     /// When orders expire, with their positions.
     pub(crate) timers: BTreeSet<(u64, u32)>,
-    /// The seller whose account a sweep looks at next, and the last step that was swept whole.
+    /// The seller whose account a sweep looks at next, the step in which it began with the first
+    /// one, and the last step in which it began and came to the end.
     pub(crate) sweep_next: usize,
+    pub(crate) sweep_began: u32,
     pub(crate) swept_step: u32,
     pub(crate) resolved: Vec<Resolved>,
     /// Units wanted by item, where an order can't simply take them.
@@ -135,6 +137,7 @@ impl RealmState {
             unknown: VecDeque::new(),
             timers: BTreeSet::new(),
             sweep_next: 0,
+            sweep_began: 0,
             swept_step: 0,
             resolved: Vec::new(),
             wanted: Vec::new(),
@@ -287,6 +290,7 @@ impl RealmState {
         (due <= now.0).then_some((Party(head.buyer), OrderId(id), Time(due)))
     }
 
+    /// A hash of all of it; 0 where there is nothing yet, as if the realm had never been named.
     pub(crate) fn state_hash(&self) -> u64 {
         let contended = self.contended.iter().map(|(item, contention)| contention.hash(*item));
         let unknown: Vec<u8> = self.unknown.iter().flat_map(|item| item.to_le_bytes()).collect();
@@ -298,12 +302,13 @@ impl RealmState {
             self.limits.state_hash(),
             self.streams.state_hash(),
             contended.fold(0, u64::wrapping_add),
-            xxh3_64(&unknown),
+            if unknown.is_empty() { 0 } else { xxh3_64(&unknown) },
             self.timers.len() as u64,
             self.sweep_next as u64,
+            u64::from(self.sweep_began),
             u64::from(self.swept_step),
         ];
-        xxh3_64(&parts.map(u64::to_le_bytes).concat())
+        if parts == [0; 12] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
     }
 
     pub(crate) fn has_room(&self) -> bool {

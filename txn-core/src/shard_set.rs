@@ -19,6 +19,10 @@ impl ShardSet {
         self.0[usize::from(shard.0) / 64] &= !(1 << (shard.0 % 64));
     }
 
+    pub(crate) fn contains(self, shard: ShardId) -> bool {
+        self.0[usize::from(shard.0) / 64] >> (shard.0 % 64) & 1 == 1
+    }
+
     pub(crate) fn without(mut self, shard: ShardId) -> ShardSet {
         self.remove(shard);
         self
@@ -29,8 +33,6 @@ impl ShardSet {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = ShardId> {
-        (0..256u16)
-            .map(ShardId)
-            .filter(move |shard| self.0[usize::from(shard.0) / 64] >> (shard.0 % 64) & 1 == 1)
+        (0..256u16).map(ShardId).filter(move |shard| self.contains(*shard))
     }
 }

@@ -17,7 +17,8 @@ layout! {
         kind: u8,
         /// Zero.
         flags: u8,
-        /// *Outcome*: an [`Outcome`], for money that arrived; else 0.
+        /// *Outcome*: `Ok` for what was taken, `AlreadyDone` for what was here before; for money,
+        /// `UnknownAccount` where it was sent back, `WrongState` where it was booked to suspense.
         outcome: u8,
         /// Zero.
         reserved: [u8; 3],

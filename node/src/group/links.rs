@@ -123,6 +123,8 @@ impl Links {
                 link.resend_after = (link.resend_after * 2).min(RESEND_MAX);
                 link.resend_at = None;
             }
+            // What was acknowledged since isn't there any more.
+            link.next = link.next.max(shard.stream(realm, peer).acked);
             let most = link.sendable.min(link.acked + link.window);
             while link.next < most {
                 let mut entries = Vec::new();
