@@ -306,7 +306,12 @@ impl<T: Token> ShardGroup<T> {
 
     /// How long [`ShardGroup::tick`] has nothing to do, if nothing happens.
     pub fn next_wake(&self, now: Now) -> Option<Duration> {
-        self.hosts.iter().filter_map(|host| host.next_wake(now)).min()
+        self.hosts.iter().filter_map(|host| host.next_wake(now, self.realms())).min()
+    }
+
+    /// The realms that go on.
+    fn realms(&self) -> &'static [Realm] {
+        if self.drill_stopped { &[Realm::Live] } else { &[Realm::Live, Realm::Drill] }
     }
 
     /// Does what is due: timers, sweeps, and who has waited too long.
@@ -317,12 +322,10 @@ impl<T: Token> ShardGroup<T> {
                 let outcome = if is_wrong { Outcome::SoldOut } else { Outcome::Busy };
                 self.leave(now, slot, ticket, outcome);
             }
-            for realm in [Realm::Live, Realm::Drill] {
-                if realm == Realm::Drill && self.drill_stopped {
-                    continue;
-                }
+            for &realm in self.realms() {
                 self.fire(now, slot, realm);
-                if self.hosts[slot].shard.wants_sweep(realm, now.time) {
+                let host = &self.hosts[slot];
+                if host.shard.wants_sweep(realm, host.time(now.time)) {
                     let mut command = command_of(realm);
                     command.sweep(SWEEP_MAX);
                     self.execute_own(now, slot, &command);
@@ -334,7 +337,8 @@ impl<T: Token> ShardGroup<T> {
 
     fn fire(&mut self, now: Now, slot: usize, realm: Realm) {
         for _ in 0..TIMERS_AT_ONCE {
-            let Some((buyer, order, due)) = self.hosts[slot].shard.due(realm, now.time) else {
+            let host = &self.hosts[slot];
+            let Some((buyer, order, due)) = host.shard.due(realm, host.time(now.time)) else {
                 break;
             };
             let mut command = command_of(realm);

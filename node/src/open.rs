@@ -44,6 +44,12 @@ pub struct Placement {
 }
 
 impl Placement {
+    /// With the usual step, and ready for nothing in particular.
+    pub fn new(shards: u16, groups: usize, hash_seed: u64) -> Placement {
+        let settle_step = Seat::SETTLE_STEP;
+        Placement { shards, groups, settle_step, hash_seed, capacity: Capacity::default() }
+    }
+
     /// The seat of a shard.
     pub fn seat(&self, id: ShardId) -> Seat {
         Seat { id, shards: self.shards, settle_step: self.settle_step }

@@ -157,6 +157,11 @@ impl RealmState {
         (now.0 / step_us) as u32
     }
 
+    /// When the next step begins.
+    pub(crate) fn end_of(&self, step: u32) -> Time {
+        Time((u64::from(step) + 1) * self.seat.settle_step.as_micros() as u64)
+    }
+
     /// Decides a command and logs it. `None`: an order has to wait, and nothing changed.
     pub(crate) fn execute(
         &mut self,

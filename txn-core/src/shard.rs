@@ -240,6 +240,12 @@ impl Shard {
         state.ledger.payables() > 0 && state.swept_step < state.step_of(now)
     }
 
+    /// When [`Shard::wants_sweep`] is true next.
+    pub fn next_sweep(&self, realm: Realm) -> Option<Time> {
+        let state = self.realm(realm).filter(|state| state.ledger.payables() > 0)?;
+        Some(state.end_of(state.swept_step))
+    }
+
     /// Realms that have any state.
     pub fn realms(&self) -> impl Iterator<Item = Realm> + '_ {
         self.states().map(|state| state.realm)

@@ -78,18 +78,19 @@ impl Host {
         if self.frame.is_full_for(RECORD_BYTES_MAX) {
             self.finish_frame(now, Vec::new());
         }
-        if self.frame.is_empty() {
-            self.time = now.max(self.time);
-        }
+        self.time = self.time(now);
         self.shard.execute(self.time, command, turn, &mut self.frame)
+    }
+
+    /// The time of a command that is executed now: all of a frame are of one time.
+    pub(super) fn time(&self, now: Time) -> Time {
+        if self.frame.is_empty() { now.max(self.time) } else { self.time }
     }
 
     /// Completes the frame in the making, be it empty, and begins another in the memory of
     /// `spare`.
     pub(super) fn finish_frame(&mut self, now: Time, spare: Vec<u8>) {
-        if self.frame.is_empty() {
-            self.time = now.max(self.time);
-        }
+        self.time = self.time(now);
         let frame = std::mem::replace(&mut self.frame, FrameBuilder::reuse(spare));
         let records = frame.count();
         let place = FramePlace {
@@ -120,14 +121,12 @@ impl Host {
         peers.into_iter().map(ends).filter(|(_, ends)| said(ends)).collect()
     }
 
-    /// How long it has nothing to do, if nothing happens.
-    pub(super) fn next_wake(&self, now: Now) -> Option<Duration> {
-        let timers = [Realm::Live, Realm::Drill].map(|realm| {
-            let due = self.shard.next_due(realm)?;
-            Some(Duration::from_micros(due.0.saturating_sub(now.time.0)))
-        });
-        let others = [self.links.next_wake(), self.room.next_wake()];
-        let others = others.map(|at| Some(at?.saturating_sub(now.monotonic)));
-        timers.into_iter().chain(others).flatten().min()
+    /// How long it has nothing to do in these realms, if nothing happens.
+    pub(super) fn next_wake(&self, now: Now, realms: &[Realm]) -> Option<Duration> {
+        let of_realm = |realm: &Realm| [self.shard.next_due(*realm), self.shard.next_sweep(*realm)];
+        let due = realms.iter().flat_map(of_realm).flatten();
+        let due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.time.0)));
+        let others = [self.links.next_wake(), self.room.next_wake()].into_iter().flatten();
+        due.chain(others.map(|at| at.saturating_sub(now.monotonic))).min()
     }
 }

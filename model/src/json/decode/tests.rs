@@ -153,6 +153,11 @@ fn other_bodies_are_named_by_their_field() {
     );
     refused(
         Request::Transfer,
+        r#"{"id":"ID","from":{"party":2,"kind":"payable"},"to":{"party":2},"currency":"GBP","amount":1}"#,
+        expect![[r#"from.kind: "payable" is not `main`, `settlement`, `suspense` or `clearing`"#]],
+    );
+    refused(
+        Request::Transfer,
         r#"{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}"#,
         expect!["`from` and `to` name the same account"],
     );

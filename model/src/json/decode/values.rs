@@ -181,6 +181,7 @@ impl<'de> Deserialize<'de> for PaymentNow {
     }
 }
 
+/// An account of a transfer. What sellers have earned leaves `payable` by sweeps alone.
 pub(super) struct Kind(pub(super) AccountKind);
 
 impl Default for Kind {
@@ -191,8 +192,9 @@ impl Default for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Kind, D::Error> {
-        words(json, "`main`, `payable` or `clearing`", |text| {
-            AccountKind::from_word(text).map(Kind)
+        words(json, "`main`, `settlement`, `suspense` or `clearing`", |text| {
+            let kind = AccountKind::from_word(text).filter(|kind| *kind != AccountKind::Payable);
+            kind.map(Kind)
         })
     }
 }
