@@ -35,8 +35,8 @@ pub mod stages;
 mod threads;
 
 pub use audit::{Audit, AuditError, AuditLog, audit};
-pub use commit::{CommitStats, LogThread};
 pub use clock::Clock;
+pub use commit::{CommitStats, LogThread};
 pub use conservation::Imbalance;
 pub use data_dir::{DataDir, DataDirError, MakeDir};
 pub use group::{Found, Lost, Message, ShardGroup, Token};

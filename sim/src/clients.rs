@@ -217,4 +217,3 @@ fn command_in(realm: Realm) -> CommandBuffer {
     command.set_realm(realm);
     command
 }
-

@@ -83,10 +83,7 @@ impl Shadow {
     }
 
     /// Balances of main accounts.
-    pub(crate) fn accounts(
-        &self,
-        realm: Realm,
-    ) -> impl Iterator<Item = (&(u64, u16), &i128)> + '_ {
+    pub(crate) fn accounts(&self, realm: Realm) -> impl Iterator<Item = (&(u64, u16), &i128)> + '_ {
         self.realms[realm as usize].accounts.iter()
     }
 
@@ -204,7 +201,9 @@ impl Books {
                 let wanted = self.refund(scope, refund, lines);
                 expect(outcome, wanted)
             }
-            Body::Timer(body) => self.fire(scope, body.order.get(), body.due.get(), (shard, shards), time),
+            Body::Timer(body) => {
+                self.fire(scope, body.order.get(), body.due.get(), (shard, shards), time)
+            }
             Body::Deliver { entries, .. } => {
                 for (bytes, entry) in entries {
                     self.arrive(bytes, &entry)?;
@@ -234,8 +233,9 @@ impl Books {
             let Some(balance) = self.accounts.get(&debit) else {
                 return expect(outcome, Outcome::UnknownAccount);
             };
-            let credit_missing =
-                body.credit_kind == main && is_here(credit.0) && !self.accounts.contains_key(&credit);
+            let credit_missing = body.credit_kind == main
+                && is_here(credit.0)
+                && !self.accounts.contains_key(&credit);
             if credit_missing {
                 return expect(outcome, Outcome::UnknownAccount);
             }
@@ -314,7 +314,8 @@ impl Books {
                 total += i128::from(line.unit_price.get()) * i128::from(units);
                 *self.out.entry(item).or_default() += i128::from(units);
             } else if let Some([only]) = prices.map(Vec::as_slice) {
-                let price = if line.flags & LINE_AGREED != 0 { line.unit_price.get() } else { *only };
+                let price =
+                    if line.flags & LINE_AGREED != 0 { line.unit_price.get() } else { *only };
                 total += i128::from(price) * i128::from(line.quantity.get());
             } else {
                 total = i128::MIN / 2; // Nobody knows which of the prices it was.

@@ -409,7 +409,8 @@ impl World {
         }
         let (now, group) = (node.now(self.now), node.group_of(home));
         let up = node.up.as_mut().expect("it is up");
-        let submitted = up.groups[group].submit(now, Asker { client, request }, commands, Vec::new());
+        let submitted =
+            up.groups[group].submit(now, Asker { client, request }, commands, Vec::new());
         submitted.expect("a client's commands are valid");
         self.pump(number);
     }
@@ -556,7 +557,10 @@ impl World {
         let shard = frame.place().shard;
         let next = self.shadow.logs[usize::from(shard.0)].len() as u64 + 1;
         if frame.place().first_offset.0 != next {
-            return Err(format!("shard {shard}: a frame at {}, not {next}", frame.place().first_offset));
+            return Err(format!(
+                "shard {shard}: a frame at {}, not {next}",
+                frame.place().first_offset
+            ));
         }
         for record in frame.records() {
             let record = record.map_err(|error| error.to_string())?;
