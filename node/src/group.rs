@@ -31,7 +31,7 @@ use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
 use crate::Now;
 use host::Host;
 pub use links::Message;
-use waiting::ReplyPlace;
+use waiting::{Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
 const TIMERS_AT_ONCE: usize = 256;
@@ -454,9 +454,10 @@ impl<T: Token> ShardGroup<T> {
             match tried {
                 Ok(reply) => items.extend(self.left(now, slot, ticket, reply)),
                 Err(shortage) => {
-                    self.hosts[slot].room.line_up(ticket, shortage);
+                    let moved = self.hosts[slot].room.line_up(ticket, shortage);
                     self.hosts[slot].shard.set_queued(realm, shortage.item, true);
                     self.ask(now, slot, realm, ticket, shortage);
+                    items.extend(self.moved(now, slot, realm, moved));
                 }
             }
         }
@@ -472,7 +473,7 @@ impl<T: Token> ShardGroup<T> {
 
     /// Gives an order's answer to all who asked. The items for which others are first now.
     fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
-        let (waiting, moved, recalled) = self.hosts[slot].room.leave(ticket);
+        let (waiting, moved) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
         let realm = waiting.order.0;
         self.reply(waiting.place, reply);
@@ -483,9 +484,14 @@ impl<T: Token> ShardGroup<T> {
         for place in waiting.repeats {
             self.reply(place, again);
         }
-        let ops: Vec<StockOp> = recalled.into_iter().map(StockOp::answer).collect();
+        self.moved(now, slot, realm, moved)
+    }
+
+    /// Answers recalls that waited. The items for which others are first now.
+    fn moved(&mut self, now: Now, slot: usize, realm: Realm, moved: Moved) -> Vec<(Realm, ItemId)> {
+        let ops: Vec<StockOp> = moved.recalled.into_iter().map(StockOp::answer).collect();
         self.stock(now, slot, realm, &ops);
-        moved.into_iter().map(|item| (realm, item)).collect()
+        moved.items.into_iter().map(|item| (realm, item)).collect()
     }
 
     fn answer(&mut self, place: ReplyPlace, outcome: Outcome) {

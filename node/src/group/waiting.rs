@@ -3,7 +3,9 @@
 //! Waiting orders aren't decided and aren't logged: a crash forgets them, and their clients ask
 //! again. They stand in a queue for each item, and nothing overtakes them there. An order with
 //! several scarce items waits for the lowest first; when it has that one it keeps its place at
-//! the head of the queue, so that its units are nobody else's, and goes on to the next.
+//! the head of the queue, so that its units are nobody else's, and goes on to the next. Where a
+//! lower one, of which there seemed to be enough, is gone meanwhile, it gives up its places for
+//! higher ones: orders that all keep the lower and wait for the higher never wait in a circle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -54,6 +56,39 @@ struct Queue {
     is_asked: bool,
     /// The item's home wants its units back, which the first in line keeps for the moment.
     is_recalled: bool,
+}
+
+/// What it means to others that somebody steps out of queues.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// Items whose queues have a new first in line, or none any more.
+    pub(super) items: Vec<ItemId>,
+    /// Items whose recall can be answered now.
+    pub(super) recalled: Vec<ItemId>,
+}
+
+impl Moved {
+    fn step_out(
+        &mut self,
+        queues: &mut HashMap<ItemKey, Queue>,
+        key: ItemKey,
+        ticket: u64,
+        whole: u64,
+    ) {
+        let queue = queues.get_mut(&key).expect("it stands there");
+        let at = queue.line.iter().position(|other| *other == ticket);
+        queue.line.remove(at.expect("it stands there"));
+        queue.wanted -= whole;
+        if at == Some(0) {
+            self.items.push(key.1);
+            if std::mem::take(&mut queue.is_recalled) {
+                self.recalled.push(key.1);
+            }
+        }
+        if queue.line.is_empty() {
+            queues.remove(&key);
+        }
+    }
 }
 
 /// All that wait on one shard.
@@ -111,15 +146,21 @@ impl WaitingRoom {
     }
 
     /// The order goes to the end of the line for what it lacks now, unless it stands there.
-    pub(super) fn line_up(&mut self, ticket: u64, shortage: Shortage) {
+    pub(super) fn line_up(&mut self, ticket: u64, shortage: Shortage) -> Moved {
         let waiting = self.waiting.get_mut(&ticket).expect("it waits");
+        let realm = waiting.order.0;
         waiting.turn = shortage.item;
+        let mut moved = Moved::default();
+        for (item, whole) in waiting.queues.extract_if(.., |(item, _)| *item > shortage.item) {
+            moved.step_out(&mut self.queues, (realm, item), ticket, whole);
+        }
         if waiting.queues.iter().all(|(item, _)| *item != shortage.item) {
             waiting.queues.push((shortage.item, shortage.whole));
-            let queue = self.queues.entry((waiting.order.0, shortage.item)).or_default();
+            let queue = self.queues.entry((realm, shortage.item)).or_default();
             queue.line.push_back(ticket);
             queue.wanted += shortage.whole;
         }
+        moved
     }
 
     /// Who is first in line for an item.
@@ -154,29 +195,15 @@ impl WaitingRoom {
         !keeps
     }
 
-    /// The order is decided, or waits no longer. What it was, the items whose queues have a new
-    /// first in line (or none any more), and those whose recall can be answered now.
-    pub(super) fn leave(&mut self, ticket: u64) -> (Waiting, Vec<ItemId>, Vec<ItemId>) {
+    /// The order is decided, or waits no longer.
+    pub(super) fn leave(&mut self, ticket: u64) -> (Waiting, Moved) {
         let waiting = self.waiting.remove(&ticket).expect("it waits");
         self.orders.remove(&waiting.order);
-        let (mut moved, mut recalled) = (Vec::new(), Vec::new());
+        let mut moved = Moved::default();
         for &(item, whole) in &waiting.queues {
-            let key = (waiting.order.0, item);
-            let queue = self.queues.get_mut(&key).expect("it stands there");
-            let at = queue.line.iter().position(|other| *other == ticket);
-            queue.line.remove(at.expect("it stands there"));
-            queue.wanted -= whole;
-            if at == Some(0) {
-                moved.push(item);
-                if std::mem::take(&mut queue.is_recalled) {
-                    recalled.push(item);
-                }
-            }
-            if queue.line.is_empty() {
-                self.queues.remove(&key);
-            }
+            moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
         }
-        (waiting, moved, recalled)
+        (waiting, moved)
     }
 
     /// Who has waited too long, if anybody.

@@ -51,6 +51,12 @@ struct Wanted {
     outcome: Option<Outcome>,
 }
 
+impl Wanted {
+    fn words(&self) -> String {
+        format!("{:?}", self.command.records().next().unwrap().unwrap().body)
+    }
+}
+
 fn draw(random: &mut Random, id: u128, placed: &[(Party, OrderId)]) -> CommandBuffer {
     let (buyer, change) = (Party(1 + random.below(PARTIES)), ChangeId(id));
     let newest = placed.len().checked_sub(1 + random.below(8) as usize).map(|at| placed[at]);
@@ -212,8 +218,8 @@ fn live(seed: u64) {
             clients.ask(&mut world, number);
         }
     }
-    let open: Vec<_> = clients.open.iter().map(|n| &clients.wanted[*n].command).collect();
-    assert!(open.is_empty() && world.waiting() == 0, "never answered: {open:?}");
+    let open: Vec<String> = clients.open.iter().map(|n| clients.wanted[*n].words()).collect();
+    assert!(open.is_empty() && world.waiting() == 0, "never answered: {open:#?}");
     world.pass(Duration::from_secs(60));
     world.check();
     // Nothing is under way any more: each shard has what the others sent it.
