@@ -281,7 +281,11 @@ fn amount_name(request: Request) -> Option<&'static str> {
     match request {
         Request::Order | Request::Orders => Some("total"),
         Request::Account | Request::Accounts => Some("balance"),
-        Request::Item | Request::Items | Request::Restock(_) | Request::Cancel(..) => None,
+        Request::Item
+        | Request::Items
+        | Request::UpdateItem(_)
+        | Request::Restock(_)
+        | Request::Cancel(..) => None,
         _ => Some("amount"),
     }
 }

@@ -60,6 +60,9 @@ impl Route {
             ["items", item, "restock"] => {
                 post(Restock(ItemId(number("item", item)?)), Some(Changed))
             }
+            ["items", item, "update"] => {
+                post(UpdateItem(ItemId(number("item", item)?)), Some(Changed))
+            }
             ["transfers"] => post(Transfer, Some(Changed)),
             ["transfers", "batch"] => post(Transfers, None),
             ["buyers", buyer, "orders", id] => {

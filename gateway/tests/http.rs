@@ -21,5 +21,7 @@ mod noise;
 mod platform;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/sales.rs"]
+mod sales;
 #[path = "http/wire.rs"]
 mod wire;

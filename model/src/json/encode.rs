@@ -77,6 +77,9 @@ impl JsonWriter {
         self.raw("\",\"total\":").integer(order.total.0);
         self.raw(",\"refunded\":").integer(order.refunded.0);
         self.raw(",\"offset\":").integer(order.offset.0);
+        if order.deadline.0 != 0 {
+            self.raw(",\"deadline_ms\":").integer(order.deadline.0 / 1_000);
+        }
         self.raw(",\"lines\":[");
         for (number, line) in order.lines.iter().enumerate() {
             self.raw(if number > 0 { ",{\"item\":" } else { "{\"item\":" }).integer(line.item.0);
