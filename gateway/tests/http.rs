@@ -21,5 +21,7 @@ mod noise;
 mod platform;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/shards.rs"]
+mod shards;
 #[path = "http/wire.rs"]
 mod wire;
