@@ -215,6 +215,9 @@ pub(crate) struct Drill {
     /// Reactors of the platform that is started. Default: its own default.
     #[arg(long, value_name = "N", conflicts_with = "target")]
     pub(crate) reactors: Option<NonZeroUsize>,
+    /// Shards of the data directory of the platform that is started, 1 to 256. Default 16.
+    #[arg(long, value_name = "N", conflicts_with = "target")]
+    pub(crate) shards: Option<NonZeroU16>,
 }
 
 #[derive(ClapArgs)]

@@ -28,7 +28,7 @@ use model::Realm;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
 use model::reply::View;
-use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
+use node::stages::{ReactorRecorder, Ticks, WriteTicks};
 use node::{Courier, SubmitError};
 use tokio::sync::watch;
 
@@ -223,7 +223,7 @@ impl Gateway {
         request: HttpRequest<Incoming>,
         begun: Ticks,
         wire: &Wire,
-        done: &mut Option<ReactorTicks>,
+        done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
         answer::accept_json(request.headers())?;
         let mut buffers = self.pool.take();
@@ -246,18 +246,17 @@ impl Gateway {
         single: Option<Single>,
         buffers: &mut Buffers,
         (begun, received): (Ticks, Ticks),
-        done: &mut Option<ReactorTicks>,
+        done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
         let decoded = self.recorder.now();
         let (commands, replies) = buffers.lend();
         let answer = self.shards.submit(commands, replies).await.map_err(unanswered)?;
-        *done = Some(ReactorTicks {
+        *done = Some(WriteTicks {
             begun,
             received,
             decoded,
-            submitted: answer.ticks.submitted,
-            durable: answer.ticks.durable,
+            group: answer.ticks,
             resumed: self.recorder.now(),
             commands: answer.commands.count(),
         });

@@ -11,7 +11,7 @@ use std::task::Poll;
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
 use model::{AccountKind, AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
-use node::stages::ShardTicks;
+use node::stages::GroupTicks;
 use node::{Answer, Courier, GroupHandle, LocalHandle, SubmitError};
 
 /// Finds the group of a shard.
@@ -104,17 +104,18 @@ impl Shards {
         });
         let answers = all(submitted.collect()).await;
 
-        let mut ticks = None::<ShardTicks>;
+        let mut ticks = None::<GroupTicks>;
         let mut failed = None;
         let mut parts: Vec<_> = answers
             .into_iter()
             .map(|answer| match answer {
                 None => Vec::new().into_iter(),
                 Some(Ok(answer)) => {
-                    let ShardTicks { submitted, durable } = answer.ticks;
-                    let all = ticks.get_or_insert(answer.ticks);
-                    all.submitted = all.submitted.min(submitted);
-                    all.durable = all.durable.max(durable);
+                    // What the request waited for is the part that was durable last.
+                    let last = ticks.get_or_insert(answer.ticks);
+                    if answer.ticks.durable > last.durable {
+                        *last = answer.ticks;
+                    }
                     answer.replies.into_iter()
                 }
                 Some(Err(error)) => {

@@ -23,5 +23,7 @@ mod platform;
 mod refusals;
 #[path = "http/sales.rs"]
 mod sales;
+#[path = "http/shards.rs"]
+mod shards;
 #[path = "http/wire.rs"]
 mod wire;

@@ -19,7 +19,7 @@ use crate::commit::{Committed, Group};
 use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::memory::MemoryThread;
-use crate::stages::{AppendTicks, ShardRecorder, ShardTicks, Stages, Ticks};
+use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
 use crate::{GroupHandle, LogThread, Now, SubmitError};
 
 /// Bytes decided and not yet durable, beyond which the group takes nothing more in.
@@ -51,17 +51,12 @@ pub enum ShardFailed {
 struct Waiter {
     to: ReturnTo,
     /// For commands: when they were submitted, taken up and decided.
-    submitted: Ticks,
-    taken: Ticks,
-    decided: Ticks,
-    stages: Option<Arc<Stages>>,
+    ticks: GroupTicks,
 }
 
 impl Token for Waiter {
     fn decided(&mut self) {
-        if let Some(stages) = &self.stages {
-            self.decided = stages.now();
-        }
+        self.ticks.decided = stages::now();
     }
 }
 
@@ -79,8 +74,6 @@ pub struct GroupTask {
     done: mpsc::UnboundedReceiver<Committed>,
     clock: MachineClock,
     now: Now,
-    stages: Arc<Stages>,
-    recorder: ShardRecorder,
     /// When the message before was done with, which is when the next one is taken up.
     looked: Ticks,
     messages: Vec<ShardMessage>,
@@ -99,7 +92,7 @@ impl GroupTask {
         memory: MemoryThread,
         stages: Arc<Stages>,
     ) -> (GroupTask, GroupHandle) {
-        let (handle, inbox) = Incoming::new(stages.clone());
+        let (handle, inbox) = Incoming::new(stages);
         let (done_sender, done) = mpsc::unbounded_channel();
         let newest = members.iter().map(|(_, end)| end.time).max().unwrap_or_default();
         let task = GroupTask {
@@ -114,8 +107,6 @@ impl GroupTask {
             done,
             clock: MachineClock::new(newest),
             now: Now { time: newest, ..Now::default() },
-            recorder: stages.shard(number),
-            stages,
             looked: Ticks::default(),
             messages: Vec::new(),
             marked: true,
@@ -148,7 +139,7 @@ impl GroupTask {
                 }
                 count = self.inbox.take(&mut taken, TAKE_MAX), if may_take => {
                     open = count > 0;
-                    self.looked = self.recorder.now();
+                    self.looked = stages::now();
                     self.now = self.clock.now();
                     for parcel in taken.drain(..) {
                         self.open(parcel)?;
@@ -206,21 +197,18 @@ impl GroupTask {
         let bytes = asked.bytes();
         match asked {
             Asked::Query(shard, realm, query) => {
-                let none = Ticks::default();
-                let waiter =
-                    Waiter { to, submitted: none, taken: none, decided: none, stages: None };
+                let waiter = Waiter { to, ticks: GroupTicks::default() };
                 self.group.query(waiter, shard, realm, query);
-                self.looked = self.recorder.now();
+                self.looked = stages::now();
             }
             Asked::Commands { .. } if !self.group.has_room() => {
                 self.returns.give(to, Err(SubmitError::Full));
             }
             Asked::Commands { commands, replies, submitted } => {
-                let stages = Some(self.stages.clone());
-                let taken = self.looked;
-                let waiter = Waiter { to, submitted, taken, decided: taken, stages };
+                let ticks = GroupTicks { submitted, taken: self.looked, ..GroupTicks::default() };
+                let waiter = Waiter { to, ticks };
                 self.group.submit(self.now, waiter, commands, replies)?;
-                self.looked = self.recorder.now();
+                self.looked = stages::now();
             }
         }
         self.inbox.decided(bytes);
@@ -234,13 +222,8 @@ impl GroupTask {
             let found = match found {
                 group::Found::View(view) => Found::View(view),
                 group::Found::Commands(commands, replies) => {
-                    let Waiter { submitted, taken, decided, .. } = waiter;
-                    self.recorder.decided(submitted, taken, decided);
-                    let mut ticks = ShardTicks { submitted, durable: decided };
-                    match append {
-                        Some(append) => self.recorder.durable(&mut ticks, commands.count(), append),
-                        None => self.recorder.durable_already(&mut ticks, commands.count()),
-                    }
+                    let mut ticks = waiter.ticks;
+                    ticks.append(append);
                     Found::Commands(Answer { commands, replies, ticks })
                 }
             };
@@ -293,7 +276,6 @@ impl GroupTask {
             Committed::Durable(frames, append) => {
                 self.group.durable(self.now, frames);
                 self.let_out(Some(&append));
-                self.recorder.end_group(&append);
                 Ok(())
             }
             Committed::Failed(detail) => Err(ShardFailed::Log(detail)),

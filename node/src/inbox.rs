@@ -17,7 +17,7 @@ use model::{Realm, Reply, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::group::Message as ShardMessage;
-use crate::stages::{ShardTicks, Stages, Ticks};
+use crate::stages::{self, GroupTicks, Stages, Ticks};
 
 /// Submissions that may wait for a shard.
 const INBOX_MESSAGES: usize = 16_384;
@@ -32,7 +32,7 @@ pub struct Answer {
     /// What became of them.
     pub replies: Vec<Reply>,
     /// When they came and when they were durable.
-    pub ticks: ShardTicks,
+    pub ticks: GroupTicks,
 }
 
 /// The shard has as much waiting as it may. Trying again later can help.
@@ -68,13 +68,9 @@ pub(crate) enum Asked {
 
 impl Asked {
     /// Commands with memory for their replies.
-    pub(crate) fn commands(
-        commands: CommandBuffer,
-        mut replies: Vec<Reply>,
-        stages: &Stages,
-    ) -> Asked {
+    pub(crate) fn commands(commands: CommandBuffer, mut replies: Vec<Reply>) -> Asked {
         replies.clear();
-        Asked::Commands { commands, replies, submitted: stages.now() }
+        Asked::Commands { commands, replies, submitted: stages::now() }
     }
 }
 
@@ -198,8 +194,7 @@ impl GroupHandle {
         commands: CommandBuffer,
         replies: Vec<Reply>,
     ) -> Result<Answer, SubmitError> {
-        let asked = Asked::commands(commands, replies, &self.stages);
-        self.ask(asked).await.map(Found::answer)
+        self.ask(Asked::commands(commands, replies)).await.map(Found::answer)
     }
 
     /// Reads. What it shows is durable.

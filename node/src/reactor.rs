@@ -62,8 +62,7 @@ impl LocalHandle {
         commands: CommandBuffer,
         replies: Vec<Reply>,
     ) -> Result<Answer, SubmitError> {
-        let asked = Asked::commands(commands, replies, &self.shard.stages);
-        self.ask(asked)?.await.map(Found::answer)
+        self.ask(Asked::commands(commands, replies))?.await.map(Found::answer)
     }
 
     /// As [`GroupHandle::query`].
