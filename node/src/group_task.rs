@@ -77,6 +77,11 @@ pub struct GroupTask {
     /// When the message before was done with, which is when the next one is taken up.
     looked: Ticks,
     messages: Vec<ShardMessage>,
+    /// When timers are looked at next.
+    look_at: Duration,
+    /// Something became durable that other shards may want to know.
+    may_send: bool,
+    has_room: bool,
     /// Whether a frame follows the last one that has records.
     marked: bool,
 }
@@ -109,6 +114,9 @@ impl GroupTask {
             now: Now { time: newest, ..Now::default() },
             looked: Ticks::default(),
             messages: Vec::new(),
+            look_at: Duration::ZERO,
+            may_send: false,
+            has_room: true,
             marked: true,
         };
         (task, handle)
@@ -153,10 +161,17 @@ impl GroupTask {
                     }
                 }
             }
-            if self.group.next_wake(self.now).is_some_and(|wake| wake.is_zero()) {
-                self.group.tick(self.now);
+            // Looking costs as much as an order, so it isn't done more often than it has to be.
+            if self.now.monotonic >= self.look_at {
+                self.look_at = self.now.monotonic + TICK_MIN;
+                if self.group.next_wake(self.now).is_some_and(|wake| wake.is_zero()) {
+                    self.group.tick(self.now);
+                }
+                self.may_send = true;
             }
-            self.send_streams()?;
+            if std::mem::take(&mut self.may_send) {
+                self.send_streams()?;
+            }
             if !self.group.is_in_flight() {
                 self.commit()?;
             }
@@ -201,7 +216,7 @@ impl GroupTask {
                 self.group.query(waiter, shard, realm, query);
                 self.looked = stages::now();
             }
-            Asked::Commands { .. } if !self.group.has_room() => {
+            Asked::Commands { .. } if !self.has_room => {
                 self.returns.give(to, Err(SubmitError::Full));
             }
             Asked::Commands { commands, replies, submitted } => {
@@ -266,6 +281,7 @@ impl GroupTask {
         self.marked &= records == 0;
         let group = Group { frames, records, done: self.done_sender.clone() };
         self.memory.look();
+        self.has_room = self.group.has_room();
         self.groups
             .send(group)
             .map_err(|_| ShardFailed::Log("the log thread has ended".to_string()))
@@ -275,6 +291,7 @@ impl GroupTask {
         match done {
             Committed::Durable(frames, append) => {
                 self.group.durable(self.now, frames);
+                self.may_send = true;
                 self.let_out(Some(&append));
                 Ok(())
             }

@@ -316,7 +316,7 @@ impl RealmState {
         let currency: Currency = checked(listing.currency.get());
         let seller = Party(listing.seller.get());
         if self.ledger.payables() == 0 {
-            self.swept_step = self.step(); // Nothing is there to be swept before the next one.
+            self.swept_step = self.step; // Nothing is there to be swept before the next one.
         }
         let payable = self.ledger.find_or_make((seller, currency, AccountKind::Payable));
         let mut row = Item {

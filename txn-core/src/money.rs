@@ -109,7 +109,7 @@ impl RealmState {
         body: &SweepBody,
         frame: &mut FrameBuilder,
     ) -> Reply {
-        let step = self.step();
+        let step = self.step;
         let mut swept = 0u64;
         for _ in 0..body.count.get() {
             if self.sweep_next == 0 {

@@ -100,7 +100,7 @@ impl RealmState {
             outcome: decision.outcome as u8,
             method: leg.method,
             counts: u8::from(done && self.is_limited()),
-            moment: if waits { deadline } else { u64::from(self.step()) },
+            moment: if waits { deadline } else { u64::from(self.step) },
         };
         let kept = lines.iter().zip(&self.resolved).map(|(line, resolved)| OrderLine {
             item: line.item.get(),
@@ -185,7 +185,7 @@ impl RealmState {
         match payer {
             // Placed -> Paid: the buyer's money becomes the sellers' credit.
             Some(payer) => {
-                let step = self.step();
+                let step = self.step;
                 self.ledger.debit(payer, total);
                 for number in 0..self.resolved.len() {
                     let Resolved { item, payable, unit_price, quantity, .. } =
@@ -396,7 +396,7 @@ impl RealmState {
             return Decision::of(Outcome::Invalid);
         }
         // Reserved -> Paid: the units are sold, the money is the sellers'.
-        let step = self.step();
+        let step = self.step;
         self.ledger.debit(payer, head.total);
         for number in 0..self.resolved.len() {
             let Resolved { item, payable, unit_price, quantity, .. } = self.resolved[number];
@@ -527,7 +527,7 @@ impl RealmState {
         }
 
         // Paid -> PartlyRefunded -> Refunded: the sellers' credit becomes the buyer's again.
-        let (sold, step) = (head.moment as u32, self.step());
+        let (sold, step) = (head.moment as u32, self.step);
         for number in 0..self.resolved.len() {
             let Resolved { item, payable, unit_price, quantity, .. } = self.resolved[number];
             self.ledger.give_back(payable, unit_price * u64::from(quantity), sold, step);

@@ -56,6 +56,8 @@ pub(crate) struct RealmState {
     pub(crate) seat: Seat,
     /// The time of the frame at hand.
     pub(crate) now: Time,
+    /// Its step.
+    pub(crate) step: u32,
     /// The offset of the record at hand.
     pub(crate) offset: Offset,
     pub(crate) ledger: Ledger,
@@ -127,6 +129,7 @@ impl RealmState {
             realm,
             seat,
             now: Time(0),
+            step: 0,
             offset: Offset(0),
             ledger: Ledger::new(hasher.clone(), spare),
             inventory: Inventory::new(hasher.clone(), spare),
@@ -147,9 +150,11 @@ impl RealmState {
         }
     }
 
-    /// The step of the frame at hand.
-    pub(crate) fn step(&self) -> u32 {
-        self.step_of(self.now)
+    /// Goes on to the time of the frame at hand.
+    pub(crate) fn set_now(&mut self, now: Time) {
+        if self.now != now {
+            (self.now, self.step) = (now, self.step_of(now));
+        }
     }
 
     pub(crate) fn step_of(&self, now: Time) -> u32 {

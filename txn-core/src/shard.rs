@@ -167,7 +167,8 @@ impl Shard {
         let offset = self.next_offset;
         let records = frame.count();
         let realm = self.realm_mut(command.realm());
-        (realm.now, realm.offset, realm.turn) = (now, offset, turn);
+        realm.set_now(now);
+        (realm.offset, realm.turn) = (offset, turn);
         let reply = realm.execute(command, frame);
         self.next_offset.0 += u64::from(frame.count() - records);
         if is_planted(Bug::DrillTimer) {

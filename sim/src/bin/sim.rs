@@ -26,7 +26,7 @@ struct Total {
     sold: u64,
     refused: u64,
     faults: BTreeMap<&'static str, u64>,
-    failures: Vec<Box<Violation>>,
+    failures: Vec<Violation>,
 }
 
 impl Total {
@@ -43,7 +43,7 @@ impl Total {
                     *self.faults.entry(kind).or_default() += count;
                 }
             }
-            Err(violation) => self.failures.push(violation),
+            Err(violation) => self.failures.push(*violation),
         }
     }
 }
