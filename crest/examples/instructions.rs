@@ -4,7 +4,7 @@
 //! one. What a stage needs is prepared outside of the count, with buffers as warm as they are
 //! under load, on a shard that holds 100,000 accounts and has decided 100 batches. Nothing is
 //! drawn or read from a clock, so that the counts are the same on every run; only `serve`, which
-//! goes through sockets, differs a little.
+//! goes through sockets, and has the shards of a new data directory, differs a little.
 //!
 //! `cargo xtask instructions` runs it and holds the counts against those in `instructions.toml`.
 //! It is an example and no bench, because cargo builds benches with unwinding whatever the
@@ -26,13 +26,14 @@ use loadgen::{Connection, Lines, Profile, RunId, Target};
 use model::frame::{FrameBuilder, FramePlace};
 use model::json::decode::Request;
 use model::json::encode::JsonWriter;
-use model::record::{CommandBuffer, RULE_VERSION};
-use model::{Amount, Currency, Epoch, ItemId, Offset, Outcome, Party, Reply, ShardId, Time};
+use model::record::{CommandBuffer, RULE_VERSION, Sale};
+use model::reply::{Query, View};
+use model::{Amount, Currency, Epoch, ItemId, Offset, Outcome, Party, Realm, Reply, ShardId, Time};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
-use node::{LogThread, ShardHandle};
+use node::{GroupHandle, LogThread, Opened, Placement};
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
-use txn_core::{Capacity, Shard};
+use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
 /// The allocator of the binary.
 #[global_allocator]
@@ -42,6 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ORDERS: u64 = 1_000;
 /// Orders decided before.
 const ORDERS_BEFORE: u64 = 100 * ORDERS;
+/// Shards of a platform: those of a new data directory.
+const SHARDS: u16 = 16;
 const BUYERS: u64 = 100_000;
 const ITEMS: u64 = 10_000;
 /// More than all orders ask for.
@@ -95,7 +98,7 @@ fn decode(mut stage: Decoding) -> Decoding {
 fn apply(mut stage: Applying) -> Applying {
     for (commands, frame) in stage.commands.iter().zip(&mut stage.frames) {
         stage.replies.clear();
-        stage.shard.apply(&mut commands.records(), frame, &mut stage.replies).unwrap();
+        stage.shard.apply(Time(1), &mut commands.records(), frame, &mut stage.replies).unwrap();
     }
     stage
 }
@@ -212,7 +215,7 @@ impl Applying {
 
     /// With so many orders decided before.
     fn after(orders: u64, by: By) -> Applying {
-        let mut shard = Shard::new(1);
+        let mut shard = Shard::new(Seat::alone(), 1, SpareRegions::default());
         shard.reserve(CAPACITY);
         let (mut frame, mut replies) = (FrameBuilder::default(), Vec::new());
         for commands in before(orders) {
@@ -220,7 +223,7 @@ impl Applying {
             let mut records = commands.records();
             while replies.len() < commands.count() as usize {
                 frame = FrameBuilder::reuse(frame.into_bytes());
-                shard.apply(&mut records, &mut frame, &mut replies).unwrap();
+                shard.apply(Time(1), &mut records, &mut frame, &mut replies).unwrap();
             }
             assert!(replies.iter().all(|reply| reply.outcome.is_done()));
         }
@@ -237,7 +240,7 @@ impl Applying {
         let mut stage = Applying::after(0, by);
         let mut all = Vec::new();
         for (commands, frame) in stage.commands.iter().zip(&mut stage.frames) {
-            stage.shard.apply(&mut commands.records(), frame, &mut all).unwrap();
+            stage.shard.apply(Time(1), &mut commands.records(), frame, &mut all).unwrap();
         }
         assert!(all.len() == ORDERS as usize && all.iter().all(|r| r.outcome == Outcome::Ok));
         (stage.frames, all)
@@ -329,20 +332,22 @@ struct Serving {
 
 impl Serving {
     fn new(by: By) -> Serving {
+        let placement = Placement { capacity: CAPACITY, ..Placement::new(SHARDS, 1, 1) };
         let log = SlowLog(MemoryLog::new());
-        let (task, handle, log, _) = node::open_log(log, |_| Ok(()), 1, CAPACITY).unwrap();
+        let Opened { mut tasks, handles, log, .. } =
+            node::open_log(log, |_| Ok(()), placement).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = LocalSet::new();
-        local.spawn_local(task.run());
+        local.spawn_local(tasks.remove(0).run());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let target = Target::from_url(&format!("http://{address}")).unwrap();
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let door = Door::for_all(vec![listener]).remove(0);
-        let gateway = Gateway::new(Router::new(vec![handle.clone()]), Limits::default(), 0);
+        let gateway = Gateway::new(Router::new(handles.clone()), Limits::default(), 0);
         local.spawn_local(gateway.serve(door, stopped));
         let connection = local.block_on(&runtime, async {
-            fill(handle).await;
+            fill(&handles[0].1).await;
             Connection::open(&target).await.unwrap()
         });
         let orders = if by == By::Batch { ORDERS } else { WARM_UP };
@@ -400,6 +405,10 @@ impl Log for SlowLog {
         self.0.read(shard, from)
     }
 
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError> {
+        self.0.read_all()
+    }
+
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {
         self.0.trim(before)
     }
@@ -413,11 +422,22 @@ impl Log for SlowLog {
     }
 }
 
-/// Brings a shard where the stages start, through its inbox.
-async fn fill(shard: ShardHandle) {
-    for commands in before(ORDERS_BEFORE) {
-        let answer = shard.submit(commands, Vec::new()).await.unwrap();
+/// Brings shards where the stages start, through their inbox.
+async fn fill(group: &GroupHandle) {
+    for (number, commands) in before(ORDERS_BEFORE).enumerate() {
+        let answer = group.submit(commands, Vec::new()).await.unwrap();
         assert!(answer.replies.iter().all(|reply| reply.outcome.is_done()));
+        if number == 0 {
+            // An order for what isn't listed everywhere would wait.
+            for shard in (0..SHARDS).map(ShardId) {
+                for item in (1..=ITEMS).map(ItemId) {
+                    let query = Query::Item(item);
+                    while group.query(shard, Realm::Live, query).await.unwrap() == View::Missing {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -427,7 +447,7 @@ fn before(orders: u64) -> impl Iterator<Item = CommandBuffer> {
     let mut listed = CommandBuffer::default();
     for item in (1..=ITEMS).map(ItemId) {
         let (seller, price) = (profile.seller(item), profile.price(item));
-        listed.create_item(item, seller, Currency::GBP, Amount(price), STOCK);
+        listed.create_item(item, seller, Currency::GBP, Amount(price), STOCK, Sale::default());
     }
     for buyer in 1..=BUYERS {
         listed.create_account(Party(buyer), Currency::GBP, Amount(10_000_000_000));

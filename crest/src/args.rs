@@ -76,12 +76,19 @@ pub(crate) struct Serve {
     /// Plain HTTP without a key, so not for the world. Port 0 takes a free one; `off`: none.
     #[arg(long, value_name = "ADDR", default_value = ADMIN, value_parser = admin)]
     pub(crate) admin: Admin,
-    /// Threads that serve connections; the first also runs the shard. Default: one for each core.
+    /// Threads that serve connections, each with its part of the shards. Default: one for each
+    /// core.
     #[arg(long, value_name = "N")]
     pub(crate) reactors: Option<NonZeroUsize>,
-    /// Shards of a new data directory. Fixed from then on; this version runs one.
+    /// Shards of a new data directory, 1 to 256. Fixed from then on. More of them spread over
+    /// more cores, and cost memory: some 25 MB each, and a row for every item. Default 16.
     #[arg(long, value_name = "N")]
     pub(crate) shards: Option<NonZeroU16>,
+    /// Settlement step of a new data directory, in whole seconds, up to ten years. Fixed from
+    /// then on. What a seller earns is pending until the step in which it was earned and the next
+    /// one are over; then it is swept to the seller's settlement account. Default 1d.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) settle_step: Option<Duration>,
     /// Bytes of a log segment of a new data directory: a multiple of 4096, from 2 MiB + 12 KiB
     /// to 1 GiB. Smaller ones take less space ahead of time. Default 64 MiB.
     #[arg(long, value_name = "BYTES")]
@@ -208,6 +215,9 @@ pub(crate) struct Drill {
     /// Reactors of the platform that is started. Default: its own default.
     #[arg(long, value_name = "N", conflicts_with = "target")]
     pub(crate) reactors: Option<NonZeroUsize>,
+    /// Shards of the data directory of the platform that is started, 1 to 256. Default 16.
+    #[arg(long, value_name = "N", conflicts_with = "target")]
+    pub(crate) shards: Option<NonZeroU16>,
 }
 
 #[derive(ClapArgs)]

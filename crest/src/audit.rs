@@ -6,7 +6,7 @@ use crate::report::{Report, Verdict};
 use crate::{Failure, args};
 
 pub(crate) fn audit(args: &args::Audit) -> Result<ExitCode, Failure> {
-    let audit = node::audit(&args.data, |_, _| {})?;
+    let audit = node::audit(&args.data, |_, _, _| {})?;
     let mut report = Report::new();
     report.add_audit(&audit, None);
     report.add_disk(&args.data);

@@ -134,7 +134,7 @@ fn audit(
     mut acks: Acks,
 ) -> Result<(), Failure> {
     let mut lost = Vec::new();
-    let audit = node::audit(data, |record, _| {
+    let audit = node::audit(data, |record, _, _| {
         let (Some(id), Some(outcome)) = (record.order(), record.outcome()) else { return };
         match record.body {
             Body::Place { .. } => lost.extend(acks.check(profile, record.party(), id, outcome)),

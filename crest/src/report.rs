@@ -122,12 +122,23 @@ pub(crate) struct AuditFigures {
     pub(crate) duplicated: u64,
     pub(crate) oversold: u64,
     pub(crate) unbalanced: u64,
+    /// Streams between shards whose ends are not from the same moment.
+    pub(crate) inconsistent: u64,
+    /// The first record that executes to something else.
+    pub(crate) first_difference: Option<RecordPlace>,
     pub(crate) units_sold: u64,
     pub(crate) units_refunded: u64,
     pub(crate) lines: u64,
     pub(crate) records: u64,
     pub(crate) revenue: BTreeMap<String, i128>,
     pub(crate) state_hash: String,
+}
+
+/// A record: offsets are those of its shard.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct RecordPlace {
+    shard: u16,
+    offset: u64,
 }
 
 /// One kind of request.
@@ -346,6 +357,10 @@ impl Report {
             duplicated: audit.duplicated,
             oversold: audit.oversold,
             unbalanced: audit.unbalanced,
+            inconsistent: audit.inconsistent,
+            first_difference: audit
+                .first_difference
+                .map(|(shard, offset)| RecordPlace { shard: shard.0, offset: offset.0 }),
             units_sold: audit.units_sold,
             units_refunded: audit.units_refunded,
             lines: audit.lines,
@@ -618,14 +633,19 @@ impl fmt::Display for Report {
             let lost =
                 audit.lost.map_or(String::new(), |lost| format!("{} lost, ", thousands(lost)));
             let text = format!(
-                "{}: {} records executed again, {lost}{} duplicated, {} oversold, {} unbalanced",
+                "{}: {} records executed again, {lost}{} duplicated, {} oversold, {} unbalanced, {} \
+                 inconsistent",
                 if audit.ok { "ok" } else { "NOT OK" },
                 thousands(audit.records),
                 thousands(audit.duplicated),
                 thousands(audit.oversold),
-                thousands(audit.unbalanced)
+                thousands(audit.unbalanced),
+                thousands(audit.inconsistent)
             );
             row("audit", text)?;
+            if let Some(RecordPlace { shard, offset }) = audit.first_difference {
+                row("", format!("the first difference is at shard {shard}, offset {offset}"))?;
+            }
             let mut text = format!(
                 "{} orders, {} lines, {} units sold, {} refunded",
                 thousands(audit.orders),

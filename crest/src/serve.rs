@@ -1,16 +1,17 @@
-//! `crest serve`: reactors in front, the shard on the first of them, its log beside it.
+//! `crest serve`: reactors in front, each with its part of the shards, and the log beside them.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::thread;
 
 use gateway::{Door, Gateway, Limits, Router};
-use node::{CommitStats, DataDir, LogThread, ShardFailed, ShardTask};
+use node::{CommitStats, DataDir, GroupHandle, GroupTask, LogThread, MakeDir, ShardFailed};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use txn_core::Capacity;
 
 use crate::admin::Admin;
@@ -22,19 +23,20 @@ const EXIT_LOG_FAILED: u8 = 70;
 const BACKLOG: i32 = 4096;
 
 pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
-    let dir = DataDir::create_or_open(
-        &args.data,
-        args.shards.map(Into::into),
-        args.segment_bytes.map(Into::into),
-    )?;
-    let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
-    let opened = node::open(&dir, capacity)?;
-    tracing::info!(records = opened.replayed, cut_bytes = opened.recovered.cut_bytes, "recovered");
-
+    let make = MakeDir {
+        shards: args.shards.map(Into::into),
+        segment_bytes: args.segment_bytes.map(Into::into),
+        settle_step_s: args.settle_step.map(|step| step.as_secs()),
+    };
+    let dir = DataDir::create_or_open(&args.data, make)?;
     let reactors = match args.reactors {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),
     };
+    let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
+    let (opened, recovered) = node::open(&dir, reactors, capacity)?;
+    tracing::info!(records = opened.replayed, cut_bytes = recovered.cut_bytes, "recovered");
+
     // Sockets that share a port don't see that somebody else has it; one that doesn't share does.
     drop(bind(args.http, Sharing::No)?);
     let first = listen(args.http)?;
@@ -47,23 +49,26 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let admin = args.admin.0.map(bind_admin).transpose()?;
 
     let (stop, stopped) = watch::channel(false);
-    let (failed, mut failure) = oneshot::channel();
-    let watched =
-        Admin::new(opened.handle.stages().clone(), vec![opened.handle.inbox()], stopped.clone());
-    let router = Router::new(vec![opened.handle]);
-    let mut shard = Some((opened.task, failed));
+    let (failed, mut failure) = mpsc::channel(1);
+    let groups: BTreeMap<u16, &GroupHandle> =
+        opened.handles.iter().map(|(number, handle)| (*number, handle)).collect();
+    let inboxes = groups.values().map(|handle| handle.inbox()).collect();
+    let watched = Admin::new(opened.handles[0].1.stages().clone(), inboxes, stopped.clone());
+    let router = Router::new(opened.handles);
+    let mut tasks = opened.tasks.into_iter();
     let threads: Vec<_> = Door::for_all(listeners)
         .into_iter()
         .enumerate()
         .map(|(number, door)| {
-            let (router, stopped, shard) = (router.clone(), stopped.clone(), shard.take());
+            let (router, stopped) = (router.clone(), stopped.clone());
+            let group = tasks.next().map(|task| (task, failed.clone()));
             thread::Builder::new()
                 .name(format!("crest-{number}"))
-                .spawn(move || reactor(number, router, door, stopped, shard))
+                .spawn(move || reactor(number, router, door, stopped, group))
         })
         .collect::<Result<_, _>>()?;
-    // From here on only reactors hold the shard: when they are done, it is.
-    drop(router);
+    // From here on only reactors hold the shards: when they are done, those are.
+    drop((router, failed));
 
     // Signals are caught before anybody is told that there is somebody to send them to.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -83,7 +88,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         }
         let failed = tokio::select! {
             () = signals.stop() => None,
-            failed = &mut failure => failed.ok(),
+            failed = failure.recv() => failed,
         };
         if let Some(failed) = failed {
             return Ok::<_, Failure>(Err(failed));
@@ -153,30 +158,30 @@ fn fail(failed: &ShardFailed) -> ExitCode {
     ExitCode::from(EXIT_LOG_FAILED)
 }
 
-/// One core's connections, and the shard if it is placed here.
+/// One core's connections, and its shards.
 fn reactor(
     number: usize,
     router: Router,
     door: Door,
     stopped: watch::Receiver<bool>,
-    shard: Option<(ShardTask, oneshot::Sender<ShardFailed>)>,
+    group: Option<(GroupTask, mpsc::Sender<ShardFailed>)>,
 ) -> std::io::Result<()> {
     // Not a `LocalSet`: it writes to its own eventfd whenever an event wakes one of its tasks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
-        let shard = shard.map(|(task, failed)| {
+        let group = group.map(|(task, failed)| {
             tokio::task::spawn_local(async move {
                 if let Err(error) = task.run().await {
                     // The main thread ends the process; without it there is nobody to tell.
-                    let _ = failed.send(error);
+                    let _ = failed.try_send(error);
                 }
             })
         });
         Gateway::new(router, Limits::default(), number).serve(door, stopped).await?;
-        if let Some(shard) = shard {
-            shard.await.map_err(std::io::Error::other)?;
+        if let Some(group) = group {
+            group.await.map_err(std::io::Error::other)?;
         }
         Ok(())
     })

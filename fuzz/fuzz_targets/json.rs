@@ -20,6 +20,7 @@ const REQUESTS: &[Request] = &[
     Request::Pay(Party(42), OrderId(1)),
     Request::Cancel(Party(42), OrderId(1)),
     Request::Refund(Party(42), OrderId(1)),
+    Request::UpdateItem(ItemId(7)),
 ];
 
 fuzz_target!(|input: &[u8]| -> Corpus {

@@ -139,12 +139,14 @@ impl Problem {
             | Outcome::CurrencyMismatch
             | Outcome::IdReused
             | Outcome::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Outcome::Busy => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::CONFLICT,
         };
         let detail = explain(reply.outcome, reply.state);
         Problem {
             field: reply.line.map(|line| format!("lines[{line}]").into()),
             outcome: Some(*reply),
+            header: (reply.outcome == Outcome::Busy).then_some(Header::RetryAfter),
             ..Problem::new(status, reply.outcome.word(), detail)
         }
     }

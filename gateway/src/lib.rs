@@ -12,6 +12,7 @@ mod buffers;
 mod connections;
 mod door;
 mod route;
+mod shards;
 mod timed;
 
 use std::convert::Infallible;
@@ -23,12 +24,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
-use model::Party;
+use model::Realm;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
 use model::reply::View;
-use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
-use node::{Courier, LocalHandle, ShardHandle, SubmitError};
+use node::stages::{ReactorRecorder, Ticks, WriteTicks};
+use node::{Courier, SubmitError};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
@@ -36,6 +37,8 @@ use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
 use route::{Route, Single};
+pub use shards::Router;
+use shards::Shards;
 use timed::{TimedStream, Wire};
 
 /// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
@@ -75,24 +78,9 @@ impl Default for Limits {
     }
 }
 
-/// Finds the shard of a party.
-#[derive(Clone)]
-pub struct Router {
-    shards: Vec<ShardHandle>,
-}
-
-impl Router {
-    /// Over all shards of a data directory, in order. At least one.
-    pub fn new(shards: Vec<ShardHandle>) -> Router {
-        assert!(!shards.is_empty(), "a data directory has at least one shard");
-        Router { shards }
-    }
-}
-
 /// Answers the requests of one reactor.
 pub struct Gateway {
-    /// As this reactor reaches them.
-    shards: Vec<LocalHandle>,
+    shards: Shards,
     couriers: Vec<Courier>,
     limits: Limits,
     pool: Pool,
@@ -104,14 +92,9 @@ impl Gateway {
     /// under.
     pub fn new(router: Router, limits: Limits, reactor: usize) -> Gateway {
         let pool = Pool::new(limits.bodies_bytes);
-        let recorder = Rc::new(router.shards[0].stages().reactor(reactor));
-        let (shards, couriers) = router.shards.iter().map(ShardHandle::on_reactor).unzip();
+        let recorder = Rc::new(router.first().stages().reactor(reactor));
+        let (shards, couriers) = Shards::new(&router);
         Gateway { shards, couriers, limits, pool, recorder }
-    }
-
-    fn shard_of(&self, party: Party) -> &LocalHandle {
-        let shards = self.shards.len() as u16;
-        &self.shards[usize::from(model::ids::shard_of(party, shards).0)]
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
@@ -221,8 +204,7 @@ impl Gateway {
     }
 
     async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
-        let shard = self.shard_of(route::party_of(&query));
-        let view = shard.query(query).await.map_err(unanswered)?;
+        let view = self.shards.query(Realm::Live, query).await.map_err(unanswered)?;
         let mut json = JsonWriter::default();
         match view {
             View::Order(order) => json.order(&order),
@@ -241,7 +223,7 @@ impl Gateway {
         request: HttpRequest<Incoming>,
         begun: Ticks,
         wire: &Wire,
-        done: &mut Option<ReactorTicks>,
+        done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
         answer::accept_json(request.headers())?;
         let mut buffers = self.pool.take();
@@ -264,20 +246,17 @@ impl Gateway {
         single: Option<Single>,
         buffers: &mut Buffers,
         (begun, received): (Ticks, Ticks),
-        done: &mut Option<ReactorTicks>,
+        done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
         let decoded = self.recorder.now();
-        // One shard until streams between shards exist, so a batch is never split.
-        let party = route::home_of(&buffers.commands);
         let (commands, replies) = buffers.lend();
-        let answer = self.shard_of(party).submit(commands, replies).await.map_err(unanswered)?;
-        *done = Some(ReactorTicks {
+        let answer = self.shards.submit(commands, replies).await.map_err(unanswered)?;
+        *done = Some(WriteTicks {
             begun,
             received,
             decoded,
-            submitted: answer.ticks.submitted,
-            durable: answer.ticks.durable,
+            group: answer.ticks,
             resumed: self.recorder.now(),
             commands: answer.commands.count(),
         });
@@ -301,7 +280,11 @@ fn amount_name(request: Request) -> Option<&'static str> {
     match request {
         Request::Order | Request::Orders => Some("total"),
         Request::Account | Request::Accounts => Some("balance"),
-        Request::Item | Request::Items | Request::Restock(_) | Request::Cancel(..) => None,
+        Request::Item
+        | Request::Items
+        | Request::UpdateItem(_)
+        | Request::Restock(_)
+        | Request::Cancel(..) => None,
         _ => Some("amount"),
     }
 }

@@ -2,7 +2,6 @@
 
 use hyper::{Method, Uri};
 use model::json::decode::{Request, parse_uuid};
-use model::record::CommandBuffer;
 use model::reply::Query;
 use model::{AccountKind, Currency, ItemId, OrderId, Party};
 
@@ -61,6 +60,9 @@ impl Route {
             ["items", item, "restock"] => {
                 post(Restock(ItemId(number("item", item)?)), Some(Changed))
             }
+            ["items", item, "update"] => {
+                post(UpdateItem(ItemId(number("item", item)?)), Some(Changed))
+            }
             ["transfers"] => post(Transfer, Some(Changed)),
             ["transfers", "batch"] => post(Transfers, None),
             ["buyers", buyer, "orders", id] => {
@@ -107,7 +109,11 @@ fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
             }
             ("kind", word) => {
                 kind = AccountKind::from_word(word).ok_or_else(|| {
-                    Problem::bad_path("kind", word, "`main`, `payable` or `clearing`")
+                    Problem::bad_path(
+                        "kind",
+                        word,
+                        "`main`, `payable`, `settlement`, `suspense` or `clearing`",
+                    )
                 })?;
             }
             (name, _) => {
@@ -122,21 +128,6 @@ fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
     let currency = currency
         .ok_or_else(|| Problem::bad_path("currency", "", "an ISO 4217 code such as GBP"))?;
     Ok(Query::Account(Party(number("party", party)?), currency, kind))
-}
-
-/// The party whose shard answers a read.
-pub(crate) fn party_of(query: &Query) -> Party {
-    match *query {
-        Query::Order(buyer, _) => buyer,
-        Query::Account(party, ..) => party,
-        Query::Item(item) => Party(item.0),
-    }
-}
-
-/// The party whose shard decides these commands.
-pub(crate) fn home_of(commands: &CommandBuffer) -> Party {
-    let first = commands.records().next().and_then(Result::ok);
-    first.map_or(Party(0), |record| record.party())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use hyper::Version;
-use node::stages::{ReactorRecorder, ReactorTicks, Ticks};
+use node::stages::{ReactorRecorder, Ticks, WriteTicks};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connections::{Activity, OpenRequest};
@@ -33,11 +33,11 @@ pub(crate) struct Wire {
     newest_read: Cell<Ticks>,
     /// Whether a request was done whose answer isn't written yet, and that request.
     is_answering: Cell<bool>,
-    answering: Cell<ReactorTicks>,
+    answering: Cell<WriteTicks>,
     activity: Rc<Activity>,
     /// More of them: HTTP/2's streams, or what was pipelined when the socket took no more. No
     /// more than `h2` allows streams, or `hyper` buffers answers.
-    behind: RefCell<Vec<ReactorTicks>>,
+    behind: RefCell<Vec<WriteTicks>>,
 }
 
 impl Wire {
@@ -81,7 +81,7 @@ impl Wire {
 
     /// The request is done and its answer is about to be sent.
     #[inline]
-    pub(crate) fn answer(&self, done: ReactorTicks) {
+    pub(crate) fn answer(&self, done: WriteTicks) {
         if self.is_answering.replace(true) {
             self.behind.borrow_mut().push(done);
         } else {

@@ -21,5 +21,9 @@ mod noise;
 mod platform;
 #[path = "http/refusals.rs"]
 mod refusals;
+#[path = "http/sales.rs"]
+mod sales;
+#[path = "http/shards.rs"]
+mod shards;
 #[path = "http/wire.rs"]
 mod wire;

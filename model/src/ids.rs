@@ -1,6 +1,7 @@
 //! Identifiers, and the rule that places a party on a shard.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Declares a number with a meaning of its own.
 macro_rules! number {
@@ -70,8 +71,28 @@ uuid_id! {
 /// The high word of `xxh3_64(party as 8 little-endian bytes) * shards`: any language with XXH3
 /// finds the same shard, and every shard gets an equal part of the hash's range.
 pub fn shard_of(party: Party, shards: u16) -> ShardId {
-    let hash = xxhash_rust::xxh3::xxh3_64(&party.0.to_le_bytes());
+    home_of(party.0, shards)
+}
+
+/// The shard that keeps an item's pool and its catalogue entry: the same rule.
+pub fn item_home(item: ItemId, shards: u16) -> ShardId {
+    home_of(item.0, shards)
+}
+
+/// The shard of whatever `key` names.
+pub(crate) fn home_of(key: u64, shards: u16) -> ShardId {
+    let hash = xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes());
     ShardId(((u128::from(hash) * u128::from(shards)) >> 64) as u16)
+}
+
+impl Time {
+    /// The latest moment that a caller may name: the end of the year 9999.
+    pub const MAX: Time = Time(253_402_300_799_999_999);
+
+    /// So much later, or the end of time.
+    pub fn after(self, wait: Duration) -> Time {
+        Time(self.0.saturating_add(wait.as_micros() as u64))
+    }
 }
 
 #[cfg(test)]

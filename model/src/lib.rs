@@ -10,9 +10,11 @@ pub mod ids;
 pub mod json;
 pub mod money;
 pub mod outcome;
+pub mod planted;
 pub mod record;
 pub mod reply;
 
+use ids::home_of;
 pub use ids::{ChangeId, Epoch, ItemId, Offset, OrderId, Party, ShardId, Time};
 pub use money::{Amount, Currency, Quantity};
 pub use outcome::{AccountKind, OrderState, Outcome, PaymentMethod, Realm};

@@ -59,6 +59,9 @@ byte_enum! {
         WrongState = 12 "wrong_state",
         /// A number passes its bound. Neither logged nor remembered.
         Invalid = 13 "invalid",
+        /// Not decided: a shard that may hold the units did not answer in time, or too many wait.
+        /// Neither logged nor remembered: repeat it with the same id.
+        Busy = 14 "busy",
     }
 }
 
@@ -70,7 +73,7 @@ impl Outcome {
 
     /// Whether a command with this outcome is in the log: it is then final for its id.
     pub fn is_logged(self) -> bool {
-        !matches!(self, Outcome::AlreadyDone | Outcome::IdReused | Outcome::Invalid)
+        !matches!(self, Outcome::AlreadyDone | Outcome::IdReused | Outcome::Invalid | Outcome::Busy)
     }
 }
 
@@ -89,6 +92,8 @@ byte_enum! {
         Refunded = 5 "refunded",
         /// Cancelled before it was paid; its units went back.
         Cancelled = 6 "cancelled",
+        /// Not paid in time; its units went back.
+        Expired = 7 "expired",
     }
 }
 
@@ -109,11 +114,16 @@ byte_enum! {
     AccountKind {
         /// A buyer's money. Never negative.
         Main = 1 "main",
-        /// What a seller is owed. Refunds may drive it negative.
+        /// What a seller has earned on a shard, until it is swept to its home. Refunds may drive it
+        /// negative.
         Payable = 2 "payable",
-        /// The other side of all money that enters or leaves. Its party is 0; its balance is
-        /// minus what is inside.
+        /// The other side of all money that enters or leaves. Its party is 0, and every shard has
+        /// a part of it; together, its balance is minus what is inside.
         Clearing = 3 "clearing",
+        /// What was swept to a seller's home and can be paid out. Refunds may drive it negative.
+        Settlement = 4 "settlement",
+        /// Money that came for somebody who can't take it, until a person decides.
+        Suspense = 5 "suspense",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     AccountKind, Amount, ChangeId, Currency, ItemId, Offset, OrderId, OrderState, Outcome, Party,
-    PaymentMethod, Quantity,
+    PaymentMethod, Quantity, Time,
 };
 
 /// The answer to one command.
@@ -41,6 +41,8 @@ pub struct OrderView {
     pub refunded: Amount,
     /// Its newest record in the log.
     pub offset: Offset,
+    /// When it expires if it isn't paid; 0: never, or it is past that.
+    pub deadline: Time,
     /// Its lines as they were ordered. A refused order keeps none.
     pub lines: Vec<LineView>,
 }
@@ -84,9 +86,17 @@ pub struct ItemView {
     pub price: Amount,
     /// What it is priced in.
     pub currency: Currency,
-    /// Units it was created with and restocked by.
+    /// When its sale begins; 0: at once.
+    pub opens: Time,
+    /// When its sale ends; 0: never.
+    pub closes: Time,
+    /// The most units for one buyer; 0: no limit.
+    pub limit: u32,
+    /// Units it was created with and restocked by; 0 on a shard that isn't its home.
     pub stocked: u64,
-    /// Units that an order can still have.
+    /// Units that its home has granted to nobody.
+    pub pool: u64,
+    /// Units that orders here can have without asking.
     pub available: u64,
     /// Units set aside for orders that wait for payment.
     pub reserved: u64,

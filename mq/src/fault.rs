@@ -38,6 +38,7 @@ struct Script {
     fail_write_in: Option<u64>,
     fail_sync_in: Option<u64>,
     lie_after_syncs: Option<u64>,
+    misdirect_write_in: Option<u64>,
     space_bytes: Option<u64>,
 }
 
@@ -113,6 +114,12 @@ impl FaultyDisk {
     /// After `n` more syncs they return `Ok` and make nothing durable.
     pub fn lie_after(&self, n: u64) {
         self.state().script.lie_after_syncs = Some(n);
+    }
+
+    /// The `n`-th write from now, 1 being the next, lands in another place of its file, where it
+    /// replaces what was there, and says that it worked.
+    pub fn misdirect_write(&self, n: u64) {
+        self.state().script.misdirect_write_in = Some(n);
     }
 
     /// The bytes of a file, as reads show them.
@@ -228,7 +235,12 @@ impl DiskFile for FaultyFile {
         assert!(aligned(bytes.len()) && aligned(position as usize), "direct I/O is aligned");
         let mut state = self.state()?;
         let (room, error) = state.script.next_write(bytes.len());
-        state.files[self.file].write(&bytes[..room], position as usize);
+        let length = state.files[self.file].shown.len();
+        let position = match count_down(&mut state.script.misdirect_write_in) {
+            true => astray(position as usize, length),
+            false => position as usize,
+        };
+        state.files[self.file].write(&bytes[..room], position);
         error.map_or(Ok(()), Err)
     }
 
@@ -368,6 +380,12 @@ impl Script {
         let full = room < bytes;
         (room, full.then(|| io::ErrorKind::StorageFull.into()))
     }
+}
+
+/// Where a write goes that doesn't go where it should.
+fn astray(position: usize, length: usize) -> usize {
+    let blocks = (length / BLOCK_BYTES).max(2);
+    (position / BLOCK_BYTES + blocks / 2) % blocks * BLOCK_BYTES
 }
 
 /// Whether this was the one that `left` counted down to.

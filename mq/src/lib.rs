@@ -50,6 +50,9 @@ pub trait Log: Send {
     /// [`LogError::Trimmed`].
     fn read(&self, shard: ShardId, from: Offset) -> Result<Box<dyn FrameSource + '_>, LogError>;
 
+    /// Reads all frames of all shards that are kept, each shard's in their order.
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError>;
+
     /// Forgets frames all of whose records are before these offsets. Never more than asked, and
     /// often less: an engine forgets what it can as a whole.
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError>;

@@ -251,8 +251,23 @@ impl Log for LocalLog {
             .enumerate()
             .find_map(|(at, segment)| Some((at, segment.seek(shard, from)?)));
         let (segment, position) = start.unwrap_or((self.segments.len(), 0));
-        let payload = 0..0;
+        let (shard, payload) = (Some(shard), 0..0);
         Ok(Box::new(LocalFrames { log: self, shard, from, segment, position, scan: None, payload }))
+    }
+
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError> {
+        if self.poisoned {
+            return Err(LogError::Poisoned);
+        }
+        Ok(Box::new(LocalFrames {
+            log: self,
+            shard: None,
+            from: Offset(0),
+            segment: 0,
+            position: 0,
+            scan: None,
+            payload: 0..0,
+        }))
     }
 
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {
@@ -269,10 +284,10 @@ impl Log for LocalLog {
     }
 }
 
-/// A shard's frames, read write by write.
+/// The frames of a shard, or of all, read write by write.
 struct LocalFrames<'a> {
     log: &'a LocalLog,
-    shard: ShardId,
+    shard: Option<ShardId>,
     from: Offset,
     /// The segment that is read next, or now.
     segment: usize,
@@ -314,7 +329,8 @@ impl LocalFrames<'_> {
                 };
                 let frame = self.payload.start..self.payload.start + length;
                 self.payload.start = frame.end;
-                if header.shard.get() == self.shard.0 && ends::is_wanted(header, self.from) {
+                let is_ours = self.shard.is_none_or(|shard| header.shard.get() == shard.0);
+                if is_ours && ends::is_wanted(header, self.from) {
                     return Ok(Some(frame));
                 }
             }

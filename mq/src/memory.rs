@@ -41,7 +41,7 @@ impl Log for MemoryLog {
     fn read(&self, shard: ShardId, from: Offset) -> Result<Box<dyn FrameSource + '_>, LogError> {
         let from = from.max(Offset(1));
         let Some(frames) = self.shards.get(&shard) else {
-            return Ok(Box::new(MemoryFrames { frames: None, from }));
+            return Ok(Box::new(MemoryFrames { frames: Box::new(std::iter::empty()), from }));
         };
         let first = frames.front().map_or(self.end(shard).next, |frame| {
             Offset(ends::header(frame).expect("a kept frame has a header").first_offset.get())
@@ -49,7 +49,12 @@ impl Log for MemoryLog {
         if from < first {
             return Err(LogError::Trimmed { shard, first });
         }
-        Ok(Box::new(MemoryFrames { frames: Some(frames.iter()), from }))
+        Ok(Box::new(MemoryFrames { frames: Box::new(frames.iter()), from }))
+    }
+
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError> {
+        let frames = Box::new(self.shards.values().flatten());
+        Ok(Box::new(MemoryFrames { frames, from: Offset(0) }))
     }
 
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {
@@ -75,14 +80,13 @@ impl Log for MemoryLog {
 }
 
 struct MemoryFrames<'a> {
-    frames: Option<std::collections::vec_deque::Iter<'a, Box<[u8]>>>,
+    frames: Box<dyn Iterator<Item = &'a Box<[u8]>> + 'a>,
     from: Offset,
 }
 
 impl FrameSource for MemoryFrames<'_> {
     fn next(&mut self) -> Result<Option<Frame<'_>>, LogError> {
-        let Some(frames) = &mut self.frames else { return Ok(None) };
-        for bytes in frames.by_ref() {
+        for bytes in self.frames.by_ref() {
             let (frame, _) = Frame::split(bytes)
                 .map_err(|error| LogError::Damage { position: 0, what: Damage::Frame(error) })?;
             if ends::is_wanted(frame.header, self.from) {

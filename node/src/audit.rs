@@ -3,7 +3,8 @@
 //! Three ways, which have nothing in common but the log. The engine checks that the frames are
 //! the ones that were written, each behind the other. The core executes every command again and
 //! must write the same bytes. And plain sums over the records, kept here without the core,
-//! must agree with the state that the core arrived at, and with the laws of conservation.
+//! must agree with the state that the core arrived at, and with the laws of conservation, over
+//! all shards and what is under way between them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +13,14 @@ use std::sync::Arc;
 use foldhash::HashMap;
 use model::record::{Body, Record};
 use model::reply::{Query, View};
-use model::{Offset, OrderId, OrderState, OrderView, Outcome, Party, PaymentMethod};
+use model::{
+    Offset, OrderId, OrderState, OrderView, Outcome, Party, PaymentMethod, Realm, ShardId,
+};
 use mq::{DirDisk, Ending, LocalReader, LogError};
-use txn_core::Shard;
+use txn_core::{Capacity, Shard, SpareRegions};
 
-use crate::replay::Replay;
+use crate::conservation::Imbalance;
+use crate::replay::{Difference, Replay};
 use crate::{DataDir, DataDirError};
 
 /// What an audit found. `ok` only when nothing at all is wrong.
@@ -35,6 +39,11 @@ pub struct Audit {
     /// Currencies whose debits and credits differ, accounts overdrawn that may not be, items
     /// whose units don't add up, and sums that differ from the core's.
     pub unbalanced: u64,
+    /// Streams whose two ends don't fit: the copy was taken at different moments. Then units and
+    /// money are not compared over the shards.
+    pub inconsistent: u64,
+    /// The first record that differs from what the core decides: its shard and offset.
+    pub first_difference: Option<(ShardId, Offset)>,
     /// Units of orders that were paid.
     pub units_sold: u64,
     /// Units of those that were refunded.
@@ -85,11 +94,18 @@ pub enum AuditError {
 /// Problems told in words; the rest is counted.
 const PROBLEMS_MAX: usize = 20;
 
-/// Audits the directory, and shows `visit` every record with its offset.
-pub fn audit(path: &Path, mut visit: impl FnMut(&Record<'_>, Offset)) -> Result<Audit, AuditError> {
+/// Audits the directory, and shows `visit` every record with its shard and offset there.
+pub fn audit(
+    path: &Path,
+    mut visit: impl FnMut(&Record<'_>, ShardId, Offset),
+) -> Result<Audit, AuditError> {
     let dir = DataDir::open(path)?;
     let disk = Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir))?);
-    let mut books = Books { shard: Shard::new(dir.hash_seed()), ..Books::default() };
+    let placement = dir.placement(1, Capacity::default());
+    let spare = SpareRegions::default();
+    let ids = (0..placement.shards).map(ShardId);
+    let mut books =
+        Books { shards: ids.map(|id| placement.shard(id, &spare)).collect(), ..Books::default() };
     books.audit.shards = dir.shards();
     let mut reader = match LocalReader::open(disk) {
         Ok(reader) => reader,
@@ -109,16 +125,23 @@ pub fn audit(path: &Path, mut visit: impl FnMut(&Record<'_>, Offset)) -> Result<
             }
             Err(error) => return Err(AuditError::Log(error)),
         };
-        if let Err(difference) = books.replay.apply(&mut books.shard, frame) {
+        let number = usize::from(frame.header.shard.get());
+        let applied = match books.shards.get_mut(number) {
+            Some(shard) => books.replay.apply(shard, frame),
+            None => Err(Difference::foreign(&frame)),
+        };
+        if let Err(difference) = applied {
             books.audit.duplicated += u64::from(difference.repeated);
+            books.audit.first_difference = Some((difference.shard, difference.offset));
             books.problem(format!("the log does not execute to what it records, at {difference}"));
             break; // From here on the state isn't the one that decided.
         }
+        let shard = frame.place().shard;
         let mut offset = Offset(frame.header.first_offset.get());
         for record in frame.records() {
             let record = record.expect("the core has just executed it");
-            visit(&record, offset);
-            books.add(&record, offset);
+            visit(&record, shard, offset);
+            books.add(&record, shard, offset);
             offset.0 += 1;
         }
     }
@@ -143,24 +166,28 @@ struct Units {
     out: i128,
 }
 
+#[derive(Default)]
 struct Books {
-    shard: Shard,
+    /// By number.
+    shards: Vec<Shard>,
     replay: Replay,
-    items: HashMap<u64, Units>,
+    items: HashMap<(Realm, u64), Units>,
     /// Units refunded so far, by order and line.
-    refunds: HashMap<(u64, u128), Vec<u64>>,
+    refunds: HashMap<(Realm, u64, u128), Vec<u64>>,
     audit: Audit,
 }
 
-impl Default for Books {
-    fn default() -> Books {
-        Books {
-            shard: Shard::new(0),
-            replay: Replay::default(),
-            items: HashMap::default(),
-            refunds: HashMap::default(),
-            audit: Audit::default(),
-        }
+/// Where a record stands, and where the order that it is about is found.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: ShardId,
+    offset: Offset,
+    realm: Realm,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "shard {}, offset {}", self.shard, self.offset)
     }
 }
 
@@ -172,8 +199,10 @@ impl Books {
     }
 
     /// Adds a record to the sums.
-    fn add(&mut self, record: &Record<'_>, offset: Offset) {
+    fn add(&mut self, record: &Record<'_>, shard: ShardId, offset: Offset) {
         self.audit.records += 1;
+        let realm = record.realm();
+        let place = Place { shard, offset, realm };
         if record.outcome() != Some(Outcome::Ok) {
             return;
         }
@@ -190,11 +219,12 @@ impl Books {
                     let quantity = u64::from(line.quantity.get());
                     units += quantity;
                     total += i128::from(line.unit_price.get()) * i128::from(quantity);
-                    self.items.entry(line.item.get()).or_default().out += i128::from(quantity);
+                    let item = (realm, line.item.get());
+                    self.items.entry(item).or_default().out += i128::from(quantity);
                 }
                 if total != amount {
                     self.audit.unbalanced += 1;
-                    self.problem(format!("offset {offset}: lines of {total}, total of {amount}"));
+                    self.problem(format!("{place}: lines of {total}, total of {amount}"));
                 }
                 if leg.method != PaymentMethod::Awaited as u8 {
                     self.audit.units_sold += units;
@@ -202,28 +232,45 @@ impl Books {
                 }
             }
             Body::Pay(body) => {
-                let Some(order) = self.order(record.party(), body.order.get(), offset) else {
+                let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
                 self.audit.units_sold += units_of(&order);
                 self.earn(order.currency.numeric(), amount);
             }
             Body::Cancel(body) => {
-                let Some(order) = self.order(record.party(), body.order.get(), offset) else {
+                let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
-                for line in &order.lines {
-                    self.items.entry(line.item.0).or_default().out -= i128::from(line.quantity.0);
-                }
+                self.release(&order, realm);
+            }
+            Body::Timer(body) => {
+                let Some(order) = self.order(record.party(), body.order.get(), place) else {
+                    return;
+                };
+                self.release(&order, realm);
             }
             Body::Refund { refund, lines } => {
-                let Some(order) = self.order(record.party(), refund.order.get(), offset) else {
+                let Some(order) = self.order(record.party(), refund.order.get(), place) else {
                     return;
                 };
                 self.earn(order.currency.numeric(), -amount);
-                self.refunded(&order, refund.flags != 0, lines, offset);
+                self.refunded(&order, refund.flags != 0, lines, place);
             }
-            Body::CreateAccount(_) | Body::Transfer(_) => {}
+            Body::CreateAccount(_)
+            | Body::Transfer(_)
+            | Body::UpdateItem(_)
+            | Body::Deliver { .. }
+            | Body::Stock(_)
+            | Body::Sweep(_) => {}
+        }
+    }
+
+    /// An order's units went back.
+    fn release(&mut self, order: &OrderView, realm: Realm) {
+        for line in &order.lines {
+            let item = (realm, line.item.0);
+            self.items.entry(item).or_default().out -= i128::from(line.quantity.0);
         }
     }
 
@@ -232,7 +279,7 @@ impl Books {
         order: &OrderView,
         restock: bool,
         lines: &[model::record::RefundLine],
-        offset: Offset,
+        place: Place,
     ) {
         // A refund without lines names nothing: what it gave back is what the order shows as
         // refunded beyond what earlier refunds named, so those are kept by line.
@@ -240,16 +287,16 @@ impl Books {
         if lines.is_empty() {
             if order.state != OrderState::Refunded {
                 self.audit.unbalanced += 1;
-                self.problem(format!("offset {offset}: all was refunded and something is left"));
+                self.problem(format!("{place}: all was refunded and something is left"));
             }
-            let key = (order.buyer.0, order.id.0);
+            let key = (place.realm, order.buyer.0, order.id.0);
             let before = self.refunds.remove(&key).unwrap_or_default();
             for (number, line) in order.lines.iter().enumerate() {
                 let earlier = before.get(number).copied().unwrap_or(0);
                 units.push((line.item.0, u64::from(line.quantity.0) - earlier));
             }
         } else {
-            let key = (order.buyer.0, order.id.0);
+            let key = (place.realm, order.buyer.0, order.id.0);
             let before = self.refunds.entry(key).or_default();
             before.resize(order.lines.len(), 0);
             for line in lines {
@@ -261,21 +308,23 @@ impl Books {
         for (item, quantity) in units {
             self.audit.units_refunded += quantity;
             if restock {
-                self.items.entry(item).or_default().out -= i128::from(quantity);
+                self.items.entry((place.realm, item)).or_default().out -= i128::from(quantity);
             }
         }
     }
 
     fn item(&mut self, record: &Record<'_>) -> &mut Units {
-        self.items.entry(record.header.scope.get()).or_default()
+        self.items.entry((record.realm(), record.header.scope.get())).or_default()
     }
 
-    fn order(&mut self, buyer: Party, id: u128, offset: Offset) -> Option<OrderView> {
-        if let View::Order(order) = self.shard.query(Query::Order(buyer, OrderId(id))) {
+    fn order(&mut self, buyer: Party, id: u128, place: Place) -> Option<OrderView> {
+        let shard = &self.shards[usize::from(place.shard.0)];
+        let query = Query::Order(buyer, OrderId(id));
+        if let View::Order(order) = shard.query_in(place.realm, query) {
             return Some(order);
         }
         self.audit.unbalanced += 1;
-        self.problem(format!("offset {offset}: changes an order that isn't there"));
+        self.problem(format!("{place}: changes an order that isn't there"));
         None
     }
 
@@ -289,52 +338,49 @@ impl Books {
 
     /// Compares the sums with the core's state, and the state with the laws.
     fn close(&mut self) {
+        // A log that ends early has nothing to say of the whole.
+        if self.audit.problems.is_empty() {
+            self.compare_units(Realm::Live);
+            self.compare_units(Realm::Drill);
+            let shards: Vec<&Shard> = self.shards.iter().collect();
+            let found = [Realm::Live, Realm::Drill].map(|realm| Imbalance::of(&shards, realm));
+            for Imbalance { inconsistent, unbalanced, oversold } in found {
+                self.audit.inconsistent += inconsistent.len() as u64;
+                self.audit.unbalanced += unbalanced.len() as u64;
+                self.audit.oversold += oversold.len() as u64;
+                for problem in inconsistent.into_iter().chain(oversold).chain(unbalanced) {
+                    self.problem(problem);
+                }
+            }
+        }
+        let hashes = self.shards.iter().map(Shard::state_hash);
+        self.audit.state_hash = hashes.fold(0, |all: u64, one| all.rotate_left(7) ^ one);
+    }
+
+    /// What the records say of units must be what the shards say, all together.
+    fn compare_units(&mut self, realm: Realm) {
+        let mut held = HashMap::<u64, Units>::default();
+        for item in self.shards.iter().flat_map(|shard| shard.items(realm)) {
+            let units = held.entry(item.item.0).or_default();
+            units.stocked += u128::from(item.stocked);
+            units.out += i128::from(item.reserved) + i128::from(item.sold);
+        }
         let mut problems = Vec::new();
-        let (mut oversold, mut unbalanced) = (0, 0);
-        for (item, balanced) in self.shard.items() {
-            let units = self.items.get(&item.item.0).copied().unwrap_or_default();
-            if units.out > units.stocked as i128 {
-                oversold += 1;
+        for (item, held) in held {
+            let summed = self.items.get(&(realm, item)).copied().unwrap_or_default();
+            if held.stocked != summed.stocked || held.out != summed.out {
                 problems.push(format!(
-                    "item {}: {} units went out, {} came in",
-                    item.item, units.out, units.stocked
-                ));
-            }
-            let out = i128::from(item.reserved) + i128::from(item.sold);
-            if !balanced || u128::from(item.stocked) != units.stocked || out != units.out {
-                unbalanced += 1;
-                problems.push(format!(
-                    "item {}: stocked {}, available {}, reserved {}, sold {}; the log sums to \
-                     {} stocked, {} out",
-                    item.item,
-                    item.stocked,
-                    item.available,
-                    item.reserved,
-                    item.sold,
-                    units.stocked,
-                    units.out
+                    "item {item}: stocked {}, reserved and sold {}; the log sums to {} stocked, \
+                     {} out",
+                    held.stocked, held.out, summed.stocked, summed.out
                 ));
             }
         }
-        for (currency, balance) in self.shard.balances() {
-            if balance.debits != balance.credits {
-                unbalanced += 1;
-                problems.push(format!(
-                    "{currency}: debits of {}, credits of {}",
-                    balance.debits, balance.credits
-                ));
-            }
-            if balance.overdrawn > 0 {
-                unbalanced += balance.overdrawn;
-                problems.push(format!("{currency}: {} accounts overdrawn", balance.overdrawn));
-            }
-        }
-        self.audit.oversold += oversold;
-        self.audit.unbalanced += unbalanced;
+        problems.sort();
+        self.audit.unbalanced += problems.len() as u64;
         for problem in problems {
             self.problem(problem);
         }
-        self.audit.state_hash = self.shard.state_hash();
     }
 }
 

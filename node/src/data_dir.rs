@@ -3,12 +3,20 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use txn_core::{Capacity, Seat};
+
+use crate::Placement;
 
 /// The version of the directory's arrangement.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
+/// Ten years.
+const SETTLE_STEP_MAX_S: u64 = 10 * 366 * 24 * 60 * 60;
+/// Shards of a directory, unless told otherwise.
+const SHARDS: u16 = 16;
 /// Segments of 64 MiB: some tenths of a second of the busiest log, made ahead in less.
 const SEGMENT_BYTES: u64 = 64 << 20;
 const META: &str = "crest.json";
@@ -23,6 +31,8 @@ struct Meta {
     shards: u16,
     /// Bytes of a segment of the log.
     segment_bytes: u64,
+    /// The length of a settlement step in seconds.
+    settle_step_s: u64,
     /// Seeds the shards' hash tables, so that nobody can choose ids that collide.
     hash_seed: String,
 }
@@ -80,15 +90,35 @@ pub enum DataDirError {
         /// Its layout.
         found: u32,
     },
-    /// More shards than this version runs.
-    #[error(
-        "{shards} shards: this version runs one; more need the streams between shards, \
-         which it doesn't have yet"
-    )]
+    /// A number of shards that can't be, or isn't that of the directory.
+    #[error("{shards} shards: {why}")]
     Shards {
         /// How many.
         shards: u16,
+        /// Why not.
+        why: String,
     },
+    /// A settlement step that can't be, or isn't that of the directory.
+    #[error("a settlement step of {seconds} s: {why}")]
+    SettleStep {
+        /// How long.
+        seconds: u64,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// What a directory is made with. What isn't told has a default; an existing directory keeps what
+/// it was made with, and asking it for something else is refused.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MakeDir {
+    /// Over how many shards its parties are spread: 1 to 256, 16 unless told.
+    pub shards: Option<u16>,
+    /// Bytes of a segment of its log; 64 MiB unless told.
+    pub segment_bytes: Option<u64>,
+    /// Seconds of a settlement step, 1 to ten years: what sellers earn is pending until the step
+    /// in which they earned it and the next one are over. A day unless told.
+    pub settle_step_s: Option<u64>,
 }
 
 impl DataDirError {
@@ -100,15 +130,11 @@ impl DataDirError {
 }
 
 impl DataDir {
-    /// Opens the directory, or makes it with `shards` shards. The number of an existing
-    /// directory stays; asking it for another is refused.
-    pub fn create_or_open(
-        path: &Path,
-        shards: Option<u16>,
-        segment_bytes: Option<u64>,
-    ) -> Result<DataDir, DataDirError> {
-        let shards_wanted = shards.unwrap_or(1);
-        supported(shards_wanted)?;
+    /// Opens the directory, or makes it.
+    pub fn create_or_open(path: &Path, make: MakeDir) -> Result<DataDir, DataDirError> {
+        let shards = make.shards.unwrap_or(SHARDS);
+        let settle_step_s = make.settle_step_s.unwrap_or(Seat::SETTLE_STEP.as_secs());
+        supported(shards, settle_step_s)?;
         make_durably(path)?;
         let meta_path = path.join(META);
         if !meta_path.exists() {
@@ -122,8 +148,9 @@ impl DataDir {
             if !meta_path.exists() {
                 let meta = Meta {
                     layout: LAYOUT,
-                    shards: shards_wanted,
-                    segment_bytes: segment_bytes.unwrap_or(SEGMENT_BYTES),
+                    shards,
+                    segment_bytes: make.segment_bytes.unwrap_or(SEGMENT_BYTES),
+                    settle_step_s,
                     hash_seed: format!("{:016x}", random(path)?),
                 };
                 write_meta(path, &meta)?;
@@ -135,10 +162,16 @@ impl DataDir {
             }
         }
         let dir = DataDir::open(path)?;
-        match shards {
-            Some(shards) if shards != dir.meta.shards => Err(DataDirError::Shards { shards }),
-            _ => Ok(dir),
+        if let Some(shards) = make.shards.filter(|shards| *shards != dir.meta.shards) {
+            let why = format!("{} was made with {}", path.display(), dir.meta.shards);
+            return Err(DataDirError::Shards { shards, why });
         }
+        let step = make.settle_step_s.filter(|step| *step != dir.meta.settle_step_s);
+        if let Some(seconds) = step {
+            let why = format!("{} was made with {} s", path.display(), dir.meta.settle_step_s);
+            return Err(DataDirError::SettleStep { seconds, why });
+        }
+        Ok(dir)
     }
 
     /// Opens an existing directory.
@@ -160,7 +193,7 @@ impl DataDir {
         if meta.layout != LAYOUT {
             return Err(DataDirError::Layout { path: path.to_path_buf(), found: meta.layout });
         }
-        supported(meta.shards)?;
+        supported(meta.shards, meta.settle_step_s)?;
         let log = path.join(LOG);
         fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
         Ok(DataDir { path: path.to_path_buf(), meta, _lock: lock })
@@ -176,9 +209,15 @@ impl DataDir {
         self.meta.segment_bytes
     }
 
-    /// What its shards' tables are seeded with.
-    pub fn hash_seed(&self) -> u64 {
-        u64::from_str_radix(&self.meta.hash_seed, 16).unwrap_or_default()
+    /// How its shards are made.
+    pub fn placement(&self, groups: usize, capacity: Capacity) -> Placement {
+        Placement {
+            shards: self.meta.shards,
+            groups,
+            settle_step: Duration::from_secs(self.meta.settle_step_s),
+            hash_seed: u64::from_str_radix(&self.meta.hash_seed, 16).unwrap_or_default(),
+            capacity,
+        }
     }
 
     /// Where its log is.
@@ -192,9 +231,16 @@ impl DataDir {
     }
 }
 
-fn supported(shards: u16) -> Result<(), DataDirError> {
-    // Buyers are hashed over any number; units and money can't travel between shards yet.
-    if shards == 1 { Ok(()) } else { Err(DataDirError::Shards { shards }) }
+fn supported(shards: u16, settle_step_s: u64) -> Result<(), DataDirError> {
+    if !(1..=Seat::SHARDS_MAX).contains(&shards) {
+        let why = format!("there can be 1 to {}", Seat::SHARDS_MAX);
+        return Err(DataDirError::Shards { shards, why });
+    }
+    if !(1..=SETTLE_STEP_MAX_S).contains(&settle_step_s) {
+        let why = format!("it can be 1 to {SETTLE_STEP_MAX_S} s");
+        return Err(DataDirError::SettleStep { seconds: settle_step_s, why });
+    }
+    Ok(())
 }
 
 fn io_at(path: &Path, source: io::Error) -> DataDirError {
@@ -245,35 +291,46 @@ fn sync_dir(path: &Path) -> Result<(), DataDirError> {
 mod tests {
     use super::*;
 
+    const NEW: MakeDir = MakeDir { shards: None, segment_bytes: None, settle_step_s: None };
+
     #[test]
     fn a_directory_keeps_what_it_was_made_with_and_has_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let seed = {
-            let made = DataDir::create_or_open(&path, None, None).unwrap();
-            assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
-            made.hash_seed()
-        };
-        let again = DataDir::create_or_open(&path, Some(1), None).unwrap();
-        assert_eq!((again.shards(), again.hash_seed()), (1, seed));
+        let seed = |dir: &DataDir| dir.placement(1, Capacity::default()).hash_seed;
+        let made = DataDir::create_or_open(&path, NEW).unwrap();
+        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
+        let first = seed(&made);
+        drop(made);
+        let again = DataDir::create_or_open(&path, MakeDir { shards: Some(16), ..NEW }).unwrap();
+        assert_eq!((again.shards(), seed(&again)), (16, first));
     }
 
     #[test]
     fn what_it_can_not_use_it_refuses_with_words() {
         let dir = tempfile::tempdir().unwrap();
-        let error = DataDir::create_or_open(dir.path(), Some(16), None).unwrap_err().to_string();
-        assert!(error.starts_with("16 shards: this version runs one"), "{error}");
+        let refused = |path: &Path, make| {
+            DataDir::create_or_open(path, make).map(|_| ()).unwrap_err().to_string()
+        };
+        let error = refused(dir.path(), MakeDir { shards: Some(257), ..NEW });
+        assert!(error.starts_with("257 shards: there can be 1 to 256"), "{error}");
+        let error = refused(dir.path(), MakeDir { settle_step_s: Some(0), ..NEW });
+        assert!(error.starts_with("a settlement step of 0 s: it can be 1 to"), "{error}");
         let error = DataDir::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("holds no data of Crest"), "{error}");
         fs::write(dir.path().join("holiday.jpg"), "x").unwrap();
-        let error = DataDir::create_or_open(dir.path(), None, None).unwrap_err().to_string();
+        let error = refused(dir.path(), NEW);
         assert!(error.contains("is not empty"), "{error}");
-        fs::write(
-            dir.path().join(META),
-            r#"{"layout":9,"shards":1,"segment_bytes":1,"hash_seed":"0"}"#,
-        )
-        .unwrap();
-        let error = DataDir::open(dir.path()).unwrap_err().to_string();
+
+        let made = dir.path().join("data");
+        drop(DataDir::create_or_open(&made, MakeDir { shards: Some(4), ..NEW }).unwrap());
+        let error = refused(&made, MakeDir { shards: Some(16), ..NEW });
+        assert!(error.contains("was made with 4"), "{error}");
+        let error = refused(&made, MakeDir { settle_step_s: Some(7), ..NEW });
+        assert!(error.contains("was made with 86400 s"), "{error}");
+        let meta = r#"{"layout":9,"shards":1,"segment_bytes":1,"settle_step_s":1,"hash_seed":"0"}"#;
+        fs::write(made.join(META), meta).unwrap();
+        let error = DataDir::open(&made).unwrap_err().to_string();
         assert!(error.contains("has layout 9"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! The way to a shard and back.
+//! The way to a group of shards and back.
 //!
 //! What is submitted from any thread travels alone, and its answer comes back by a channel of
 //! its own. What is submitted on a reactor ([`LocalHandle`](crate::LocalHandle)) travels with
@@ -11,12 +11,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use model::Reply;
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
+use model::{Realm, Reply, ShardId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::stages::{ShardTicks, Stages, Ticks};
+use crate::group::Message as ShardMessage;
+use crate::stages::{self, GroupTicks, Stages, Ticks};
 
 /// Submissions that may wait for a shard.
 const INBOX_MESSAGES: usize = 16_384;
@@ -31,7 +32,7 @@ pub struct Answer {
     /// What became of them.
     pub replies: Vec<Reply>,
     /// When they came and when they were durable.
-    pub ticks: ShardTicks,
+    pub ticks: GroupTicks,
 }
 
 /// The shard has as much waiting as it may. Trying again later can help.
@@ -62,18 +63,14 @@ pub(crate) struct Message {
 
 pub(crate) enum Asked {
     Commands { commands: CommandBuffer, replies: Vec<Reply>, submitted: Ticks },
-    Query(Query),
+    Query(ShardId, Realm, Query),
 }
 
 impl Asked {
     /// Commands with memory for their replies.
-    pub(crate) fn commands(
-        commands: CommandBuffer,
-        mut replies: Vec<Reply>,
-        stages: &Stages,
-    ) -> Asked {
+    pub(crate) fn commands(commands: CommandBuffer, mut replies: Vec<Reply>) -> Asked {
         replies.clear();
-        Asked::Commands { commands, replies, submitted: stages.now() }
+        Asked::Commands { commands, replies, submitted: stages::now() }
     }
 }
 
@@ -116,6 +113,10 @@ pub(crate) enum Parcel {
     Batch(usize, Vec<Message>, Vec<(usize, Answered)>),
     /// A reactor will hand in batches; its answers go here.
     Reactor(usize, mpsc::UnboundedSender<Return>),
+    /// What other shards have to say to those of this group.
+    Streams(Vec<ShardMessage>),
+    /// Whether rehearsal is stopped.
+    StopDrill(bool),
 }
 
 /// Answers for one reactor, each with its waiter; and messages' memory back.
@@ -162,20 +163,20 @@ impl Asked {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Asked::Commands { commands, .. } => commands.bytes().len().min(INBOX_BYTES),
-            Asked::Query(_) => 0,
+            Asked::Query(..) => 0,
         }
     }
 }
 
 /// Submits to a shard, from any thread.
 #[derive(Clone)]
-pub struct ShardHandle {
+pub struct GroupHandle {
     pub(crate) parcels: mpsc::UnboundedSender<Parcel>,
     pub(crate) room: Arc<Room>,
     pub(crate) stages: Arc<Stages>,
 }
 
-impl ShardHandle {
+impl GroupHandle {
     /// Where the time of what is submitted is recorded.
     pub fn stages(&self) -> &Arc<Stages> {
         &self.stages
@@ -193,13 +194,24 @@ impl ShardHandle {
         commands: CommandBuffer,
         replies: Vec<Reply>,
     ) -> Result<Answer, SubmitError> {
-        let asked = Asked::commands(commands, replies, &self.stages);
-        self.ask(asked).await.map(Found::answer)
+        self.ask(Asked::commands(commands, replies)).await.map(Found::answer)
     }
 
     /// Reads. What it shows is durable.
-    pub async fn query(&self, query: Query) -> Result<View, SubmitError> {
-        self.ask(Asked::Query(query)).await.map(Found::view)
+    pub async fn query(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        query: Query,
+    ) -> Result<View, SubmitError> {
+        self.ask(Asked::Query(shard, realm, query)).await.map(Found::view)
+    }
+
+    /// Stops all rehearsal, or lets it go on: what is asked for there is answered by
+    /// [`Outcome::Busy`](model::Outcome::Busy), and its timers and streams stand still.
+    pub fn stop_drill(&self, stopped: bool) {
+        // A group that has ended rehearses nothing.
+        let _ = self.parcels.send(Parcel::StopDrill(stopped));
     }
 
     async fn ask(&self, asked: Asked) -> Answered {
@@ -247,10 +259,10 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(stages: Arc<Stages>) -> (ShardHandle, Incoming) {
+    pub(crate) fn new(stages: Arc<Stages>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
-        (ShardHandle { parcels: sender, room: room.clone(), stages }, Incoming { parcels, room })
+        (GroupHandle { parcels: sender, room: room.clone(), stages }, Incoming { parcels, room })
     }
 
     /// Waits for parcels and adds up to `most` of them. None come when every handle is dropped.

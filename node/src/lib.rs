@@ -2,15 +2,16 @@
 //! only then lets the answers out.
 //!
 //! ```text
-//! ShardHandle::submit ─▶ inbox ─▶ apply ─▶ frame ─▶ log thread: append + sync ─▶ release
+//! GroupHandle::submit ─▶ inbox ─▶ apply ─▶ frame ─▶ log thread: append + sync ─▶ release
 //! ```
 //!
 //! A reactor submits through a [`LocalHandle`], whose [`Courier`] takes what all its tasks have as
 //! one message, and brings the answers back as one.
 //!
-//! A [`ShardTask`] is the only writer of its shard. It runs on whatever reactor spawns it, and
-//! never waits for the disk: a thread beside it does. Group commit needs no timer: what arrives
-//! while a sync is in flight is the next group.
+//! A [`ShardGroup`] is what one reactor decides for its shards, without a clock or a socket. A
+//! [`GroupTask`] runs it and is the only writer of its shards. It runs on whatever reactor spawns
+//! it, and never waits for the disk: a thread beside it does. Group commit needs no timer: what
+//! arrives while a sync is in flight is the next group.
 //!
 //! [`stages`] says where the time of a request went, and [`ThreadTimes`] that of a thread.
 //!
@@ -20,25 +21,30 @@
 mod audit;
 mod clock;
 mod commit;
+mod conservation;
 mod data_dir;
+mod group;
+mod group_task;
 mod inbox;
 mod memory;
 mod open;
 mod reactor;
 mod replay;
 mod rerun;
-mod shard_task;
 pub mod stages;
 mod threads;
 
 pub use audit::{Audit, AuditError, AuditLog, audit};
+pub use clock::{Clock, Now};
 pub use commit::{CommitStats, LogThread};
-pub use data_dir::{DataDir, DataDirError};
-pub use inbox::{Answer, Inbox, Overloaded, ShardHandle, SubmitError};
-pub use open::{OpenError, Opened, open, open_log};
+pub use conservation::Imbalance;
+pub use data_dir::{DataDir, DataDirError, MakeDir};
+pub use group::{Found, Lost, Message, ShardGroup, Token};
+pub use group_task::{GroupTask, ShardFailed};
+pub use inbox::{Answer, GroupHandle, Inbox, Overloaded, SubmitError};
+pub use open::{OpenError, Opened, Placement, open, open_log, recover};
 pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};
-pub use shard_task::{ShardFailed, ShardTask};
 pub use stages::Stages;
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

@@ -14,18 +14,18 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use model::Reply;
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
+use model::{Realm, Reply, ShardId};
 use slab::Slab;
 use tokio::sync::mpsc;
 
 use crate::inbox::{Answer, Answered, Asked, Found, Message, Parcel, Return, ReturnTo};
-use crate::{ShardHandle, Stages, SubmitError};
+use crate::{GroupHandle, Stages, SubmitError};
 
 /// Submits to a shard from one reactor. The courier that belongs to it must run there.
 pub struct LocalHandle {
-    shard: ShardHandle,
+    shard: GroupHandle,
     desk: Rc<Desk>,
 }
 
@@ -36,7 +36,7 @@ pub struct Courier {
     returns: mpsc::UnboundedReceiver<Return>,
 }
 
-impl ShardHandle {
+impl GroupHandle {
     /// For a reactor that submits much: its submissions and their answers travel together. To be
     /// called once for each reactor; the courier is to be spawned on it, and ends after the
     /// handle is dropped.
@@ -56,19 +56,23 @@ impl LocalHandle {
         self.shard.stages()
     }
 
-    /// As [`ShardHandle::submit`].
+    /// As [`GroupHandle::submit`].
     pub async fn submit(
         &self,
         commands: CommandBuffer,
         replies: Vec<Reply>,
     ) -> Result<Answer, SubmitError> {
-        let asked = Asked::commands(commands, replies, &self.shard.stages);
-        self.ask(asked)?.await.map(Found::answer)
+        self.ask(Asked::commands(commands, replies))?.await.map(Found::answer)
     }
 
-    /// As [`ShardHandle::query`].
-    pub async fn query(&self, query: Query) -> Result<View, SubmitError> {
-        self.ask(Asked::Query(query))?.await.map(Found::view)
+    /// As [`GroupHandle::query`].
+    pub async fn query(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        query: Query,
+    ) -> Result<View, SubmitError> {
+        self.ask(Asked::Query(shard, realm, query))?.await.map(Found::view)
     }
 
     fn ask(&self, asked: Asked) -> Result<Waiting<'_>, SubmitError> {

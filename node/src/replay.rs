@@ -4,9 +4,9 @@
 //! decide the commands once more, and compare what it writes with what is in the log, byte by
 //! byte. Anything else than equality is a bug or a forged log, and stops the reader.
 
-use model::Offset;
 use model::frame::{Frame, FrameBuilder};
 use model::record::{RULE_VERSION, Record, Records, clear_outcome};
+use model::{Offset, ShardId, Time};
 use txn_core::Shard;
 
 /// Executes frames again. Keeps its buffers from frame to frame.
@@ -20,8 +20,10 @@ pub struct Replay {
 
 /// Where a log and its execution part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("offset {offset}: {detail}")]
+#[error("shard {shard}, offset {offset}: {detail}")]
 pub struct Difference {
+    /// The shard whose log it is.
+    pub shard: ShardId,
     /// The first record that differs.
     pub offset: Offset,
     /// How.
@@ -30,18 +32,34 @@ pub struct Difference {
     pub repeated: bool,
 }
 
+impl Difference {
+    /// A frame of a shard that there isn't.
+    pub(crate) fn foreign(frame: &Frame<'_>) -> Difference {
+        let Frame { header, .. } = frame;
+        Difference {
+            shard: ShardId(header.shard.get()),
+            offset: Offset(header.first_offset.get()),
+            detail: "the data directory has no such shard".to_string(),
+            repeated: false,
+        }
+    }
+}
+
 impl Replay {
     /// Executes the frame's commands on `shard`, which must stand before its first record.
     pub fn apply(&mut self, shard: &mut Shard, frame: Frame<'_>) -> Result<(), Difference> {
         self.prepare(shard, frame)?;
-        self.execute(shard);
+        self.execute(shard, frame.place().time);
         self.compare(frame)
     }
 
     /// The first step of [`Replay::apply`]: makes the frame's commands undecided again.
     pub(crate) fn prepare(&mut self, shard: &Shard, frame: Frame<'_>) -> Result<(), Difference> {
         let offset = Offset(frame.header.first_offset.get());
-        let difference = |offset, detail: String| Difference { offset, detail, repeated: false };
+        let difference = |offset, detail: String| {
+            let shard = frame.place().shard;
+            Difference { shard, offset, detail, repeated: false }
+        };
         if frame.header.rules.get() != RULE_VERSION {
             let detail = format!(
                 "decided by rules of version {}; this program has version {RULE_VERSION}",
@@ -79,11 +97,14 @@ impl Replay {
     /// The second step: the core decides. Nothing else is in here, and it is never inlined, so
     /// that it can be timed and found in a profile by its name.
     #[inline(never)]
-    pub(crate) fn execute(&mut self, shard: &mut Shard) {
+    pub(crate) fn execute(&mut self, shard: &mut Shard, now: Time) {
         self.replies.clear();
         self.decided = FrameBuilder::reuse(std::mem::take(&mut self.decided).into_bytes());
         let mut commands = Records::new(&self.commands);
-        self.applied = shard.apply(&mut commands, &mut self.decided, &mut self.replies).is_ok();
+        self.applied =
+            shard.apply(now, &mut commands, &mut self.decided, &mut self.replies).is_ok();
+        // What shells learn was done long ago: it is in the log.
+        drop(shard.signals());
     }
 
     /// The third: what was decided must be what the frame says.
@@ -92,7 +113,8 @@ impl Replay {
         let same = self.applied && decided == frame.records;
         if !same {
             let mut offset = Offset(frame.header.first_offset.get());
-            let difference = |offset, detail| Difference { offset, detail, repeated: false };
+            let shard = frame.place().shard;
+            let difference = |offset, detail| Difference { shard, offset, detail, repeated: false };
             for (number, record) in frame.records().enumerate() {
                 let Ok(record) = record else { break };
                 let start = record.bytes.as_ptr() as usize - frame.records.as_ptr() as usize;
@@ -104,7 +126,7 @@ impl Replay {
                     let first = record.outcome().map_or("nothing", |outcome| outcome.word());
                     let repeated = reply.is_some_and(|reply| reply.offset != Some(offset));
                     let detail = format!("logged as {first}, executed again as {again}");
-                    return Err(Difference { offset, detail, repeated });
+                    return Err(Difference { shard, offset, detail, repeated });
                 }
             }
             return Err(difference(offset, "executed again, the frame differs".to_string()));

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::ShardId;
 use model::frame::Frame;
 use mq::{DirDisk, LocalReader, LogError};
-use txn_core::{Capacity, Grown, Shard};
+use txn_core::{Capacity, Grown, Shard, SpareRegions};
 
 use crate::memory;
 use crate::replay::{Difference, Replay};
@@ -56,7 +57,7 @@ impl Step<'_> {
         self.replay.prepare(self.shard, self.frame)?;
         let before = self.shard.grown();
         let start = Instant::now();
-        self.replay.execute(self.shard);
+        self.replay.execute(self.shard, self.frame.place().time);
         let took = start.elapsed();
         self.replay.compare(self.frame)?;
         Ok(Ran { took, grown: self.shard.grown().since(before) })
@@ -77,12 +78,16 @@ pub fn rerun<E: From<RerunError>>(
     let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir));
     let disk = Arc::new(disk.map_err(RerunError::from)?);
     let mut reader = LocalReader::open(disk).map_err(RerunError::from)?;
-    let mut shard = Shard::new(dir.hash_seed());
-    memory::fill(shard.spare_regions());
-    shard.reserve(capacity);
+    let spare = SpareRegions::default();
+    memory::fill(&spare);
+    let placement = dir.placement(1, capacity);
+    let mut shards: Vec<Shard> =
+        (0..placement.shards).map(|id| placement.shard(ShardId(id), &spare)).collect();
     let mut replay = Replay::default();
     while let Some((_, frame)) = reader.next_frame().map_err(RerunError::from)? {
-        let step = Step { frame, shard: &mut shard, replay: &mut replay };
+        let shard = shards.get_mut(usize::from(frame.header.shard.get()));
+        let foreign = || RerunError::from(Difference::foreign(&frame));
+        let step = Step { frame, shard: shard.ok_or_else(foreign)?, replay: &mut replay };
         if visit(step)?.is_break() {
             break;
         }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! receive │ decode │ admit ║ queue │ apply │ gather │ append │ sync ║ release │ send
-//!      a reactor           ║      a shard and its log thread        ║  the reactor
+//!      a reactor           ║   a group of shards and the log thread  ║  the reactor
 //! ```
 //!
 //! Each stage ends where the next begins, so those of a request add up to its whole. A request
-//! carries the readings of the clock with it, and is recorded by whoever had it: the reactor
-//! records its five stages and the whole when the answer is out, the shard the other five when
-//! the answer is durable. So every recorder has one writer, and no two threads share a counter.
+//! carries the readings of the clock with it: to its group, and back in its answer. Its reactor
+//! records all of them when the answer is out. So every recorder has one writer, no two threads
+//! share a counter, and a request that is split over several groups is recorded once: as what its
+//! part took that was durable last, which is what it waited for.
 //!
 //! Only writes that a shard answered are recorded. What is refused before (a bad body, an
 //! overload) and reads are counted but not timed: a read is never decoded, and waits for a group
@@ -30,13 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use clock::StageClock;
 use histogram::Histogram;
-use recorders::{LogTimes, ReactorTimes, ShardTimes};
+use recorders::{LogTimes, ReactorTimes};
 
 pub use clock::Ticks;
 pub use figures::{Figures, LogFigures, Requests};
 pub use histogram::RELATIVE_ERROR;
-pub(crate) use recorders::{AppendTicks, LogRecorder, ShardRecorder};
-pub use recorders::{ReactorRecorder, ReactorTicks, ShardTicks};
+pub(crate) use recorders::{AppendTicks, LogRecorder};
+pub use recorders::{GroupTicks, ReactorRecorder, WriteTicks};
 pub use snapshot::{Snapshot, StageTimes};
 
 /// A part of the time that a write takes.
@@ -103,10 +104,9 @@ impl Stage {
 
 /// The recorders of a process: where they are registered, and where they are read.
 pub struct Stages {
-    clock: StageClock,
+    clock: &'static StageClock,
     started: Instant,
     reactors: Mutex<Vec<(usize, Arc<ReactorTimes>)>>,
-    shards: Mutex<Vec<(u16, Arc<ShardTimes>)>>,
     log: Arc<LogTimes>,
 }
 
@@ -114,34 +114,22 @@ impl Stages {
     /// Without a recorder. Compares clocks first, which takes up to 0.2 s once in a process.
     pub fn new() -> Arc<Stages> {
         Arc::new(Stages {
-            clock: StageClock::new(),
+            clock: StageClock::shared(),
             started: Instant::now(),
             reactors: Mutex::default(),
-            shards: Mutex::default(),
             log: Arc::default(),
         })
     }
 
     /// A recorder for the calling reactor. `number` is what its figures are listed under.
-    pub fn reactor(self: &Arc<Stages>, number: usize) -> ReactorRecorder {
+    pub fn reactor(&self, number: usize) -> ReactorRecorder {
         let times = Arc::<ReactorTimes>::default();
         lock(&self.reactors).push((number, times.clone()));
-        ReactorRecorder { stages: self.clone(), times, one_thread: PhantomData }
-    }
-
-    pub(crate) fn shard(self: &Arc<Stages>, number: u16) -> ShardRecorder {
-        let times = Arc::<ShardTimes>::default();
-        lock(&self.shards).push((number, times.clone()));
-        ShardRecorder { stages: self.clone(), times, together: 0, commands: 0 }
+        ReactorRecorder { clock: self.clock, times, one_thread: PhantomData }
     }
 
     pub(crate) fn log(self: &Arc<Stages>) -> LogRecorder {
         LogRecorder { stages: self.clone(), synced: Duration::ZERO }
-    }
-
-    #[inline]
-    pub(crate) fn now(&self) -> Ticks {
-        self.clock.now()
     }
 
     /// How long it has been recording.
@@ -164,26 +152,9 @@ impl Stages {
             });
         };
         for (number, times) in lock(&self.reactors).iter() {
-            for (stage, histogram) in [
-                (Stage::Receive, &times.receive),
-                (Stage::Decode, &times.decode),
-                (Stage::Admit, &times.admit),
-                (Stage::Release, &times.release),
-                (Stage::Send, &times.send),
-                (Stage::Whole, &times.whole),
-            ] {
+            let stages = Stage::ALL.into_iter().zip(&times.stages);
+            for (stage, histogram) in stages.chain([(Stage::Whole, &times.whole)]) {
                 add(stage, format!("reactor {number}"), histogram, &times.commands);
-            }
-        }
-        for (number, times) in lock(&self.shards).iter() {
-            for (stage, histogram) in [
-                (Stage::Queue, &times.queue),
-                (Stage::Apply, &times.apply),
-                (Stage::Gather, &times.gather),
-                (Stage::Append, &times.append),
-                (Stage::Sync, &times.sync),
-            ] {
-                add(stage, format!("shard {number}"), histogram, &times.commands);
             }
         }
         entries.sort_by(|a, b| (a.stage, &a.place).cmp(&(b.stage, &b.place)));
@@ -222,6 +193,12 @@ impl Stages {
             group_orders: log.group_orders.buckets(),
         }
     }
+}
+
+/// Reads the clock.
+#[inline]
+pub(crate) fn now() -> Ticks {
+    StageClock::shared().now()
 }
 
 /// Recorders are registered at the start; nothing that panics could leave a list half made.

@@ -11,20 +11,21 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
-use model::record::{Body, CommandBuffer, Record, RefundLine, clear_outcome};
+use model::record::{Body, CommandBuffer, Record, RefundLine, Sale, clear_outcome};
 use model::reply::{Query, View};
 use model::{
     AccountKind, Amount, ChangeId, Currency, ItemId, Offset, OrderId, OrderState, Outcome, Party,
-    PaymentMethod, Quantity, Reply, ShardId,
+    PaymentMethod, Quantity, Realm, Reply, ShardId,
 };
 use mq::{
     FaultyDisk, FrameSource, LocalConfig, LocalLog, Log, LogEnd, LogError, LogStats, MemoryLog,
     Prepare,
 };
-use node::{Answer, LogThread, ShardFailed, ShardHandle, ShardTask, SubmitError, open_log};
+use node::{
+    Answer, GroupHandle, GroupTask, LogThread, Placement, ShardFailed, SubmitError, open_log,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
-use txn_core::Capacity;
 
 const SHARD: ShardId = ShardId(0);
 const GBP: Currency = Currency::GBP;
@@ -52,7 +53,7 @@ fn log_on(disk: &FaultyDisk, config: LocalConfig) -> LocalLog {
 
 /// A shard at work.
 struct Running {
-    handle: ShardHandle,
+    handle: GroupHandle,
     task: JoinHandle<Result<(), ShardFailed>>,
     log: LogThread,
 }
@@ -62,7 +63,7 @@ impl Running {
         log: L,
         close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     ) -> Running {
-        let (task, handle, log, _) = opened(log, close);
+        let (task, handle, log) = opened(log, close);
         Running { handle, task: spawn_local(task.run()), log }
     }
 
@@ -83,8 +84,13 @@ impl Running {
 fn opened<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
-) -> (ShardTask, ShardHandle, LogThread, u64) {
-    open_log(log, close, 7, Capacity::default()).unwrap()
+) -> (GroupTask, GroupHandle, LogThread) {
+    let mut opened = open_log(log, close, Placement::new(1, 1, 7)).unwrap();
+    (opened.tasks.remove(0), opened.handles.remove(0).1, opened.log)
+}
+
+async fn query(handle: &GroupHandle, query: Query) -> Result<View, SubmitError> {
+    handle.query(SHARD, Realm::Live, query).await
 }
 
 /// Runs a future that spawns local tasks, on one thread beside the log's.
@@ -147,6 +153,10 @@ impl<L: Log> Log for Gated<L> {
         self.log.read(shard, from)
     }
 
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError> {
+        self.log.read_all()
+    }
+
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {
         self.log.trim(before)
     }
@@ -163,7 +173,7 @@ impl<L: Log> Log for Gated<L> {
 /// One item, with stock that doesn't run out, and one buyer with money.
 fn world() -> CommandBuffer {
     let mut commands = CommandBuffer::default();
-    commands.create_item(ItemId(1), SELLER, GBP, Amount(10), 1_000_000_000);
+    commands.create_item(ItemId(1), SELLER, GBP, Amount(10), 1_000_000_000, Sale::default());
     commands.create_account(Party(1), GBP, Amount(1_000_000_000));
     commands
 }
@@ -214,7 +224,7 @@ fn nothing_is_acknowledged_or_shown_before_it_is_durable() {
         assert_eq!(gate.wait().await, [0]);
         let handle = running.handle.clone();
         let missing =
-            spawn_local(async move { handle.query(Query::Order(Party(1), OrderId(5))).await });
+            spawn_local(async move { query(&handle, Query::Order(Party(1), OrderId(5))).await });
         settle().await;
         assert!(!missing.is_finished());
         gate.pass();
@@ -232,7 +242,7 @@ fn nothing_is_acknowledged_or_shown_before_it_is_durable() {
         // it, and so has a repeat; both wait for the same sync.
         let (reader, repeater) = (running.handle.clone(), running.handle.clone());
         let read =
-            spawn_local(async move { reader.query(Query::Order(Party(1), OrderId(5))).await });
+            spawn_local(async move { query(&reader, Query::Order(Party(1), OrderId(5))).await });
         let repeated = spawn_local(async move { repeater.submit(order(5), Vec::new()).await });
         settle().await;
         assert!(!placed.is_finished() && !read.is_finished() && !repeated.is_finished());
@@ -244,7 +254,7 @@ fn nothing_is_acknowledged_or_shown_before_it_is_durable() {
         let reply = repeated.await.unwrap().unwrap().replies[0];
         assert_eq!((reply.outcome, reply.offset), (Outcome::AlreadyDone, Some(Offset(3))));
         // With nothing on its way, a read waits for nothing.
-        assert!(running.handle.query(Query::Item(ItemId(1))).await.is_ok());
+        assert!(query(&running.handle, Query::Item(ItemId(1))).await.is_ok());
         drop(gate);
         running.end().await;
     });
@@ -347,11 +357,11 @@ fn after_a_failed_write_nothing_more_is_acknowledged_and_nothing_acknowledged_is
                 // Two commands and a read go together.
                 let id = 1 + 10 * acknowledged.len() as u128;
                 assert!(id < 10_000, "{fault:?} never hit");
-                let query = Query::Order(Party(1), OrderId(id));
+                let order_placed = Query::Order(Party(1), OrderId(id));
                 let answers = tokio::join!(
                     running.handle.submit(order(id), Vec::new()),
                     running.handle.submit(order(id + 1), Vec::new()),
-                    running.handle.query(query),
+                    query(&running.handle, order_placed),
                 );
                 match answers {
                     (Ok(first), Ok(second), Ok(View::Order(_))) => {
@@ -370,7 +380,7 @@ fn after_a_failed_write_nothing_more_is_acknowledged_and_nothing_acknowledged_is
             assert!(matches!(error, ShardFailed::Log(_)), "{fault:?}: {error:?}");
             let later = running.handle.submit(order(9), Vec::new()).await;
             assert_eq!(later.err(), Some(stopped));
-            let later = running.handle.query(Query::Item(ItemId(1))).await;
+            let later = query(&running.handle, Query::Item(ItemId(1))).await;
             assert_eq!(later.err(), Some(stopped));
             let stats = running.log.join();
             assert!(matches!(stats.failed, Some(LogError::Io { .. })), "{stats:?}");
@@ -407,7 +417,7 @@ impl LocalLogGate {
 fn a_full_inbox_refuses_and_what_it_refused_never_happened() {
     on_reactor(async {
         // Nobody takes anything in as long as the task doesn't run.
-        let (task, handle, log, _) = opened(MemoryLog::new(), |_| Ok(()));
+        let (task, handle, log) = opened(MemoryLog::new(), |_| Ok(()));
         let mut waiting = VecDeque::new();
         let refused = loop {
             let id = waiting.len() as u128;
@@ -421,7 +431,7 @@ fn a_full_inbox_refuses_and_what_it_refused_never_happened() {
         let (id, error) = refused;
         assert!(matches!(error, Some(SubmitError::Overloaded(_))), "{error:?}");
         assert_eq!(waiting.len(), 16_384);
-        let read = handle.query(Query::Item(ItemId(1))).await;
+        let read = query(&handle, Query::Item(ItemId(1))).await;
         assert!(matches!(read, Err(SubmitError::Overloaded(_))), "reads are bounded, too");
 
         let running = Running { handle: handle.clone(), task: spawn_local(task.run()), log };
@@ -438,7 +448,7 @@ fn a_full_inbox_refuses_and_what_it_refused_never_happened() {
 #[test]
 fn waiting_bytes_are_bounded_too() {
     on_reactor(async {
-        let (task, handle, log, _) = opened(MemoryLog::new(), |_| Ok(()));
+        let (task, handle, log) = opened(MemoryLog::new(), |_| Ok(()));
         let mut first = Box::pin(handle.submit(world(), Vec::new()));
         assert!(poll_once(first.as_mut()).is_none());
         let batch =
@@ -710,7 +720,7 @@ const SUBMISSIONS: u64 = 10;
 
 struct Clients {
     disk: FaultyDisk,
-    handle: ShardHandle,
+    handle: GroupHandle,
     book: Rc<RefCell<Book>>,
     repeats: RefCell<VecDeque<usize>>,
     answers: Cell<u64>,
@@ -772,7 +782,7 @@ fn crash_loop(seed: u64) -> (u64, usize) {
         world.create_account(Party(party), GBP, Amount(500 * party));
     }
     for item in 1..=4 {
-        world.create_item(ItemId(item), SELLER, GBP, Amount(10 * item), 40);
+        world.create_item(ItemId(item), SELLER, GBP, Amount(10 * item), 40, Sale::default());
     }
     book.borrow_mut().add(world);
     let mut failures = 0;

@@ -7,21 +7,21 @@
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
-use model::record::CommandBuffer;
+use model::record::{CommandBuffer, Sale};
 use model::reply::{Query, View};
-use model::{Amount, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod, Quantity};
+use model::{
+    Amount, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod, Quantity, Realm, ShardId,
+};
 use mq::MemoryLog;
-use node::{LogThread, ShardHandle, ShardTask, SubmitError, open_log};
+use node::{GroupHandle, GroupTask, LogThread, Placement, SubmitError, open_log};
 use tokio::runtime::LocalOptions;
 use tokio::task::{spawn_local, yield_now};
-use txn_core::Capacity;
 
 const GBP: Currency = Currency::GBP;
 
-fn opened() -> (ShardTask, ShardHandle, LogThread) {
-    let opened = open_log(MemoryLog::new(), |_| Ok(()), 7, Capacity::default());
-    let (task, handle, log, _) = opened.unwrap();
-    (task, handle, log)
+fn opened() -> (GroupTask, GroupHandle, LogThread) {
+    let mut opened = open_log(MemoryLog::new(), |_| Ok(()), Placement::new(1, 1, 7)).unwrap();
+    (opened.tasks.remove(0), opened.handles.remove(0).1, opened.log)
 }
 
 fn on_reactor<T>(future: impl Future<Output = T>) -> T {
@@ -32,7 +32,7 @@ fn on_reactor<T>(future: impl Future<Output = T>) -> T {
 /// One item, with stock that doesn't run out, and one buyer with money.
 fn world() -> CommandBuffer {
     let mut commands = CommandBuffer::default();
-    commands.create_item(ItemId(1), Party(1000), GBP, Amount(10), 1_000_000_000);
+    commands.create_item(ItemId(1), Party(1000), GBP, Amount(10), 1_000_000_000, Sale::default());
     commands.create_account(Party(1), GBP, Amount(1_000_000_000));
     commands
 }
@@ -57,7 +57,7 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     }
 }
 
-async fn outcome(handle: &ShardHandle, commands: CommandBuffer) -> Outcome {
+async fn outcome(handle: &GroupHandle, commands: CommandBuffer) -> Outcome {
     handle.submit(commands, Vec::new()).await.unwrap().replies[0].outcome
 }
 
@@ -94,7 +94,9 @@ fn everybody_gets_the_own_answer() {
         for buyer in buyers.collect::<Vec<_>>() {
             buyer.await.unwrap();
         }
-        let View::Item(item) = local.query(Query::Item(ItemId(1))).await.unwrap() else {
+        let View::Item(item) =
+            local.query(ShardId(0), Realm::Live, Query::Item(ItemId(1))).await.unwrap()
+        else {
             panic!("the item is there");
         };
         // Those of the ones that went away count.
@@ -130,7 +132,7 @@ fn a_full_inbox_refuses() {
         };
         assert!(matches!(refused, Some(SubmitError::Overloaded(_))), "{refused:?}");
         assert_eq!((waiting.len(), inbox.messages()), (16_384, 16_384));
-        let refused = handle.query(Query::Item(ItemId(1))).await;
+        let refused = handle.query(ShardId(0), Realm::Live, Query::Item(ItemId(1))).await;
         assert!(matches!(refused, Err(SubmitError::Overloaded(_))), "for everybody");
 
         let shard = spawn_local(task.run());
@@ -182,14 +184,14 @@ fn a_shard_that_stopped_says_so() {
         assert_eq!(kept.await.unwrap_err(), SubmitError::Stopped);
         let late = local.submit(order(2), Vec::new()).await;
         assert_eq!(late.unwrap_err(), SubmitError::Stopped);
-        let alone = handle.query(Query::Item(ItemId(1))).await;
+        let alone = handle.query(ShardId(0), Realm::Live, Query::Item(ItemId(1))).await;
         assert_eq!(alone.unwrap_err(), SubmitError::Stopped);
         assert_eq!((inbox.messages(), inbox.bytes()), (0, 0));
         courier.await.unwrap();
         // Nobody could get a courier that waits for ever from it, either.
         let (local, courier) = handle.on_reactor();
         courier.run().await;
-        let read = local.query(Query::Item(ItemId(1))).await;
+        let read = local.query(ShardId(0), Realm::Live, Query::Item(ItemId(1))).await;
         assert_eq!(read.unwrap_err(), SubmitError::Stopped);
         drop((local, handle));
         assert!(log.join().failed.is_none());

@@ -1,11 +1,11 @@
-//! Memory for the shard's state: words in large regions that never move.
+//! Memory for the shard's state: words in regions that never move.
 //!
 //! State grows with every order, and under load growing must cost nearly nothing. So blocks are
-//! carved from regions of 64 MiB, one behind the other, and nothing is ever copied because a
-//! vector grew. A region is backed by huge pages, which makes its first touch several times
-//! cheaper; and whoever runs the shard can have that first touch done elsewhere, ahead of time
-//! ([`SpareRegions`]). A block is named by its position in words, which fits in 32
-//! bits and so in half an index slot.
+//! carved from regions of 2 MiB, one behind the other, and nothing is ever copied because a
+//! vector grew. A region is one huge page, which makes its first touch several times cheaper;
+//! and whoever runs shards can have that first touch done elsewhere, ahead of time, for all of
+//! them together ([`SpareRegions`]). What a shard leaves behind goes back there. A block is named
+//! by its position in words, which fits in 32 bits and so in half an index slot.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,17 +13,24 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Words of a region: 64 MiB. Blocks don't straddle regions; the largest order is 47 KiB.
-const REGION_WORDS: usize = 8 << 20;
+/// Words of a region: 2 MiB, a huge page. Blocks don't straddle regions; the largest order is
+/// some 100 KiB.
+const REGION_WORDS: usize = 256 << 10;
 const REGION_BYTES: usize = REGION_WORDS * 8;
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Where there are no huge pages.
 const SMALL_PAGE_BYTES: usize = 4096;
 /// So that a position is 32 bits: 32 GiB in all.
 const REGIONS_MAX: usize = (1 << 32) / REGION_WORDS;
+/// Regions that are mapped together when they are made ready ahead: 64 MiB.
+const CHUNK_REGIONS: usize = 32;
+/// Regions kept for what has been let in: 128 MiB, many times what a request may hold.
+const ROOM_REGIONS: usize = 64;
+/// Words left unused at the start of an arena, so that position 0 can mean "none" and blocks of
+/// 64 bytes lie in one cache line each.
+const UNUSED_WORDS: usize = 8;
 
 /// Where a block begins, in words. Never 0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Pos(pub u32);
 
 /// A growing memory of 8-byte words.
@@ -33,25 +40,28 @@ pub(crate) struct Arena {
     spare: SpareRegions,
 }
 
-/// Memory that was touched already, for the arenas of a shard to take when they grow. Without
-/// any they map their own, and the shard waits for it.
+/// Memory that was touched already, for arenas to take when they grow. Without any they map
+/// their own, and the shard waits for it. Clones are handles to the same memory.
 #[derive(Clone, Default)]
 pub struct SpareRegions(Arc<Mutex<Vec<Region>>>);
 
 impl SpareRegions {
-    /// How many regions of 64 MiB are ready.
+    /// How many regions of 2 MiB are ready.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Makes another one ready: some tens of milliseconds, on whatever thread calls.
+    /// Makes 32 more ready: some tens of milliseconds, on whatever thread calls.
     pub fn add(&self) {
-        let mut region = Region::new();
-        for word in region.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8) {
+        let mut regions = map(CHUNK_REGIONS);
+        for word in regions
+            .iter_mut()
+            .flat_map(|region| region.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8))
+        {
             // SAFETY: a valid, exclusive reference; volatile so that the store stays.
             unsafe { std::ptr::write_volatile(word, 0) };
         }
-        self.lock().push(region);
+        self.lock().append(&mut regions);
     }
 
     fn take(&self) -> Option<Region> {
@@ -64,35 +74,60 @@ impl SpareRegions {
 }
 
 struct Region {
-    mapping: NonNull<u8>,
     words: NonNull<u64>,
     used: usize,
+    _mapping: Arc<Mapping>,
 }
 
-// SAFETY: a region owns its mapping, and hands out its words only through borrows of itself.
+/// What was mapped at once; unmapped when the last of its regions is gone.
+struct Mapping {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a region owns its words, and hands them out only through borrows of itself.
 unsafe impl Send for Region {}
 // SAFETY: as above; a shared borrow only reads.
 unsafe impl Sync for Region {}
+// SAFETY: a mapping hands out nothing; its regions do, each its own words.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+/// New regions of zeros, side by side, not yet touched.
+fn map(count: usize) -> Vec<Region> {
+    let bytes = (count + 1) * REGION_BYTES;
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let start =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) };
+    // The allocator would abort likewise: there is no state to go on with.
+    let start = start.expect("the machine has memory for the shard's state");
+    let start = NonNull::new(start.cast::<u8>()).expect("a mapping isn't at address 0");
+    let mapping = Arc::new(Mapping { start, bytes });
+    let skip = start.as_ptr().align_offset(REGION_BYTES);
+    // SAFETY: the mapping is one region longer than all of them, so `skip` stays inside.
+    let first = unsafe { start.add(skip) };
+    // SAFETY: the range lies within the mapping. Without huge pages it is merely slower, so a
+    // refusal changes nothing.
+    let _ = unsafe { madvise(first.as_ptr().cast(), count * REGION_BYTES, Advice::LinuxHugepage) };
+    let region = |number: usize| Region {
+        // SAFETY: `count` regions lie behind `first` within the mapping.
+        words: unsafe { first.add(number * REGION_BYTES) }.cast(),
+        used: 0,
+        _mapping: mapping.clone(),
+    };
+    (0..count).map(region).collect()
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no region of it is left to borrow from.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
 
 impl Region {
-    fn new() -> Region {
-        let length = REGION_BYTES + HUGE_PAGE_BYTES;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-        let mapping =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, MapFlags::PRIVATE) };
-        // The allocator would abort likewise: there is no state to go on with.
-        let mapping = mapping.expect("the machine has memory for the shard's state");
-        let mapping = NonNull::new(mapping.cast::<u8>()).expect("a mapping isn't at address 0");
-        let skip = mapping.as_ptr().align_offset(HUGE_PAGE_BYTES);
-        // SAFETY: the mapping is one huge page longer than the region, so `skip` stays inside.
-        let words = unsafe { mapping.add(skip) }.cast::<u64>();
-        // SAFETY: the range lies within the mapping. Without huge pages it is merely slower, so
-        // a refusal changes nothing.
-        let _ = unsafe { madvise(words.as_ptr().cast(), REGION_BYTES, Advice::LinuxHugepage) };
-        Region { mapping, words, used: 0 }
-    }
-
     fn words(&self) -> &[u64] {
         // SAFETY: `words` points to REGION_WORDS zeroed or written words that live as long as
         // the region; `&self` keeps writers away.
@@ -105,10 +140,15 @@ impl Region {
     }
 }
 
-impl Drop for Region {
+impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this region's own, and no borrow outlives it.
-        let _ = unsafe { munmap(self.mapping.as_ptr().cast(), REGION_BYTES + HUGE_PAGE_BYTES) };
+        // Others can use it again, and needn't touch it first.
+        let mut spare = self.spare.lock();
+        for mut region in self.regions.drain(..) {
+            let used = std::mem::take(&mut region.used);
+            region.words_mut()[..used].fill(0);
+            spare.push(region);
+        }
     }
 }
 
@@ -120,13 +160,13 @@ impl Arena {
 
     /// A new block of zeroed words.
     pub(crate) fn allocate(&mut self, words: usize) -> Pos {
-        assert!(words < REGION_WORDS, "a block of {words} words passes a region");
+        assert!(words <= REGION_WORDS - UNUSED_WORDS, "a block of {words} words passes a region");
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
         if !self.regions.last().is_some_and(fits) {
             assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
-            let mut region = self.spare.take().unwrap_or_else(Region::new);
-            // Position 0 stays unused, so that it can mean "none".
-            region.used = usize::from(self.regions.is_empty());
+            let region = self.spare.take().or_else(|| map(1).pop());
+            let mut region = region.expect("one was mapped");
+            region.used = start_of(self.regions.len());
             self.regions.push(region);
         }
         let number = self.regions.len() - 1;
@@ -136,9 +176,9 @@ impl Arena {
         Pos((number * REGION_WORDS + start) as u32)
     }
 
-    /// Whether there is room for another region: what one command takes is far less.
+    /// Whether there is room for what one submission can take at most, and then some.
     pub(crate) fn has_room(&self) -> bool {
-        self.regions.len() < REGIONS_MAX
+        self.regions.len() < REGIONS_MAX - ROOM_REGIONS
     }
 
     /// Regions that it took.
@@ -184,7 +224,7 @@ impl Arena {
     pub(crate) fn iter<'a, T: Block + 'a>(&'a self) -> impl Iterator<Item = &'a T> {
         let words = size_of::<T>() / 8;
         self.regions.iter().enumerate().flat_map(move |(number, region)| {
-            let first = usize::from(number == 0);
+            let first = start_of(number);
             region.words()[first..region.used].chunks_exact(words).map(|block| {
                 T::ref_from_bytes(block.as_bytes()).expect("a block is whole and aligned")
             })
@@ -196,8 +236,13 @@ impl Arena {
         self.regions
             .iter()
             .enumerate()
-            .map(|(number, region)| &region.words()[usize::from(number == 0)..region.used])
+            .map(|(number, region)| &region.words()[start_of(number)..region.used])
     }
+}
+
+/// Where blocks begin in a region.
+fn start_of(region: usize) -> usize {
+    if region == 0 { UNUSED_WORDS } else { 0 }
 }
 
 /// What can lie in an arena: plain words.

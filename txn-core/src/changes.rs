@@ -42,8 +42,8 @@ impl ChangeScope {
     pub(crate) fn new(kind: Kind, scope: u64, order: u128) -> ChangeScope {
         let kind = match kind {
             Kind::Transfer => 1,
-            Kind::Restock => 2,
-            _ => 3, // All changes of an order share their ids.
+            Kind::Restock | Kind::UpdateItem => 2, // All changes of an item share their ids.
+            _ => 3,                                // All changes of an order share their ids.
         };
         ChangeScope { kind, scope, order }
     }

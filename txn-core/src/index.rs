@@ -39,7 +39,7 @@ pub(crate) struct Index {
 /// How far tables have grown. The difference of two says what a batch had to pay for growing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Grown {
-    /// Regions of 64 MiB that arenas took.
+    /// Regions of 2 MiB that arenas took.
     pub regions: u64,
     /// Segments of 4,096 slots: one more for each split.
     pub segments: u64,

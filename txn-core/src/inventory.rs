@@ -1,53 +1,89 @@
 //! Items: what they cost, who is paid, and where their units are.
 //!
-//! For each item, always: stocked = available + reserved + sold.
+//! Every shard has a row for each item, with the units that it may sell without asking: its
+//! *escrow*. The item's home has the pool beside it. Over all shards, always:
+//! stocked = pool + escrow + reserved + sold + what is under way on streams.
 
 use foldhash::fast::FixedState;
-use model::{AccountKind, Amount, Currency, ItemId, ItemView, Party};
+use model::{Amount, Currency, ItemId, ItemView, Party};
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Grown, Hash32, Index, prefetch};
-use crate::ledger::Ledger;
+use crate::shard_set::ShardSet;
 
-/// One item.
+/// One item on one shard. Its first cache line is what an order needs.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Item {
     pub id: u64,
-    pub seller: u64,
     pub price: u64,
-    pub stocked: u64,
+    /// The escrow: units that orders here can have.
     pub available: u64,
     pub reserved: u64,
     pub sold: u64,
-    /// What it was created with, to tell a repeat from another request.
-    pub first_stock: u64,
-    pub currency: u16,
-    pub unused: u16,
+    pub seller: u64,
     /// Position of the seller's payable account, so that a sale needs no second look-up.
     pub payable: u32,
+    /// The most units for one buyer; 0: no limit.
+    pub limit: u32,
+    pub currency: u16,
+    pub version: u16,
+    /// [`DRAINED`], [`MARKED`], [`WINDOW`].
+    pub flags: u16,
+    /// Orders wait for it. Not state: the shell says so, and a log executed again never does.
+    pub queued: u16,
+    pub opens: u64,
+    pub closes: u64,
+    /// With [`MARKED`]: units that were unspent anywhere in the last recall round.
+    pub left: u64,
+    /// The round that waits for this shard's answer, or 0.
+    pub recalled: u64,
+    /// Position of the [`Home`], if this shard is it; else 0.
+    pub home: u32,
+    pub reserved_end: [u32; 7],
 }
 
-impl Item {
-    /// Whether no unit came from nowhere or went there.
-    pub(crate) fn is_balanced(&self) -> bool {
-        let placed = u128::from(self.available) + u128::from(self.reserved) + u128::from(self.sold);
-        placed == u128::from(self.stocked)
-    }
+const _: () = assert!(size_of::<Item>() == 128);
+
+/// [`Item::flags`]: nothing was granted since the shard answered a round (or ever). Units that
+/// are freed go home.
+pub(crate) const DRAINED: u16 = 1;
+/// [`Item::flags`]: sold out for orders of more than [`Item::left`].
+pub(crate) const MARKED: u16 = 2;
+/// [`Item::flags`]: it has a window, [`Item::opens`] to [`Item::closes`].
+pub(crate) const WINDOW: u16 = 4;
+
+/// What only the item's home knows.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Home {
+    pub stocked: u64,
+    /// Units that were granted to nobody.
+    pub pool: u64,
+    /// Hash of the command that created it, to tell a repeat from another request.
+    pub digest: u64,
+    /// The newest recall round.
+    pub round: u64,
+    /// Shards that may hold unspent units: granted some since their last answer.
+    pub holders: ShardSet,
+    /// Shards that were told that it is sold out.
+    pub marked: ShardSet,
 }
 
 /// All items of a shard.
 pub(crate) struct Inventory {
     items: Arena,
+    homes: Arena,
     index: Index,
     hasher: FixedState,
 }
 
 impl Inventory {
     pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Inventory {
-        Inventory { items: Arena::new(spare), index: Index::new(spare), hasher }
+        let (items, homes) = (Arena::new(spare), Arena::new(spare));
+        Inventory { items, homes, index: Index::new(spare), hasher }
     }
 
     fn hash(&self, item: ItemId) -> Hash32 {
@@ -66,39 +102,41 @@ impl Inventory {
         self.items.get_mut(pos)
     }
 
-    /// Lists an item that isn't there yet.
-    pub(crate) fn create(
-        &mut self,
-        ledger: &mut Ledger,
-        item: ItemId,
-        seller: Party,
-        price: Amount,
-        currency: Currency,
-        stock: u64,
-    ) {
-        let payable = ledger.find_or_make((seller, currency, AccountKind::Payable));
-        let pos = self.items.push(Item {
-            id: item.0,
-            seller: seller.0,
-            price: price.0,
-            stocked: stock,
-            available: stock,
-            first_stock: stock,
-            currency: currency.numeric(),
-            payable: payable.0,
-            ..Item::default()
-        });
-        self.index.insert(self.hash(item), pos);
+    /// What the home of the item at `pos` knows, if this shard is it.
+    pub(crate) fn home(&self, pos: Pos) -> Option<&Home> {
+        let home = self.get(pos).home;
+        (home != 0).then(|| self.homes.get(Pos(home)))
+    }
+
+    /// The same, to change, where this shard is known to be the home.
+    pub(crate) fn home_mut(&mut self, pos: Pos) -> &mut Home {
+        let home = self.get(pos).home;
+        assert!(home != 0, "only the home of an item is asked for what it knows");
+        self.homes.get_mut(Pos(home))
+    }
+
+    /// Adds a row for an item that isn't there yet.
+    pub(crate) fn insert(&mut self, item: Item, home: Option<Home>) -> Pos {
+        let home = home.map_or(0, |home| self.homes.push(home).0);
+        let pos = self.items.push(Item { home, ..item });
+        self.index.insert(self.hash(ItemId(item.id)), pos);
+        pos
     }
 
     pub(crate) fn view(&self, item: ItemId) -> Option<ItemView> {
-        let found = self.get(self.find(item)?);
+        let pos = self.find(item)?;
+        let found = self.get(pos);
+        let home = self.home(pos);
         Some(ItemView {
             item,
             seller: Party(found.seller),
             price: Amount(found.price),
             currency: Currency::from_numeric(found.currency).expect("checked when created"),
-            stocked: found.stocked,
+            opens: model::Time(found.opens),
+            closes: model::Time(found.closes),
+            limit: found.limit,
+            stocked: home.map_or(0, |home| home.stocked),
+            pool: home.map_or(0, |home| home.pool),
             available: found.available,
             reserved: found.reserved,
             sold: found.sold,
@@ -111,14 +149,17 @@ impl Inventory {
 
     pub(crate) fn state_hash(&self) -> u64 {
         self.iter().fold(0, |sum, item| {
-            let item = Item { payable: 0, ..*item }; // A position says nothing about the state.
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(item.as_bytes()))
+            // Positions say nothing about the state, and who waits is not a part of it.
+            let home = (item.home != 0).then(|| self.homes.get::<Home>(Pos(item.home)));
+            let item = Item { payable: 0, queued: 0, home: 0, ..*item };
+            let seed = home.map_or(0, |home| xxhash_rust::xxh3::xxh3_64(home.as_bytes()));
+            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(item.as_bytes(), seed))
         })
     }
 
     /// How far its tables have grown.
     pub(crate) fn grown(&self) -> Grown {
-        self.index.grown().with(&self.items)
+        self.index.grown().with(&self.items).with(&self.homes)
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -126,7 +167,7 @@ impl Inventory {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.items.bytes() + self.index.bytes()
+        self.items.bytes() + self.homes.bytes() + self.index.bytes()
     }
 
     pub(crate) fn len(&self) -> u64 {

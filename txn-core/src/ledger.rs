@@ -1,4 +1,12 @@
 //! Accounts, and the only way money moves: a debit here, the same credit there.
+//!
+//! Money that leaves for another shard is credited to nobody here, and money that comes from one
+//! debited to nobody: the sums of both are kept by currency ([`Balance::in_transit`]), and over
+//! all shards they differ by what is under way.
+//!
+//! What a seller earns is pending for a while. Time is cut into steps; what was earned in this
+//! step and in the one before is pending, and becomes available when both are over. So the timer
+//! of each sale is a comparison when its account is next touched, and never a thing of its own.
 
 use foldhash::fast::FixedState;
 use model::{AccountKind, AccountView, Amount, Currency, Party};
@@ -18,14 +26,17 @@ pub(crate) struct Account {
     kind: u8,
     /// 1 once it was opened by a command; others come into being when they are first needed.
     opened: u8,
-    reserved: u32,
+    /// Of a seller: the step in which it was touched last.
+    step: u32,
     debits_posted: u64,
     credits_posted: u64,
     debits_held: u64,
-    credits_held: u64,
-    /// What it was opened with, to tell a repeat from another request.
-    opening: u64,
-    reserved_end: u64,
+    /// Of a seller: earned in `step`. Of an account that was opened: with what, to tell a repeat
+    /// from another request.
+    earned: u64,
+    /// Of a seller: earned in the step before.
+    earned_before: u64,
+    reserved: u64,
 }
 
 const _: () = assert!(size_of::<Account>() == 64);
@@ -38,6 +49,10 @@ pub(crate) struct Ledger {
     accounts: Arena,
     index: Index,
     hasher: FixedState,
+    /// Sellers' accounts, in the order in which they came into being.
+    payables: Vec<Pos>,
+    /// By currency: what left for other shards, less what came from them.
+    in_transit: BTreeMap<u16, i128>,
 }
 
 /// The sums over all accounts of a currency.
@@ -45,15 +60,30 @@ pub(crate) struct Ledger {
 pub struct Balance {
     /// All that was taken from accounts, in minor units.
     pub debits: u128,
-    /// All that was put into accounts. Always the same.
+    /// All that was put into accounts.
     pub credits: u128,
+    /// What left for other shards, less what came from them. Always debits less credits.
+    pub in_transit: i128,
     /// Accounts that are negative and may not be.
     pub overdrawn: u64,
 }
 
+impl Balance {
+    /// Whether no money came from nowhere or went there.
+    pub fn is_balanced(&self) -> bool {
+        self.debits as i128 - self.credits as i128 == self.in_transit
+    }
+}
+
 impl Ledger {
     pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Ledger {
-        Ledger { accounts: Arena::new(spare), index: Index::new(spare), hasher }
+        Ledger {
+            accounts: Arena::new(spare),
+            index: Index::new(spare),
+            hasher,
+            payables: Vec::new(),
+            in_transit: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn hash(&self, (party, currency, kind): AccountKey) -> Hash32 {
@@ -85,20 +115,23 @@ impl Ledger {
         };
         let pos = self.accounts.push(account);
         self.index.insert(self.hash(key), pos);
+        if kind == AccountKind::Payable {
+            self.payables.push(pos);
+        }
         pos
     }
 
     /// What the account was opened with, if a command opened it.
     pub(crate) fn opening(&self, pos: Pos) -> Option<Amount> {
         let account: &Account = self.accounts.get(pos);
-        (account.opened != 0).then_some(Amount(account.opening))
+        (account.opened != 0).then_some(Amount(account.earned))
     }
 
     /// Marks the account as opened by a command.
     pub(crate) fn set_opened(&mut self, pos: Pos, opening: Amount) {
         let account: &mut Account = self.accounts.get_mut(pos);
         account.opened = 1;
-        account.opening = opening.0;
+        account.earned = opening.0;
     }
 
     /// Money that the account can still give: what is in it and not held.
@@ -139,6 +172,52 @@ impl Ledger {
             account.credits_posted.checked_add(amount).expect("the caller asked can_credit");
     }
 
+    /// Credits a seller with a sale of this step.
+    pub(crate) fn earn(&mut self, pos: Pos, amount: u64, step: u32) {
+        self.credit(pos, amount);
+        let account: &mut Account = self.accounts.get_mut(pos);
+        account.turn(step);
+        account.earned += amount; // Never more than was credited.
+    }
+
+    /// Debits a seller with a refund of a sale that was made in step `sold`.
+    pub(crate) fn give_back(&mut self, pos: Pos, amount: u64, sold: u32, step: u32) {
+        self.debit(pos, amount);
+        let account: &mut Account = self.accounts.get_mut(pos);
+        account.turn(step);
+        if sold == step {
+            account.earned -= amount;
+        } else if sold.wrapping_add(1) == step {
+            account.earned_before -= amount;
+        }
+    }
+
+    /// Takes what is available out of the `number`-th seller's account, or settles what it owes:
+    /// the seller, the currency and the signed amount; `None` if there is nothing to do.
+    pub(crate) fn sweep(&mut self, number: usize, step: u32) -> Option<(Party, Currency, i128)> {
+        let account: &mut Account = self.accounts.get_mut(self.payables[number]);
+        account.turn(step);
+        let pending = i128::from(account.earned) + i128::from(account.earned_before);
+        let amount =
+            i128::from(account.credits_posted) - i128::from(account.debits_posted) - pending;
+        let side =
+            if amount > 0 { &mut account.debits_posted } else { &mut account.credits_posted };
+        // A sum that is full stays as it is, until somebody has fewer than 2⁶⁴ pence.
+        *side = side.checked_add(u64::try_from(amount.unsigned_abs()).ok()?)?;
+        let currency = Currency::from_numeric(account.currency).expect("it was opened with one");
+        (amount != 0).then_some((Party(account.party), currency, amount))
+    }
+
+    /// How many sellers have an account here.
+    pub(crate) fn payables(&self) -> usize {
+        self.payables.len()
+    }
+
+    /// Counts money that left for another shard, or, if negative, came from one.
+    pub(crate) fn send(&mut self, currency: Currency, amount: i128) {
+        *self.in_transit.entry(currency.numeric()).or_default() += amount;
+    }
+
     pub(crate) fn view(&self, (party, currency, kind): AccountKey) -> Option<AccountView> {
         let account: &Account = self.accounts.get(self.find((party, currency, kind))?);
         Some(AccountView {
@@ -153,6 +232,9 @@ impl Ledger {
     /// The sums by currency (ISO 4217 numeric).
     pub(crate) fn balances(&self) -> BTreeMap<u16, Balance> {
         let mut balances = BTreeMap::<u16, Balance>::new();
+        for (&currency, &in_transit) in &self.in_transit {
+            balances.insert(currency, Balance { in_transit, ..Balance::default() });
+        }
         for account in self.accounts.iter::<Account>() {
             let balance = balances.entry(account.currency).or_default();
             balance.debits += u128::from(account.debits_posted);
@@ -168,8 +250,12 @@ impl Ledger {
         let used = |account: &&Account| {
             account.opened != 0 || account.debits_posted != 0 || account.credits_posted != 0
         };
-        self.accounts.iter::<Account>().filter(used).fold(0, |sum, account| {
+        let accounts = self.accounts.iter::<Account>().filter(used).fold(0u64, |sum, account| {
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(account.as_bytes()))
+        });
+        self.in_transit.iter().fold(accounts, |sum, (currency, amount)| {
+            let bytes = [&currency.to_le_bytes()[..], &amount.to_le_bytes()[..]].concat();
+            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(&bytes))
         })
     }
 
@@ -201,6 +287,17 @@ impl Ledger {
     pub(crate) fn prefetch_account(&self, key: AccountKey) {
         if let Some(pos) = self.index.guess(self.hash(key)) {
             prefetch(&self.accounts.words(pos)[0]);
+        }
+    }
+}
+
+impl Account {
+    /// Goes on to `step`: what was earned two steps ago and before is pending no longer.
+    fn turn(&mut self, step: u32) {
+        if self.step != step {
+            self.earned_before = if self.step.wrapping_add(1) == step { self.earned } else { 0 };
+            self.earned = 0;
+            self.step = step;
         }
     }
 }

@@ -11,14 +11,24 @@
 
 mod arena;
 mod changes;
+mod escrow;
 mod index;
 mod inventory;
 mod ledger;
+mod limits;
+mod money;
 mod orders;
 mod place;
+mod realm;
 mod shard;
+mod shard_set;
+mod signals;
+mod streams;
 
 pub use arena::SpareRegions;
 pub use index::Grown;
 pub use ledger::Balance;
-pub use shard::{Capacity, Shard};
+pub use realm::Seat;
+pub use shard::{Capacity, PREFETCH_COMMANDS, Shard};
+pub use signals::{Shortage, Signals};
+pub use streams::StreamEnds;

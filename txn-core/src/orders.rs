@@ -6,7 +6,7 @@
 use foldhash::fast::FixedState;
 use model::{
     Amount, Currency, ItemId, LineView, Offset, OrderId, OrderState, OrderView, Outcome, Party,
-    PaymentMethod, Quantity,
+    PaymentMethod, Quantity, Time,
 };
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::{Grown, Hash32, Index};
 
-/// The fixed part of an order: a cache line.
+/// The fixed part of an order.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct OrderHead {
@@ -32,7 +32,10 @@ pub(crate) struct OrderHead {
     pub state: u8,
     pub outcome: u8,
     pub method: u8,
-    pub unused: u8,
+    /// 1 if its units count towards the limits of its items: one of them had a limit.
+    pub counts: u8,
+    /// While it is reserved: when it expires, or 0. Once it is paid: the step in which it was.
+    pub moment: u64,
 }
 
 impl OrderHead {
@@ -47,7 +50,7 @@ impl OrderHead {
 }
 
 const HEAD_WORDS: usize = size_of::<OrderHead>() / 8;
-const _: () = assert!(HEAD_WORDS == 8);
+const _: () = assert!(HEAD_WORDS == 9);
 
 /// One line of an order.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -110,7 +113,11 @@ impl Orders {
     }
 
     /// Remembers an order that isn't there yet.
-    pub(crate) fn insert(&mut self, head: OrderHead, lines: impl Iterator<Item = OrderLine>) {
+    pub(crate) fn insert(
+        &mut self,
+        head: OrderHead,
+        lines: impl Iterator<Item = OrderLine>,
+    ) -> Pos {
         let count = usize::from(head.line_count);
         let pos = self.blocks.allocate(HEAD_WORDS + count * LINE_WORDS);
         *self.blocks.get_mut(pos) = head;
@@ -119,6 +126,7 @@ impl Orders {
         }
         let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
         self.index.insert(self.hash(Party(head.buyer), id), pos);
+        pos
     }
 
     pub(crate) fn view(&self, buyer: Party, id: OrderId) -> Option<OrderView> {
@@ -135,6 +143,10 @@ impl Orders {
             total: Amount(head.total),
             refunded: Amount(if head.is_refused() { 0 } else { head.refunded }),
             offset: Offset(head.last),
+            deadline: match OrderState::from_byte(head.state) {
+                Some(OrderState::Reserved) => Time(head.moment),
+                _ => Time(0),
+            },
             lines: self
                 .lines(pos)
                 .iter()

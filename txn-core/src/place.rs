@@ -1,20 +1,28 @@
 //! Placing an order, and what may happen to it afterwards.
 //!
-//! An order is placed whole or not at all. Its units are taken line by line, so that the same
-//! item on several lines counts as a sum; a refusal gives back what was taken.
+//! An order is placed whole or not at all. Everything that can refuse it by itself is looked at
+//! first: items, currency, windows, limits, money. Only then are units taken, line by line, so
+//! that the same item on several lines counts as a sum. Where this shard lacks units that may be
+//! elsewhere, the order is not decided: nothing changed, nothing is logged, and the shell is told
+//! what is missing.
 
 use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
 use model::record::{
-    LINE_AGREED, Leg, Line, PayBody, PlaceBody, REFUND_RESTOCK, Record, RefundBody, RefundLine,
-    place_mut, set_outcome,
+    LINE_AGREED, Leg, Line, PLACE_WITHDRAWN, PayBody, PlaceBody, REFUND_RESTOCK, Record,
+    RefundBody, RefundLine, TimerBody, place_mut, set_outcome, set_withdrawn,
 };
 use model::{
-    AccountKind, Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, PaymentMethod, Reply,
+    AccountKind, Amount, Currency, ItemId, Offset, OrderId, OrderState, Outcome, Party,
+    PaymentMethod, Reply,
 };
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::Pos;
 use crate::orders::{OrderHead, OrderLine, halves};
-use crate::shard::{Decision, Shard, checked};
+use crate::realm::{Decision, RealmState};
+use crate::shard::checked;
+use crate::signals::Shortage;
 
 /// A line of the order at hand, with what was found for it.
 #[derive(Clone, Copy, Debug)]
@@ -23,41 +31,76 @@ pub(crate) struct Resolved {
     payable: Pos,
     unit_price: u64,
     quantity: u32,
+    version: u16,
 }
 
-impl Shard {
+/// Why an order isn't placed as it stands.
+enum Stopped {
+    Refused(Decision),
+    Waits(Shortage),
+}
+
+impl From<Decision> for Stopped {
+    fn from(decision: Decision) -> Stopped {
+        Stopped::Refused(decision)
+    }
+}
+
+fn refused(outcome: Outcome, line: Option<usize>) -> Decision {
+    let state = outcome.is_logged().then_some(OrderState::Refused);
+    Decision { state, line: line.map(|line| line as u16), ..Decision::of(outcome) }
+}
+
+impl RealmState {
     pub(crate) fn place(
         &mut self,
         command: &Record<'_>,
-        digest: u64,
         order: &PlaceBody,
         leg: &Leg,
         lines: &[Line],
         frame: &mut FrameBuilder,
-    ) -> Reply {
+    ) -> Result<Reply, Shortage> {
         let (buyer, id) = (command.party(), OrderId(command.header.id.get()));
+        let withdrawn = order.flags & PLACE_WITHDRAWN != 0;
+        let digest = if withdrawn { digest_as_sent(command.bytes) } else { xxh3_64(command.bytes) };
         if let Some(pos) = self.orders.find(buyer, id) {
-            return self.repeated_order(pos, digest);
+            let is_old = self.orders.head(pos).last + 20 < self.offset.0;
+            if !(is_planted(Bug::RepeatSlips) && is_old) {
+                return Ok(self.repeated_order(pos, digest));
+            }
         }
         let method = PaymentMethod::from_byte(leg.method).expect("the record was checked");
-        let decision = self.decide_order(buyer, checked(order.currency.get()), method, lines);
+        let decided = match withdrawn {
+            true => Err(Stopped::Refused(Decision {
+                state: Some(OrderState::Cancelled),
+                ..Decision::of(Outcome::WrongState)
+            })),
+            false => self.decide_order(buyer, order, method, lines),
+        };
+        let decision = match decided {
+            Ok(decision) | Err(Stopped::Refused(decision)) => decision,
+            Err(Stopped::Waits(shortage)) => return Err(shortage),
+        };
         if !decision.outcome.is_logged() {
-            return decision.unlogged();
+            return Ok(decision.unlogged());
         }
         let done = decision.outcome == Outcome::Ok;
+        let waits = decision.state == Some(OrderState::Reserved);
+        let deadline = order.deadline.get();
         let head = OrderHead {
             buyer: buyer.0,
             id: halves(id.0),
             digest,
             total: decision.amount,
             refunded: decision.line.map_or(0, |line| u64::from(line) + 1),
-            last: self.next_offset().0,
+            last: self.offset.0,
             line_count: if done { lines.len() as u16 } else { 0 },
             currency: order.currency.get(),
             state: decision.state.map_or(0, |state| state as u8),
             outcome: decision.outcome as u8,
             method: leg.method,
-            unused: 0,
+            counts: u8::from(done && self.is_limited()),
+            moment: if waits { deadline } else { u64::from(self.step) },
         };
         let kept = lines.iter().zip(&self.resolved).map(|(line, resolved)| OrderLine {
             item: line.item.get(),
@@ -65,7 +108,10 @@ impl Shard {
             quantity: resolved.quantity,
             refunded: 0,
         });
-        self.orders.insert(head, kept);
+        let pos = self.orders.insert(head, kept);
+        if waits && deadline != 0 {
+            self.timers.insert((deadline, pos.0));
+        }
 
         let bytes = frame.push(command.bytes);
         let state = decision.state.map_or(0, |state| state as u8);
@@ -76,9 +122,10 @@ impl Shard {
             placed.leg.amount = decision.amount.into();
             for (line, resolved) in placed.lines.iter_mut().zip(&self.resolved) {
                 line.unit_price = resolved.unit_price.into();
+                line.version = resolved.version.into();
             }
         }
-        decision.reply(Some(self.take_offset()))
+        Ok(decision.reply(Some(self.offset)))
     }
 
     fn repeated_order(&self, pos: Pos, digest: u64) -> Reply {
@@ -100,99 +147,204 @@ impl Shard {
     fn decide_order(
         &mut self,
         buyer: Party,
-        currency: model::Currency,
+        order: &PlaceBody,
         method: PaymentMethod,
         lines: &[Line],
-    ) -> Decision {
-        let refused =
-            |outcome| Decision { state: Some(OrderState::Refused), ..Decision::of(outcome) };
+    ) -> Result<Decision, Stopped> {
+        let currency = checked(order.currency.get());
         self.resolved.clear();
         let payer = match method {
             PaymentMethod::Balance => {
-                match self.ledger.find((buyer, currency, AccountKind::Main)) {
-                    Some(payer) => Some(payer),
-                    None => return refused(Outcome::UnknownAccount),
-                }
+                let payer = self.ledger.find((buyer, currency, AccountKind::Main));
+                Some(payer.ok_or_else(|| refused(Outcome::UnknownAccount, None))?)
             }
             PaymentMethod::External => Some(self.clearing(currency)),
             PaymentMethod::Awaited => None,
         };
-
-        let mut total = 0u64;
-        let mut stopped = None;
-        for (number, line) in lines.iter().enumerate() {
-            match self.take_units(line, currency) {
-                Ok(resolved) => {
-                    // A line is at most 10¹⁵ × 10⁹, which needs more than 64 bits.
-                    let price = u128::from(resolved.unit_price) * u128::from(resolved.quantity);
-                    self.resolved.push(resolved);
-                    match u128::from(total).checked_add(price) {
-                        Some(sum) if sum <= u128::from(Amount::MAX.0) => total = sum as u64,
-                        _ => {
-                            stopped = Some((Outcome::Invalid, number));
-                            break;
-                        }
-                    }
-                }
-                Err(outcome) => {
-                    stopped = Some((outcome, number));
-                    break;
-                }
-            }
+        let deadline = order.deadline.get();
+        if deadline != 0 && deadline <= self.now.0 {
+            let state = Some(OrderState::Expired);
+            return Err(Decision { state, ..Decision::of(Outcome::WrongState) }.into());
         }
-        if stopped.is_none() && !self.can_pay(payer, method, total) {
-            self.give_units_back();
-            return refused(Outcome::InsufficientFunds);
+        let total = self.resolve_lines(currency, lines)?;
+        if !self.can_pay(payer, method, total) {
+            return Err(refused(Outcome::InsufficientFunds, None).into());
         }
-        if stopped.is_none() && !self.sums_can_take(payer, total) {
-            self.give_units_back();
-            return Decision::of(Outcome::Invalid);
+        if !self.sums_can_take(payer, total) {
+            return Err(Decision::of(Outcome::Invalid).into());
         }
-        if let Some((outcome, number)) = stopped {
-            self.give_units_back();
-            let state = outcome.is_logged().then_some(OrderState::Refused);
-            return Decision { state, line: Some(number as u16), ..Decision::of(outcome) };
+        let limited = self.is_limited();
+        if limited {
+            self.check_limits(buyer, lines)?;
+        }
+        self.take_units(lines)?;
+        if limited {
+            self.count_limits(buyer, lines);
         }
 
         match payer {
             // Placed -> Paid: the buyer's money becomes the sellers' credit.
             Some(payer) => {
+                let step = self.step;
                 self.ledger.debit(payer, total);
                 for number in 0..self.resolved.len() {
-                    let Resolved { item, payable, unit_price, quantity } = self.resolved[number];
+                    let Resolved { item, payable, unit_price, quantity, .. } =
+                        self.resolved[number];
                     self.inventory.get_mut(item).sold += u64::from(quantity);
-                    self.ledger.credit(payable, unit_price * u64::from(quantity));
+                    self.ledger.earn(payable, unit_price * u64::from(quantity), step);
                 }
-                Decision { state: Some(OrderState::Paid), ..Decision::ok(total) }
+                Ok(Decision { state: Some(OrderState::Paid), ..Decision::ok(total) })
             }
             // Placed -> Reserved: the units wait with the order.
             None => {
                 for resolved in &self.resolved {
                     self.inventory.get_mut(resolved.item).reserved += u64::from(resolved.quantity);
                 }
-                Decision { state: Some(OrderState::Reserved), ..Decision::ok(total) }
+                Ok(Decision { state: Some(OrderState::Reserved), ..Decision::ok(total) })
             }
         }
     }
 
-    /// Takes a line's units from what is available.
-    fn take_units(&mut self, line: &Line, currency: model::Currency) -> Result<Resolved, Outcome> {
-        let pos = self.inventory.find(ItemId(line.item.get())).ok_or(Outcome::UnknownItem)?;
-        let item = self.inventory.get_mut(pos);
-        if item.currency != currency.numeric() {
-            return Err(Outcome::CurrencyMismatch);
+    /// Finds the items of an order, and what it comes to.
+    fn resolve_lines(&mut self, currency: Currency, lines: &[Line]) -> Result<u64, Stopped> {
+        let mut total = 0u64;
+        let mut unlisted = None::<ItemId>;
+        for (number, line) in lines.iter().enumerate() {
+            let id = ItemId(line.item.get());
+            let Some(pos) = self.inventory.find(id) else {
+                // Its home knows; unless that is here, or has said that there is none.
+                if self.is_home(id) || self.unknown.contains(&id.0) {
+                    return Err(refused(Outcome::UnknownItem, Some(number)).into());
+                }
+                unlisted = Some(unlisted.map_or(id, |other| other.min(id)));
+                continue;
+            };
+            let item = self.inventory.get(pos);
+            if item.currency != currency.numeric() {
+                return Err(refused(Outcome::CurrencyMismatch, Some(number)).into());
+            }
+            if !item.is_open(self.now) {
+                return Err(refused(Outcome::SaleNotOpen, Some(number)).into());
+            }
+            let agreed = line.flags & LINE_AGREED != 0;
+            let unit_price = if agreed { line.unit_price.get() } else { item.price };
+            let quantity = line.quantity.get();
+            let (payable, version) = (Pos(item.payable), item.version);
+            self.resolved.push(Resolved { item: pos, payable, unit_price, quantity, version });
+            // A line is at most 10¹⁵ × 10⁹, which needs more than 64 bits.
+            let price = u128::from(unit_price) * u128::from(quantity);
+            match u128::from(total).checked_add(price) {
+                Some(sum) if sum <= u128::from(Amount::MAX.0) => total = sum as u64,
+                _ => return Err(refused(Outcome::Invalid, Some(number)).into()),
+            }
         }
-        let quantity = line.quantity.get();
-        let left = item.available.checked_sub(quantity.into()).ok_or(Outcome::SoldOut)?;
-        item.available = left;
-        let agreed = line.flags & LINE_AGREED != 0;
-        let unit_price = if agreed { line.unit_price.get() } else { item.price };
-        Ok(Resolved { item: pos, payable: Pos(item.payable), unit_price, quantity })
+        match unlisted {
+            None => Ok(total),
+            Some(item) => {
+                let of_item = lines.iter().filter(|line| line.item.get() == item.0);
+                let whole = of_item.map(|line| u64::from(line.quantity.get())).sum();
+                Err(Stopped::Waits(Shortage { item, lacking: whole, whole }))
+            }
+        }
     }
 
-    fn give_units_back(&mut self) {
-        for resolved in self.resolved.drain(..) {
-            self.inventory.get_mut(resolved.item).available += u64::from(resolved.quantity);
+    /// Takes the lines' units from the escrow, all or none.
+    fn take_units(&mut self, lines: &[Line]) -> Result<(), Stopped> {
+        for number in 0..self.resolved.len() {
+            let Resolved { item: pos, quantity, .. } = self.resolved[number];
+            let turn = self.turn;
+            let item = self.inventory.get_mut(pos);
+            let others_wait = item.queued != 0 && turn.is_none_or(|turn| ItemId(item.id) > turn);
+            match item.available.checked_sub(quantity.into()) {
+                Some(left) if !others_wait => item.available = left,
+                _ => {
+                    for taken in &self.resolved[..number] {
+                        self.inventory.get_mut(taken.item).available += u64::from(taken.quantity);
+                    }
+                    return self.take_scarce_units(lines);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same where units are missing, or others wait for some: by item, lowest first.
+    #[cold]
+    fn take_scarce_units(&mut self, lines: &[Line]) -> Result<(), Stopped> {
+        self.sum_by_item(lines);
+        let mut shortage = None;
+        let mut sold_out = None::<u16>;
+        for &(item, whole, line) in &self.wanted {
+            let pos = self.inventory.find(item).expect("the line was resolved");
+            let found = self.inventory.get(pos);
+            if found.available < whole && self.is_sold_out(pos, whole) {
+                sold_out = Some(sold_out.map_or(line, |other| other.min(line)));
+            } else if shortage.is_none() {
+                let others_wait = found.queued != 0 && self.turn.is_none_or(|turn| item > turn);
+                let lacking = whole.saturating_sub(found.available);
+                if lacking > 0 && !(others_wait || self.can_take_from_pool(pos, lacking)) {
+                    shortage = Some(Shortage { item, lacking, whole });
+                } else if others_wait {
+                    shortage = Some(Shortage { item, lacking: 0, whole });
+                }
+            }
+        }
+        if let Some(line) = sold_out {
+            return Err(refused(Outcome::SoldOut, Some(line.into())).into());
+        }
+        if let Some(shortage) = shortage {
+            return Err(Stopped::Waits(shortage));
+        }
+        for number in 0..self.wanted.len() {
+            let (item, whole, _) = self.wanted[number];
+            let pos = self.inventory.find(item).expect("the line was resolved");
+            let available = self.inventory.get(pos).available;
+            if available < whole {
+                self.take_from_pool(item, pos, whole - available);
+            }
+            self.inventory.get_mut(pos).available -= whole;
+        }
+        Ok(())
+    }
+
+    /// Units wanted by item, lowest first, with the line that names the item first.
+    fn sum_by_item(&mut self, lines: &[Line]) {
+        self.wanted.clear();
+        let wanted = lines.iter().enumerate().map(|(number, line)| {
+            (ItemId(line.item.get()), u64::from(line.quantity.get()), number as u16)
+        });
+        self.wanted.extend(wanted);
+        self.wanted.sort_unstable_by_key(|&(item, _, line)| (item, line));
+        self.wanted.dedup_by(|next, first| {
+            let same = next.0 == first.0;
+            first.1 += if same { next.1 } else { 0 };
+            same
+        });
+    }
+
+    /// Whether an item of the order at hand has a limit.
+    fn is_limited(&self) -> bool {
+        self.resolved.iter().any(|line| self.inventory.get(line.item).limit != 0)
+    }
+
+    fn check_limits(&mut self, buyer: Party, lines: &[Line]) -> Result<(), Stopped> {
+        self.sum_by_item(lines);
+        for &(item, whole, line) in &self.wanted {
+            let pos = self.inventory.find(item).expect("the line was resolved");
+            let limit = u64::from(self.inventory.get(pos).limit);
+            if limit != 0 && self.limits.bought(buyer, item) + whole > limit {
+                return Err(refused(Outcome::OverLimit, Some(line.into())).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// All items of the order count, so that what is counted can be taken back, whatever limits
+    /// come and go until then.
+    fn count_limits(&mut self, buyer: Party, lines: &[Line]) {
+        self.sum_by_item(lines);
+        for &(item, whole, _) in &self.wanted {
+            self.limits.add(buyer, item, whole);
         }
     }
 
@@ -221,7 +373,8 @@ impl Shard {
             previous: head.last,
             ..Decision::of(outcome)
         };
-        if head.state != OrderState::Reserved as u8 {
+        let overdue = head.moment != 0 && head.moment <= self.now.0;
+        if head.state != OrderState::Reserved as u8 || overdue {
             return answer(Outcome::WrongState);
         }
         let currency = checked(head.currency);
@@ -243,17 +396,20 @@ impl Shard {
             return Decision::of(Outcome::Invalid);
         }
         // Reserved -> Paid: the units are sold, the money is the sellers'.
+        let step = self.step;
         self.ledger.debit(payer, head.total);
         for number in 0..self.resolved.len() {
-            let Resolved { item, payable, unit_price, quantity } = self.resolved[number];
+            let Resolved { item, payable, unit_price, quantity, .. } = self.resolved[number];
             let item = self.inventory.get_mut(item);
             item.reserved -= u64::from(quantity);
             item.sold += u64::from(quantity);
-            self.ledger.credit(payable, unit_price * u64::from(quantity));
+            self.ledger.earn(payable, unit_price * u64::from(quantity), step);
         }
+        self.timers.remove(&(head.moment, pos.0));
         let head = self.orders.head_mut(pos);
         head.state = OrderState::Paid as u8;
         head.method = body.method;
+        head.moment = u64::from(step);
         Decision { state: Some(OrderState::Paid), previous: head.last, ..Decision::ok(head.total) }
     }
 
@@ -262,6 +418,12 @@ impl Shard {
             return Decision::of(Outcome::UnknownOrder);
         };
         let head = *self.orders.head(pos);
+        let withdrawn = head.outcome == Outcome::WrongState as u8;
+        if head.state == OrderState::Cancelled as u8 && withdrawn {
+            // It was cancelled while it waited, by this.
+            let state = Some(OrderState::Cancelled);
+            return Decision { state, previous: head.last, ..Decision::ok(0) };
+        }
         if head.state != OrderState::Reserved as u8 {
             return Decision {
                 state: OrderState::from_byte(head.state),
@@ -270,14 +432,41 @@ impl Shard {
             };
         }
         // Reserved -> Cancelled: the units can be sold again.
-        self.resolve(pos);
-        for resolved in &self.resolved {
-            let item = self.inventory.get_mut(resolved.item);
-            item.reserved -= u64::from(resolved.quantity);
-            item.available += u64::from(resolved.quantity);
+        self.release_order(pos, OrderState::Cancelled)
+    }
+
+    /// A timer that is due: the first there is.
+    pub(crate) fn fire(&mut self, buyer: Party, body: &TimerBody) -> Decision {
+        let named = (buyer, OrderId(body.order.get()), model::Time(body.due.get()));
+        if self.due(self.now) != Some(named) {
+            return Decision::of(Outcome::Invalid);
         }
-        self.orders.head_mut(pos).state = OrderState::Cancelled as u8;
-        Decision { state: Some(OrderState::Cancelled), previous: head.last, ..Decision::ok(0) }
+        let pos = self.orders.find(named.0, named.1).expect("a timer's order is there");
+        let last = self.offset.0;
+        // Reserved -> Expired: the units can be sold again.
+        let decision = self.release_order(pos, OrderState::Expired);
+        self.orders.head_mut(pos).last = last;
+        decision
+    }
+
+    /// Ends an order that waits for its payment.
+    fn release_order(&mut self, pos: Pos, state: OrderState) -> Decision {
+        let head = *self.orders.head(pos);
+        self.timers.remove(&(head.moment, pos.0));
+        self.resolve(pos);
+        for number in 0..self.resolved.len() {
+            let Resolved { item, quantity, .. } = self.resolved[number];
+            let units = u64::from(quantity);
+            let found = self.inventory.get_mut(item);
+            found.reserved -= units;
+            let id = ItemId(found.id);
+            if head.counts != 0 {
+                self.limits.remove(Party(head.buyer), id, units);
+            }
+            self.free(item, units);
+        }
+        self.orders.head_mut(pos).state = state as u8;
+        Decision { state: Some(state), previous: head.last, ..Decision::ok(0) }
     }
 
     pub(crate) fn refund(
@@ -322,7 +511,8 @@ impl Shard {
             let Some(line) = lines.get(at) else {
                 return answer(Outcome::WrongState, Some(number as u16));
             };
-            let left = line.quantity - line.refunded - self.resolved[at].quantity;
+            let refunded = if is_planted(Bug::RefundOfRefund) { 0 } else { line.refunded };
+            let left = line.quantity - refunded - self.resolved[at].quantity;
             if wanted.quantity.get() > left {
                 return answer(Outcome::WrongState, Some(number as u16));
             }
@@ -337,13 +527,13 @@ impl Shard {
         }
 
         // Paid -> PartlyRefunded -> Refunded: the sellers' credit becomes the buyer's again.
+        let (sold, step) = (head.moment as u32, self.step);
         for number in 0..self.resolved.len() {
-            let Resolved { item, payable, unit_price, quantity } = self.resolved[number];
-            self.ledger.debit(payable, unit_price * u64::from(quantity));
-            if refund.flags & REFUND_RESTOCK != 0 {
-                let item = self.inventory.get_mut(item);
-                item.sold -= u64::from(quantity);
-                item.available += u64::from(quantity);
+            let Resolved { item, payable, unit_price, quantity, .. } = self.resolved[number];
+            self.ledger.give_back(payable, unit_price * u64::from(quantity), sold, step);
+            if refund.flags & REFUND_RESTOCK != 0 && quantity > 0 {
+                self.inventory.get_mut(item).sold -= u64::from(quantity);
+                self.free(item, quantity.into());
             }
         }
         self.ledger.credit(payer, amount);
@@ -366,7 +556,14 @@ impl Shard {
             let item = self.inventory.find(ItemId(line.item)).expect("a placed line has its item");
             let payable = Pos(self.inventory.get(item).payable);
             let (unit_price, quantity) = (line.unit_price, line.quantity);
-            self.resolved.push(Resolved { item, payable, unit_price, quantity });
+            self.resolved.push(Resolved { item, payable, unit_price, quantity, version: 0 });
         }
     }
+}
+
+/// The hash of an order as its buyer sent it.
+fn digest_as_sent(withdrawn: &[u8]) -> u64 {
+    let mut bytes = withdrawn.to_vec();
+    set_withdrawn(&mut bytes, false);
+    xxh3_64(&bytes)
 }

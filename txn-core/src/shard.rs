@@ -6,26 +6,22 @@
 
 use std::collections::BTreeMap;
 
-use foldhash::fast::FixedState;
 use model::frame::FrameBuilder;
-use model::record::{
-    self, Body, CreateAccountBody, CreateItemBody, Kind, RECORD_BYTES_MAX, Record, RecordError,
-    Records, RestockBody, TransferBody,
-};
+use model::planted::{Bug, is_planted};
+use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records};
 use model::reply::{Query, View};
 use model::{
-    AccountKind, Amount, Currency, ItemId, ItemView, Offset, OrderId, OrderState, Outcome, Party,
-    Reply,
+    AccountKind, Currency, ItemId, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply,
+    ShardId, Time,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::SpareRegions;
-use crate::changes::{Change, ChangeScope, Changes};
 use crate::index::Grown;
-use crate::inventory::Inventory;
-use crate::ledger::{Balance, Ledger};
-use crate::orders::Orders;
-use crate::place::Resolved;
+use crate::ledger::Balance;
+use crate::realm::{Decision, RealmState, Seat};
+use crate::signals::{Shortage, Signals};
+use crate::streams::StreamEnds;
 
 /// How much a shard should be ready for, so that no table grows under load.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,73 +36,45 @@ pub struct Capacity {
 
 /// The state of one shard, and the rules by which it changes.
 pub struct Shard {
-    pub(crate) ledger: Ledger,
-    pub(crate) inventory: Inventory,
-    pub(crate) orders: Orders,
-    pub(crate) changes: Changes,
+    seat: Seat,
+    seed: u64,
     next_offset: Offset,
     spare: SpareRegions,
-    pub(crate) resolved: Vec<Resolved>,
-}
-
-/// What a decision comes to, before it is logged.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Decision {
-    pub outcome: Outcome,
-    pub state: Option<OrderState>,
-    pub line: Option<u16>,
-    pub amount: u64,
-    /// The record before it for the same order.
-    pub previous: u64,
-}
-
-impl Decision {
-    pub(crate) fn of(outcome: Outcome) -> Decision {
-        Decision { outcome, state: None, line: None, amount: 0, previous: 0 }
-    }
-
-    pub(crate) fn ok(amount: u64) -> Decision {
-        Decision { amount, ..Decision::of(Outcome::Ok) }
-    }
-
-    /// The reply of a command that leaves no record.
-    pub(crate) fn unlogged(self) -> Reply {
-        self.reply(None)
-    }
-
-    pub(crate) fn reply(self, offset: Option<Offset>) -> Reply {
-        Reply {
-            outcome: self.outcome,
-            state: self.state,
-            line: self.line,
-            amount: Amount(self.amount),
-            offset,
-        }
-    }
+    /// Trade, and rehearsal from its first command on.
+    realms: [Option<Box<RealmState>>; 2],
+    signals: Signals,
+    touched: Vec<(Realm, ShardId)>,
 }
 
 impl Shard {
     /// An empty shard. `seed` keeps callers from choosing ids that collide in its tables; it
-    /// changes no outcome.
-    pub fn new(seed: u64) -> Shard {
-        let hasher = FixedState::with_seed(seed);
-        let spare = SpareRegions::default();
+    /// changes no outcome. It grows into `spare` first.
+    pub fn new(seat: Seat, seed: u64, spare: SpareRegions) -> Shard {
+        assert!((1..=Seat::SHARDS_MAX).contains(&seat.shards) && seat.id.0 < seat.shards);
+        assert!(seat.settle_step.as_secs() >= 1, "a step is a second at least");
+        let live = RealmState::new(Realm::Live, seat, seed, &spare);
         Shard {
-            ledger: Ledger::new(hasher.clone(), &spare),
-            inventory: Inventory::new(hasher.clone(), &spare),
-            orders: Orders::new(hasher.clone(), &spare),
-            changes: Changes::new(hasher, &spare),
+            seat,
+            seed,
             next_offset: Offset(1),
             spare,
-            resolved: Vec::new(),
+            realms: [Some(Box::new(live)), None],
+            signals: Signals::default(),
+            touched: Vec::new(),
         }
+    }
+
+    /// Which shard it is.
+    pub fn seat(&self) -> Seat {
+        self.seat
     }
 
     /// Makes room ahead, so that no table splits before it holds so much.
     pub fn reserve(&mut self, capacity: Capacity) {
-        self.ledger.reserve(capacity.accounts);
-        self.inventory.reserve(capacity.items);
-        self.orders.reserve(capacity.orders);
+        let live = self.realm_mut(Realm::Live);
+        live.ledger.reserve(capacity.accounts);
+        live.inventory.reserve(capacity.items);
+        live.orders.reserve(capacity.orders);
     }
 
     /// Memory that it will take when it grows. Whoever keeps some ready, on another thread,
@@ -115,23 +83,28 @@ impl Shard {
         &self.spare
     }
 
+    fn realm(&self, realm: Realm) -> Option<&RealmState> {
+        self.realms[realm as usize].as_deref()
+    }
+
+    fn realm_mut(&mut self, realm: Realm) -> &mut RealmState {
+        let (seat, seed, spare) = (self.seat, self.seed, &self.spare);
+        self.realms[realm as usize]
+            .get_or_insert_with(|| Box::new(RealmState::new(realm, seat, seed, spare)))
+    }
+
+    fn states(&self) -> impl Iterator<Item = &RealmState> {
+        self.realms.iter().flatten().map(Box::as_ref)
+    }
+
     /// Whether it can take more commands. The shell asks before it takes a batch.
     pub fn has_room(&self) -> bool {
-        self.ledger.has_room()
-            && self.inventory.has_room()
-            && self.orders.has_room()
-            && self.changes.has_room()
+        self.states().all(RealmState::has_room)
     }
 
     /// How far its tables have grown.
     pub fn grown(&self) -> Grown {
-        let tables = [
-            self.ledger.grown(),
-            self.inventory.grown(),
-            self.orders.grown(),
-            self.changes.grown(),
-        ];
-        tables.into_iter().sum()
+        self.states().map(RealmState::grown).sum()
     }
 
     /// The offset of the next record.
@@ -140,17 +113,27 @@ impl Shard {
     }
 
     /// Executes commands until none is left or the frame is full, appends a record for each
-    /// that is new, and a reply for each.
+    /// that is new, and a reply for each. `now` is the frame's time, and never goes back.
+    ///
+    /// An order that lacks units gets no record, and its reply is [`Outcome::Busy`]:
+    /// [`Shard::signals`] says which ones those are, and [`Shard::execute`] tries them again.
     ///
     /// An error means that the bytes are no commands; those before it were executed.
     pub fn apply(
         &mut self,
+        now: Time,
         commands: &mut Records<'_>,
         frame: &mut FrameBuilder,
         replies: &mut Vec<Reply>,
     ) -> Result<(), RecordError> {
         loop {
-            self.prefetch(*commands);
+            let ahead = *commands;
+            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
+                self.prefetch_slots(&command);
+            }
+            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
+                self.prefetch_blocks(&command);
+            }
             for _ in 0..PREFETCH_COMMANDS {
                 if frame.is_full_for(RECORD_BYTES_MAX) {
                     return Ok(());
@@ -158,310 +141,275 @@ impl Shard {
                 let Some(command) = commands.next() else { return Ok(()) };
                 let command = command?;
                 command.check_undecided()?;
-                replies.push(self.execute(&command, frame));
+                let reply = match self.execute(now, &command, None, frame) {
+                    Ok(reply) => reply,
+                    Err(shortage) => {
+                        self.signals.waits.push((replies.len(), shortage));
+                        Decision::of(Outcome::Busy).unlogged()
+                    }
+                };
+                replies.push(reply);
             }
         }
     }
 
-    /// Asks the processor to fetch what the next commands will need, in two rounds: the index
-    /// slots of all, then the blocks that they name. Cold memory is most of what an order costs.
-    fn prefetch(&self, commands: Records<'_>) {
-        for command in commands.take(PREFETCH_COMMANDS).flatten() {
-            let Body::Place { order, lines, .. } = command.body else { continue };
-            let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
-            let buyer = command.party();
-            self.orders.prefetch_slot(buyer, OrderId(command.header.id.get()));
-            self.ledger.prefetch_slot((buyer, currency, AccountKind::Main));
-            for line in lines.iter().take(PREFETCH_LINES) {
-                self.inventory.prefetch_slot(ItemId(line.item.get()));
-            }
-        }
-        for command in commands.take(PREFETCH_COMMANDS).flatten() {
-            let Body::Place { order, lines, .. } = command.body else { continue };
-            let Some(currency) = Currency::from_numeric(order.currency.get()) else { continue };
-            self.ledger.prefetch_account((command.party(), currency, AccountKind::Main));
-            for line in lines.iter().take(PREFETCH_LINES) {
-                self.inventory.prefetch_item(ItemId(line.item.get()));
-            }
-        }
-    }
-
-    fn execute(&mut self, command: &Record<'_>, frame: &mut FrameBuilder) -> Reply {
-        let digest = xxh3_64(command.bytes);
-        match command.body {
-            Body::CreateAccount(body) => {
-                let decision = self.create_account(command.party(), body);
-                self.log(command, decision, frame)
-            }
-            Body::CreateItem(body) => {
-                let decision = self.create_item(ItemId(command.header.scope.get()), body);
-                self.log(command, decision, frame)
-            }
-            Body::Place { order, leg, lines } => {
-                self.place(command, digest, order, leg, lines, frame)
-            }
-            Body::Transfer(body) => {
-                self.change(command, Kind::Transfer, 0, digest, frame, |shard, command| {
-                    shard.transfer(command.party(), body)
-                })
-            }
-            Body::Restock(body) => {
-                self.change(command, Kind::Restock, 0, digest, frame, |shard, command| {
-                    shard.restock(ItemId(command.header.scope.get()), body)
-                })
-            }
-            Body::Pay(body) => self.change(
-                command,
-                Kind::Pay,
-                body.order.get(),
-                digest,
-                frame,
-                |shard, command| shard.pay(command.party(), body),
-            ),
-            Body::Cancel(body) => {
-                let order = body.order.get();
-                self.change(command, Kind::Cancel, order, digest, frame, |shard, command| {
-                    shard.cancel(command.party(), OrderId(order))
-                })
-            }
-            Body::Refund { refund, lines } => {
-                let order = refund.order.get();
-                self.change(command, Kind::Refund, order, digest, frame, |shard, command| {
-                    shard.refund(command.party(), refund, lines)
-                })
-            }
-        }
-    }
-
-    /// A change with an id of its own: decided once, remembered, logged.
-    fn change(
+    /// Executes one command, for which the frame has room: [`FrameBuilder::is_full_for`]
+    /// [`RECORD_BYTES_MAX`] is false. An order that lacks units gets no record.
+    ///
+    /// `turn` is for an order that has waited for this item, and is the first of those who wait.
+    pub fn execute(
         &mut self,
+        now: Time,
         command: &Record<'_>,
-        kind: Kind,
-        order: u128,
-        digest: u64,
+        turn: Option<ItemId>,
         frame: &mut FrameBuilder,
-        decide: impl FnOnce(&mut Shard, &Record<'_>) -> Decision,
-    ) -> Reply {
-        let scope = ChangeScope::new(kind, command.header.scope.get(), order);
-        let id = command.header.id.get();
-        if let Some(change) = self.changes.find(scope, id) {
-            return repeat_of(change, digest);
-        }
-        let decision = decide(self, command);
-        if !decision.outcome.is_logged() {
-            return decision.unlogged();
-        }
-        let change = Change {
-            digest,
-            amount: decision.amount,
-            offset: self.next_offset.0,
-            outcome: decision.outcome as u8,
-            state: decision.state.map_or(0, |state| state as u8),
-            refused_line: decision.line.map_or(0, |line| line + 1),
-            ..Change::default()
-        };
-        self.changes.insert(scope, id, change);
-        if let Some(pos) = command.order().and_then(|id| self.orders.find(command.party(), id)) {
-            self.orders.head_mut(pos).last = self.next_offset.0;
-        }
-        self.log(command, decision, frame)
-    }
-
-    /// Appends the record of a decision, unless it isn't one to be logged.
-    pub(crate) fn log(
-        &mut self,
-        command: &Record<'_>,
-        decision: Decision,
-        frame: &mut FrameBuilder,
-    ) -> Reply {
-        if !decision.outcome.is_logged() {
-            return decision.unlogged();
-        }
-        let bytes = frame.push(command.bytes);
-        let state = decision.state.map_or(0, |state| state as u8);
-        record::set_outcome(bytes, decision.outcome, state, decision.previous, decision.amount);
-        if let (Body::Refund { .. }, Some(line)) = (command.body, decision.line) {
-            record::refund_mut(bytes).refused_line = (line + 1).into();
-        }
-        decision.reply(Some(self.take_offset()))
-    }
-
-    pub(crate) fn take_offset(&mut self) -> Offset {
+    ) -> Result<Reply, Shortage> {
         let offset = self.next_offset;
-        self.next_offset.0 += 1;
-        offset
+        let records = frame.count();
+        let realm = self.realm_mut(command.realm());
+        realm.set_now(now);
+        (realm.offset, realm.turn) = (offset, turn);
+        let reply = realm.execute(command, frame);
+        self.next_offset.0 += u64::from(frame.count() - records);
+        if is_planted(Bug::DrillTimer) {
+            self.free_in_trade(command);
+        }
+        reply
     }
 
-    fn create_account(&mut self, party: Party, body: &CreateAccountBody) -> Decision {
-        let currency = checked(body.currency.get());
-        let balance = body.balance.get();
-        let key = (party, currency, AccountKind::Main);
-        let found = self.ledger.find(key);
-        if let Some(opening) = found.and_then(|pos| self.ledger.opening(pos)) {
-            let same = opening == Amount(balance);
-            return match same {
-                true => Decision { amount: balance, ..Decision::of(Outcome::AlreadyDone) },
-                false => Decision::of(Outcome::IdReused),
-            };
+    /// A bug that can be planted.
+    fn free_in_trade(&mut self, command: &Record<'_>) {
+        let (Realm::Drill, Body::Timer(timer)) = (command.realm(), command.body) else { return };
+        let query = Query::Order(command.party(), OrderId(timer.order.get()));
+        let View::Order(order) = self.query_in(Realm::Drill, query) else { return };
+        let live = self.realm_mut(Realm::Live);
+        for line in order.lines {
+            if let Some(pos) = live.inventory.find(line.item) {
+                live.inventory.get_mut(pos).available += u64::from(line.quantity.0);
+            }
         }
-        let clearing = self.ledger.find_or_make((Party(0), currency, AccountKind::Clearing));
-        if !self.ledger.can_debit(clearing, balance) {
-            return Decision::of(Outcome::Invalid);
-        }
-        let account = self.ledger.find_or_make(key);
-        self.ledger.set_opened(account, Amount(balance));
-        self.ledger.post(clearing, account, balance);
-        Decision::ok(balance)
     }
 
-    fn create_item(&mut self, item: ItemId, body: &CreateItemBody) -> Decision {
-        let (seller, price, stock) = (body.seller.get(), body.price.get(), body.stock.get());
-        let currency = checked(body.currency.get());
-        if let Some(pos) = self.inventory.find(item) {
-            let found = self.inventory.get(pos);
-            let same = found.seller == seller
-                && found.price == price
-                && found.first_stock == stock
-                && found.currency == currency.numeric();
-            return Decision::of(if same { Outcome::AlreadyDone } else { Outcome::IdReused });
-        }
-        self.inventory.create(
-            &mut self.ledger,
-            item,
-            Party(seller),
-            Amount(price),
-            currency,
-            stock,
-        );
-        Decision::ok(0)
+    /// Whether there is anything to learn.
+    pub fn has_signals(&self) -> bool {
+        !self.signals.waits.is_empty() || self.states().any(|state| !state.signals.is_empty())
     }
 
-    fn restock(&mut self, item: ItemId, body: &RestockBody) -> Decision {
-        let Some(pos) = self.inventory.find(item) else {
-            return Decision::of(Outcome::UnknownItem);
+    /// What was learned since this was asked last. Executing a log again, it is to be dropped.
+    pub fn signals(&mut self) -> Signals {
+        let mut signals = std::mem::take(&mut self.signals);
+        for realm in self.realms.iter_mut().flatten() {
+            signals.woken.append(&mut realm.signals.woken);
+            signals.recalled.append(&mut realm.signals.recalled);
+        }
+        signals
+    }
+
+    /// Says whether orders wait for an item, so that others don't overtake them.
+    pub fn set_queued(&mut self, realm: Realm, item: ItemId, queued: bool) {
+        let state = self.realm_mut(realm);
+        if let Some(pos) = state.inventory.find(item) {
+            state.inventory.get_mut(pos).queued = u16::from(queued);
+        }
+    }
+
+    /// Items whose recall waits for an answer: what a shell has to see to when it starts.
+    pub fn recalled(&self) -> Vec<(Realm, ItemId)> {
+        let open = |state: &RealmState| {
+            let realm = state.realm;
+            let recalled = state.inventory.iter().filter(|item| item.recalled != 0);
+            recalled.map(move |item| (realm, ItemId(item.id))).collect::<Vec<_>>()
         };
-        let item = self.inventory.get_mut(pos);
-        let Some(stocked) = item.stocked.checked_add(body.quantity.get()) else {
-            return Decision::of(Outcome::Invalid);
-        };
-        item.stocked = stocked;
-        item.available += body.quantity.get();
-        Decision::ok(0)
+        self.states().flat_map(open).collect()
     }
 
-    fn transfer(&mut self, debited: Party, body: &TransferBody) -> Decision {
-        let currency = checked(body.currency.get());
-        let amount = body.moved.get();
-        let kind = |byte| AccountKind::from_byte(byte).expect("the record was checked");
-        let credited = Party(body.credit_party.get());
-        let debit = self.account(debited, currency, kind(body.debit_kind));
-        let credit = self.account(credited, currency, kind(body.credit_kind));
-        let (Some(debit), Some(credit)) = (debit, credit) else {
-            return Decision::of(Outcome::UnknownAccount);
-        };
-        // Only what enters from outside may be owed: a seller can't pay out what isn't there.
-        let may_go_negative = kind(body.debit_kind) == AccountKind::Clearing;
-        if !may_go_negative && self.ledger.available(debit) < i128::from(amount) {
-            return Decision::of(Outcome::InsufficientFunds);
-        }
-        if !self.ledger.can_debit(debit, amount) || !self.ledger.can_credit(credit, amount) {
-            return Decision::of(Outcome::Invalid);
-        }
-        self.ledger.post(debit, credit, amount);
-        Decision::ok(amount)
+    /// The order of a realm that is due first, if it is at `now`: the next [`Kind::Timer`].
+    ///
+    /// [`Kind::Timer`]: model::record::Kind::Timer
+    pub fn due(&self, realm: Realm, now: Time) -> Option<(Party, OrderId, Time)> {
+        self.realm(realm)?.due(now)
     }
 
-    /// An account that a command names. The clearing account is always there.
-    fn account(
-        &mut self,
-        party: Party,
-        currency: Currency,
-        kind: AccountKind,
-    ) -> Option<crate::arena::Pos> {
-        match kind {
-            AccountKind::Clearing => Some(self.clearing(currency)),
-            _ => self.ledger.find((party, currency, kind)),
+    /// When the first timer of a realm is due.
+    pub fn next_due(&self, realm: Realm) -> Option<Time> {
+        self.realm(realm)?.timers.first().map(|(due, _)| Time(*due))
+    }
+
+    /// Whether sellers' accounts of a realm have not been swept since the step of `now` began.
+    pub fn wants_sweep(&self, realm: Realm, now: Time) -> bool {
+        let Some(state) = self.realm(realm) else { return false };
+        state.ledger.payables() > 0 && state.swept_step < state.step_of(now)
+    }
+
+    /// When [`Shard::wants_sweep`] is true next.
+    pub fn next_sweep(&self, realm: Realm) -> Option<Time> {
+        let state = self.realm(realm).filter(|state| state.ledger.payables() > 0)?;
+        Some(state.end_of(state.swept_step))
+    }
+
+    /// Realms that have any state.
+    pub fn realms(&self) -> impl Iterator<Item = Realm> + '_ {
+        self.states().map(|state| state.realm)
+    }
+
+    /// Streams of which something changed since this was asked last.
+    pub fn touched(&mut self) -> &mut Vec<(Realm, ShardId)> {
+        for realm in self.realms.iter_mut().flatten() {
+            self.touched.append(realm.streams.touched());
+        }
+        &mut self.touched
+    }
+
+    /// Where the streams to and from another shard stand.
+    pub fn stream(&self, realm: Realm, peer: ShardId) -> StreamEnds {
+        let none = StreamEnds { next_out: 1, acked: 1, next_in: 1, ..StreamEnds::default() };
+        self.realm(realm).map_or(none, |state| state.streams.ends(peer))
+    }
+
+    /// A bug that can be planted: forgets the number of the last entry taken.
+    pub fn forget_number(&mut self) {
+        for realm in self.realms.iter_mut().flatten() {
+            realm.streams.forget_number();
         }
     }
 
-    pub(crate) fn clearing(&mut self, currency: Currency) -> crate::arena::Pos {
-        self.ledger.find_or_make((Party(0), currency, AccountKind::Clearing))
+    /// Copies what is to be sent to `peer`: entries from number `from` on and before `to`, as
+    /// many as fit in `room` bytes. Returns how many.
+    pub fn copy_entries(
+        &self,
+        realm: Realm,
+        peer: ShardId,
+        (from, to): (u64, u64),
+        room: usize,
+        out: &mut Vec<u8>,
+    ) -> u32 {
+        self.realm(realm).map_or(0, |state| state.streams.copy(peer, from, to, room, out))
+    }
+
+    /// Hash over all entries sent to `peer` before `number`. `None` before what is
+    /// acknowledged, and past what was sent.
+    pub fn sent_hash(&self, realm: Realm, peer: ShardId, number: u64) -> Option<u64> {
+        match self.realm(realm) {
+            Some(state) => state.streams.hash_at(peer, number),
+            None => (number == 1).then_some(0),
+        }
+    }
+
+    /// Shows the entries for `peer` from number `from` on: what is under way.
+    pub fn for_each_entry(
+        &self,
+        realm: Realm,
+        peer: ShardId,
+        from: u64,
+        mut visit: impl FnMut(model::record::entry::Entry<'_>),
+    ) {
+        let Some(state) = self.realm(realm) else { return };
+        for (_, bytes) in state.streams.entries(peer, from) {
+            let entries = model::record::entry::Entries::parse(bytes, 1);
+            entries.expect("the shard wrote it").for_each(|(_, entry)| visit(entry));
+        }
+    }
+
+    /// Whether nobody asks for units and no round is running: what must come about when
+    /// everybody can be reached.
+    pub fn is_settled(&self, realm: Realm) -> bool {
+        self.realm(realm).is_none_or(|state| {
+            state.contended.is_empty() && state.inventory.iter().all(|item| item.recalled == 0)
+        })
+    }
+
+    /// Asks the processor to fetch the index slots that a command needs. Cold memory is most of
+    /// what an order costs, so whoever executes many fetches for [`PREFETCH_COMMANDS`] of them
+    /// first, and then what the slots name.
+    pub fn prefetch_slots(&self, command: &Record<'_>) {
+        let Body::Place { order, lines, .. } = command.body else { return };
+        let Some(state) = self.realm(command.realm()) else { return };
+        let Some(currency) = Currency::from_numeric(order.currency.get()) else { return };
+        let buyer = command.party();
+        state.orders.prefetch_slot(buyer, OrderId(command.header.id.get()));
+        state.ledger.prefetch_slot((buyer, currency, AccountKind::Main));
+        for line in lines.iter().take(PREFETCH_LINES) {
+            state.inventory.prefetch_slot(ItemId(line.item.get()));
+        }
+    }
+
+    /// Asks the processor to fetch the blocks that the slots of a command name.
+    pub fn prefetch_blocks(&self, command: &Record<'_>) {
+        let Body::Place { order, lines, .. } = command.body else { return };
+        let Some(state) = self.realm(command.realm()) else { return };
+        let Some(currency) = Currency::from_numeric(order.currency.get()) else { return };
+        state.ledger.prefetch_account((command.party(), currency, AccountKind::Main));
+        for line in lines.iter().take(PREFETCH_LINES) {
+            state.inventory.prefetch_item(ItemId(line.item.get()));
+        }
     }
 
     /// Reads. What it shows may not be durable yet: the shell releases it with the frame.
     pub fn query(&self, query: Query) -> View {
+        self.query_in(Realm::Live, query)
+    }
+
+    /// Reads in a realm.
+    pub fn query_in(&self, realm: Realm, query: Query) -> View {
+        let Some(state) = self.realm(realm) else { return View::Missing };
         let found = match query {
-            Query::Order(buyer, id) => self.orders.view(buyer, id).map(View::Order),
+            Query::Order(buyer, id) => state.orders.view(buyer, id).map(View::Order),
             Query::Account(party, currency, kind) => {
-                self.ledger.view((party, currency, kind)).map(View::Account)
+                state.ledger.view((party, currency, kind)).map(View::Account)
             }
-            Query::Item(item) => self.inventory.view(item).map(View::Item),
+            Query::Item(item) => state.inventory.view(item).map(View::Item),
         };
         found.unwrap_or(View::Missing)
     }
 
-    /// Every item as it stands, and whether its units add up.
-    pub fn items(&self) -> impl Iterator<Item = (ItemView, bool)> + '_ {
-        self.inventory.iter().map(|item| {
-            let view = self.inventory.view(ItemId(item.id)).expect("an item finds itself");
-            (view, item.is_balanced())
+    /// Every item of a realm as it stands on this shard.
+    pub fn items(&self, realm: Realm) -> impl Iterator<Item = ItemView> + '_ {
+        self.realm(realm).into_iter().flat_map(|state| {
+            let view = |id| state.inventory.view(ItemId(id)).expect("an item finds itself");
+            state.inventory.iter().map(move |item| view(item.id))
         })
     }
 
-    /// The sums of all accounts by currency.
-    pub fn balances(&self) -> BTreeMap<&'static str, Balance> {
-        let balances = self.ledger.balances().into_iter();
-        balances.map(|(numeric, balance)| (checked(numeric).code(), balance)).collect()
+    /// The sums of all accounts of a realm by currency.
+    pub fn balances(&self, realm: Realm) -> BTreeMap<&'static str, Balance> {
+        let balances = self.realm(realm).map(|state| state.ledger.balances()).unwrap_or_default();
+        let code = |(numeric, balance)| (checked(numeric).code(), balance);
+        balances.into_iter().map(code).collect()
     }
 
     /// A hash of the whole state, the same whatever the order in which tables hold it.
     pub fn state_hash(&self) -> u64 {
-        let parts = [
-            self.ledger.state_hash(),
-            self.inventory.state_hash(),
-            self.orders.state_hash(),
-            self.changes.state_hash(),
-        ];
+        let parts = [Realm::Live, Realm::Drill].map(|realm| self.realm_hash(realm));
         xxh3_64(&parts.map(u64::to_le_bytes).concat())
+    }
+
+    /// A hash of all that there is of a realm; the other one doesn't enter into it.
+    pub fn realm_hash(&self, realm: Realm) -> u64 {
+        self.realm(realm).map_or(0, RealmState::state_hash)
     }
 
     /// Orders, accounts and items that it holds.
     pub fn held(&self) -> Capacity {
-        Capacity {
-            accounts: self.ledger.len(),
-            items: self.inventory.len(),
-            orders: self.orders.len(),
-        }
+        self.states().fold(Capacity::default(), |held, state| Capacity {
+            accounts: held.accounts + state.ledger.len(),
+            items: held.items + state.inventory.len(),
+            orders: held.orders + state.orders.len(),
+        })
     }
 
     /// Bytes of its state.
     pub fn bytes(&self) -> u64 {
-        self.ledger.bytes() + self.inventory.bytes() + self.orders.bytes() + self.changes.bytes()
+        self.states().map(RealmState::bytes).sum()
     }
 }
 
 /// Commands whose memory is fetched together: enough for the fetches to overlap, and few enough
 /// for what they bring to be there still when its command's turn comes.
-const PREFETCH_COMMANDS: usize = 32;
+pub const PREFETCH_COMMANDS: usize = 32;
 /// Baskets beyond this are rare, and their lines would push each other out of the cache.
 const PREFETCH_LINES: usize = 8;
 
 /// A currency from a record: records are checked against ISO 4217 before they come here.
 pub(crate) fn checked(numeric: u16) -> Currency {
     Currency::from_numeric(numeric).expect("the record was checked")
-}
-
-fn repeat_of(change: &Change, digest: u64) -> Reply {
-    if change.digest != digest {
-        return Decision::of(Outcome::IdReused).unlogged();
-    }
-    let first = Outcome::from_byte(change.outcome).expect("the core wrote it");
-    Reply {
-        outcome: if first == Outcome::Ok { Outcome::AlreadyDone } else { first },
-        state: OrderState::from_byte(change.state),
-        line: change.refused_line.checked_sub(1),
-        amount: Amount(change.amount),
-        offset: Some(Offset(change.offset)),
-    }
 }

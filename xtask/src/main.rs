@@ -1,11 +1,12 @@
-//! The developers' door: `cargo xtask test`, `lint`, `fuzz`, `bench`, `instructions`, `tools`. CI
-//! calls the same commands.
+//! The developers' door: `cargo xtask test`, `lint`, `sim`, `fuzz`, `bench`, `instructions`, `tools`.
+//! CI calls the same commands.
 
 mod bench;
 mod fuzz;
 mod instructions;
 mod lint;
 mod run;
+mod sim;
 mod test;
 mod tools;
 
@@ -36,6 +37,8 @@ enum Command {
     /// Measures the parts, the whole beside other systems (--peers), the load generator beside
     /// others (--generator), or one revision beside another (--compare).
     Bench(bench::Bench),
+    /// Simulates worlds in which everything goes wrong: one of a seed, with its trace, or many.
+    Sim(sim::Sim),
     /// Finds or installs what tests and benchmarks need, and says where it is.
     Tools,
     /// Counts what an order costs in instructions, stage by stage, beside instructions.toml.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Instructions { accept } => instructions::instructions(accept),
         Command::Bench(args) => bench::bench(&args),
+        Command::Sim(args) => sim::sim(&args),
         Command::Tools => tools::tools(),
         Command::ServeBare { threads, batch, http2 } => bench::serve_bare(
             threads,

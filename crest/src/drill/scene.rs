@@ -87,6 +87,9 @@ impl Scene {
         if let Some(reactors) = args.reactors {
             options.extend(["--reactors".to_string(), reactors.to_string()]);
         }
+        if let Some(shards) = args.shards {
+            options.extend(["--shards".to_string(), shards.to_string()]);
+        }
         let platform = Platform::start(data.path(), &options)?;
         let (target, admin) = (platform.target.clone(), platform.admin);
         Ok(Scene { platform: Some(platform).into(), target, admin, data: Some(data) })

@@ -68,7 +68,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     let mut acknowledged: HashMap<(Party, OrderId), _> =
         replayed.orders.iter().map(|&(buyer, id, outcome)| ((buyer, id), outcome)).collect();
     let mut lost = 0;
-    let audit = node::audit(&data, |record, _| {
+    let audit = node::audit(&data, |record, _, _| {
         if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
             let expected = acknowledged.remove(&(record.party(), id));
             lost += u64::from(expected.is_some() && expected != record.outcome());

@@ -35,7 +35,7 @@ pub(crate) struct StageFigures {
     share: f64,
     /// Its time over all requests, divided by their orders.
     per_order_ns: f64,
-    /// The same by place: a reactor or a shard; the mean in µs.
+    /// The same by place, the reactor that was asked; the mean in µs.
     by_place: BTreeMap<String, f64>,
 }
 

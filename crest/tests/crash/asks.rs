@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use loadgen::profile::Random;
-use model::record::{Body, CommandBuffer, Kind, Record, RefundLine};
+use model::record::{Body, CommandBuffer, Kind, Record, RefundLine, Sale};
 use model::{
     AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
 };
@@ -113,7 +113,8 @@ impl Ask {
                 commands.create_account(Party(*party), GBP, Amount(*balance));
             }
             Ask::Item { item, price, stock } => {
-                commands.create_item(ItemId(*item), Party(SELLER), GBP, Amount(*price), *stock);
+                let (item, price) = (ItemId(*item), Amount(*price));
+                commands.create_item(item, Party(SELLER), GBP, price, *stock, Sale::default());
             }
             Ask::Place(order) => {
                 let mut place = commands.place();

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use loadgen::RunId;
-use model::record::{Body, clear_outcome};
-use model::{OrderState, Outcome};
+use model::record::{Body, Kind, clear_outcome};
+use model::{Offset, OrderState, Outcome, Party, ShardId, ids};
 use serde::Deserialize;
 
 use crate::asks::{Ask, Key, Order};
@@ -38,6 +38,16 @@ struct Acknowledged {
 struct Entry {
     ask: Ask,
     acknowledged: Option<Acknowledged>,
+}
+
+/// Shards of a data directory, unless it is told otherwise.
+pub const SHARDS: u16 = 16;
+
+/// Where a record is: offsets are those of its shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Place {
+    shard: ShardId,
+    offset: u64,
 }
 
 /// What a read showed of an order.
@@ -133,6 +143,9 @@ impl Book {
         let outcome = outcome.unwrap_or_else(|| panic!("{ask:?} was answered by {answer:?}"));
         let repeat = outcome == Outcome::AlreadyDone;
         let outcome = if repeat { Outcome::Ok } else { outcome };
+        if outcome == Outcome::Busy {
+            return; // It is as unclear as before.
+        }
         assert!(outcome.is_logged(), "{ask:?} was answered by {answer:?}");
         // The answer to a repeated order names its newest record, not its first one.
         let first_offset = !key.is_order() || (outcome == Outcome::Ok && !repeat);
@@ -162,15 +175,18 @@ impl Book {
 #[derive(Clone, Copy, Debug)]
 struct Logged {
     outcome: Outcome,
-    offset: u64,
+    at: Place,
 }
+
+/// The order that a record places or changes, and its state after that.
+type Step = Option<(u64, u128, Option<OrderState>)>;
 
 /// What is in the log of a data directory that nobody serves.
 pub struct LogImage {
     pub audit: node::Audit,
     records: HashMap<Key, Logged>,
-    /// By offset, from 1: the order that the record places or changes, and its state after that.
-    steps: Vec<Option<(u64, u128, Option<OrderState>)>>,
+    /// By shard and offset, from 1.
+    steps: Vec<Vec<Step>>,
     pub orders: BTreeMap<(u64, u128), Seen>,
     twice: Vec<Key>,
     /// Records of commands that nobody sent, or not with this content.
@@ -183,7 +199,7 @@ impl LogImage {
         LogImage {
             audit: node::Audit::default(),
             records: HashMap::new(),
-            steps: vec![None],
+            steps: vec![vec![None]; SHARDS.into()],
             orders: BTreeMap::new(),
             twice: Vec::new(),
             strange: Vec::new(),
@@ -193,16 +209,25 @@ impl LogImage {
     /// Executes the log again and keeps what matters here.
     pub fn read(data: &Path, book: &Book) -> LogImage {
         let mut image = LogImage::none();
-        let audit = node::audit(data, |record, offset| image.add(record, offset.0, book));
+        let audit = node::audit(data, |record, shard, Offset(offset)| {
+            image.add(record, Place { shard, offset }, book);
+        });
         image.audit = audit.unwrap();
         image
     }
 
-    fn add(&mut self, record: &model::record::Record<'_>, offset: u64, book: &Book) {
-        assert_eq!(offset, self.steps.len() as u64, "offsets go on without a gap");
+    fn add(&mut self, record: &model::record::Record<'_>, at: Place, book: &Book) {
+        let steps = &mut self.steps[usize::from(at.shard.0)];
+        assert_eq!(at.offset, steps.len() as u64, "offsets go on without a gap: {at:?}");
+        let Some(home) = record.home(SHARDS) else {
+            // What shards tell themselves and each other. No order of these clients expires.
+            assert_ne!(record.header.kind, Kind::Timer as u8);
+            return steps.push(None);
+        };
+        assert_eq!(home, at.shard, "{record:?} is on another shard than its own");
         let key = Key::of(record);
         let outcome = record.outcome().expect("a logged record has an outcome");
-        if self.records.insert(key, Logged { outcome, offset }).is_some() {
+        if self.records.insert(key, Logged { outcome, at }).is_some() {
             self.twice.push(key);
         }
         let mut command = record.bytes.to_vec();
@@ -214,7 +239,8 @@ impl LogImage {
         }
         let state = OrderState::from_byte(record.header.state);
         let order = record.order().map(|id| (record.party().0, id.0));
-        self.steps.push(order.map(|(buyer, id)| (buyer, id, state)));
+        self.steps[usize::from(at.shard.0)].push(order.map(|(buyer, id)| (buyer, id, state)));
+        let offset = at.offset;
         if let (Body::Place { .. }, Some(order), Some(state)) = (record.body, order, state) {
             self.orders.insert(order, Seen { outcome, state, offset });
         } else if let Some(seen) = order.and_then(|order| self.orders.get_mut(&order)) {
@@ -233,12 +259,14 @@ impl LogImage {
                 panic!("acknowledged as {acknowledged:?} and not in the log: {:?}", entry.ask);
             };
             let same = acknowledged.outcome == logged.outcome
-                && acknowledged.offset.is_none_or(|offset| offset == logged.offset);
+                && acknowledged.offset.is_none_or(|offset| offset == logged.at.offset);
             assert!(same, "{acknowledged:?}, and the log has {logged:?}: {:?}", entry.ask);
         }
         for read in &book.reads {
             let Some(seen) = read.seen else { continue };
-            let step = self.steps.get(seen.offset as usize).copied().flatten();
+            let home = ids::shard_of(Party(read.buyer), SHARDS);
+            let steps = &self.steps[usize::from(home.0)];
+            let step = steps.get(seen.offset as usize).copied().flatten();
             let expected = Some((read.buyer, read.order, Some(seen.state)));
             assert_eq!(step, expected, "{read:?} showed what the log doesn't have");
         }

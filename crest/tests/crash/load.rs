@@ -20,6 +20,9 @@ const BATCH_MAX: u64 = 60;
 /// Requests sent ahead of their answers, at most.
 const AHEAD_MAX: u64 = 4;
 
+/// In the answer to a command that was not decided in time, and that didn't happen.
+const BUSY: &[u8] = br#""outcome":"busy""#;
+
 /// How a platform is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
@@ -171,7 +174,8 @@ impl Load {
             }
             while let Some((request, known)) = ahead.pop_front() {
                 let (status, answer) = connection.receive().await.map_err(text)?;
-                if status >= 500 {
+                let busy = status == 503 && answer.windows(BUSY.len()).any(|part| part == BUSY);
+                if status >= 500 && !busy {
                     // Nothing is known of it: it stays unclear.
                     return Err(format!("{status}: {}", String::from_utf8_lossy(answer)));
                 }

@@ -12,10 +12,17 @@ pub struct Platform {
 
 impl Platform {
     /// On ports of its own, without an admin port.
+    #[allow(dead_code)] // Each test that has this module uses a part of it.
     pub fn start(data: &Path) -> Platform {
+        Platform::start_with(data, &[])
+    }
+
+    /// With more options.
+    pub fn start_with(data: &Path, options: &[&str]) -> Platform {
         let mut child = Command::new(env!("CARGO_BIN_EXE_crest"))
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--data"])
             .arg(data)
+            .args(options)
             .env("CREST_LOG", "warn")
             .stdout(Stdio::piped())
             .spawn()

@@ -282,7 +282,7 @@ fn the_same_item_on_several_lines_counts_as_a_sum() {
     let lines = r#"[{"item":1,"quantity":6},{"item":1,"quantity":5}]"#;
     shop.post("/v1/orders", order(1, 1, "external", lines)).check(expect![[r#"
         409 content-type: application/problem+json
-        {"type":"urn:crest:problem:sold_out","title":"sold out","status":409,"detail":"fewer units are left than the order asks for","field":"lines[1]","outcome":"sold_out","state":"refused","offset":7}"#]]);
+        {"type":"urn:crest:problem:sold_out","title":"sold out","status":409,"detail":"fewer units are left than the order asks for","field":"lines[0]","outcome":"sold_out","state":"refused","offset":7}"#]]);
     let lines = r#"[{"item":1,"quantity":6},{"item":1,"quantity":4}]"#;
     shop.post("/v1/orders", order(1, 2, "external", lines)).check(expect![[r#"
         201 content-type: application/json location: /v1/buyers/1/orders/01890a5d-ac96-774b-bcce-000000000002
@@ -437,17 +437,21 @@ fn transfers_move_what_is_there() {
         422 content-type: application/problem+json
         {"type":"urn:crest:problem:unknown_account","title":"unknown account","status":422,"detail":"there is no such account","outcome":"unknown_account","offset":9}"#]]);
     assert_eq!(shop.post("/v1/orders", order(1, 1, "balance", ONE)).status, 201);
-    // A seller is paid out, and can't take out more than is there.
-    let batch = [transfer(4, payable, outside, 200), transfer(5, payable, outside, 51)];
+    // What a seller earned is pending: nobody can move it yet.
+    shop.post("/v1/transfers", transfer(4, payable, outside, 200)).check(expect![[r#"
+        400 content-type: application/problem+json
+        {"type":"urn:crest:problem:invalid","title":"invalid","status":400,"detail":"\"payable\" is not `main`, `settlement`, `suspense` or `clearing`","field":"from.kind"}"#]]);
+    let settlement = r#"{"party":9,"kind":"settlement"}"#;
+    let batch = [transfer(4, settlement, outside, 200), transfer(5, outside, one, 50)];
     let batch = format!(r#"{{"transfers":[{}]}}"#, batch.join(","));
     shop.post("/v1/transfers/batch", batch).check(expect![[r#"
         200 content-type: application/json
-        {"results":[{"outcome":"ok","amount":200,"offset":11},{"outcome":"insufficient_funds","offset":12}]}"#]]);
+        {"results":[{"outcome":"unknown_account","offset":11},{"outcome":"ok","amount":50,"offset":12}]}"#]]);
     expect![[r#"
-        {"party":1,"currency":"GBP","kind":"main","debits":250,"credits":10500,"balance":10250}
+        {"party":1,"currency":"GBP","kind":"main","debits":250,"credits":10550,"balance":10300}
         {"party":2,"currency":"GBP","kind":"main","debits":0,"credits":100,"balance":100}
-        {"party":9,"currency":"GBP","kind":"payable","debits":200,"credits":250,"balance":50}
-        {"party":0,"currency":"GBP","kind":"clearing","debits":10600,"credits":200,"balance":-10400}
+        {"party":9,"currency":"GBP","kind":"payable","debits":0,"credits":250,"balance":250}
+        {"party":0,"currency":"GBP","kind":"clearing","debits":10650,"credits":0,"balance":-10650}
         {"item":1,"seller":9,"currency":"GBP","price":250,"stocked":10,"available":9,"reserved":0,"sold":1}
         {"item":2,"seller":9,"currency":"GBP","price":100,"stocked":3,"available":3,"reserved":0,"sold":0}
         {"item":3,"seller":9,"currency":"GBP","price":0,"stocked":5,"available":5,"reserved":0,"sold":0}

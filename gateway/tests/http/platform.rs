@@ -1,4 +1,4 @@
-//! A gateway in a thread of its own, with its shard and a log that does as it is told.
+//! A gateway in a thread of its own, with its shards and a log that does as it is told.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +10,7 @@ use gateway::{Door, Gateway, Limits, Router};
 use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
-use node::ShardFailed;
+use node::{Opened, Placement, ShardFailed};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -30,21 +30,31 @@ impl Platform {
     }
 
     pub fn with(limits: Limits) -> Platform {
+        Platform::on(1, 1, limits)
+    }
+
+    /// With so many shards in so many groups, all on the gateway's reactor.
+    pub fn on(shards: u16, groups: usize, limits: Limits) -> Platform {
         let valve = Arc::new(Valve::default());
         let log = ValveLog { log: MemoryLog::new(), valve: valve.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::spawn(move || {
-            let (task, handle, log, _) =
-                node::open_log(log, |_| Ok(()), 1, Default::default()).unwrap();
+            let opened = node::open_log(log, |_| Ok(()), Placement::new(shards, groups, 1));
+            let Opened { tasks, handles, log, .. } = opened.unwrap();
             let door = Door::for_all(vec![listener]).remove(0);
-            let gateway = Gateway::new(Router::new(vec![handle]), limits, 0);
+            let gateway = Gateway::new(Router::new(handles), limits, 0);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = LocalSet::new().block_on(&runtime.unwrap(), async move {
-                let shard = spawn_local(task.run());
+                let groups: Vec<_> =
+                    tasks.into_iter().map(|task| spawn_local(task.run())).collect();
                 gateway.serve(door, stopped).await.unwrap();
-                shard.await.unwrap()
+                let mut ended = Ok(());
+                for group in groups {
+                    ended = ended.and(group.await.unwrap());
+                }
+                ended
             });
             assert_eq!(log.join().failed.is_some(), ended.is_err());
             ended
@@ -212,6 +222,10 @@ impl Log for ValveLog {
 
     fn read(&self, shard: ShardId, from: Offset) -> Result<Box<dyn FrameSource + '_>, LogError> {
         self.log.read(shard, from)
+    }
+
+    fn read_all(&self) -> Result<Box<dyn FrameSource + '_>, LogError> {
+        self.log.read_all()
     }
 
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {

@@ -16,9 +16,9 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::money::STOCK_MAX;
-use crate::record::{CommandBuffer, LINES_MAX, PlaceWriter, RefundLine};
+use crate::record::{CommandBuffer, ItemUpdate, LINES_MAX, PlaceWriter, RefundLine, Sale};
 use crate::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity, Time,
 };
 
 pub use values::parse_uuid;
@@ -54,6 +54,8 @@ pub enum Request {
     Item,
     /// `{"items": […]}`.
     Items,
+    /// What is to change of an item.
+    UpdateItem(ItemId),
     /// Units to add to an item.
     Restock(ItemId),
     /// Money to move.
@@ -164,15 +166,10 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
                 }
                 Ok(())
             }
-            Request::Item => {
-                object::<_, ItemBody>(json)?.push(commands);
-                Ok(())
-            }
+            Request::Item => object::<_, ItemBody>(json)?.push(commands),
             Request::Items => {
-                for item in object::<_, ItemsBody>(json)?.items.0 {
-                    item.push(commands);
-                }
-                Ok(())
+                let items = object::<_, ItemsBody>(json)?.items.0;
+                items.iter().try_for_each(|item| item.push(commands))
             }
             Request::Transfer => {
                 Transfer::deserialize(json)?.push(commands);
@@ -182,6 +179,12 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
                 for transfer in object::<_, TransfersBody>(json)?.transfers.0 {
                     transfer.push(commands);
                 }
+                Ok(())
+            }
+            Request::UpdateItem(item) => {
+                let body = object::<_, UpdateItemBody>(json)?;
+                let update = body.update().map_err(D::Error::custom)?;
+                commands.update_item(ChangeId(body.id.0), item, update);
                 Ok(())
             }
             Request::Restock(item) => {
@@ -299,9 +302,11 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
             Currency,
             Payment,
             Lines,
+            DeadlineMs,
         }
         let mut place = self.0.place();
         let (mut buyer, mut id, mut currency, mut payment) = (None, None, None, None);
+        let mut deadline = None;
         let mut lines = false;
         while let Some(field) = map.next_key()? {
             match field {
@@ -309,6 +314,7 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
                 Field::Id => set::<Id, _>("id", &mut id, &mut map)?,
                 Field::Currency => set::<CurrencyCode, _>("currency", &mut currency, &mut map)?,
                 Field::Payment => set::<Payment, _>("payment", &mut payment, &mut map)?,
+                Field::DeadlineMs => set::<TimeMs, _>("deadline_ms", &mut deadline, &mut map)?,
                 Field::Lines => {
                     once("lines", &mut lines)?;
                     map.next_value_seed(LinesSeed(&mut place))?;
@@ -321,6 +327,13 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
         let payment = payment.ok_or_else(|| A::Error::missing_field("payment"))?;
         if !lines {
             return Err(A::Error::missing_field("lines"));
+        }
+        if let Some(deadline) = deadline {
+            if payment.0 != PaymentMethod::Awaited {
+                let text = "`deadline_ms` is for orders that wait for payment";
+                return Err(A::Error::custom(text));
+            }
+            place.expires(deadline.time());
         }
         place.finish(Party(buyer.0), OrderId(id.0), currency.0, payment.0);
         Ok(())
@@ -424,12 +437,22 @@ struct ItemBody {
     price: Money,
     #[serde(default)]
     stock: Stock,
+    #[serde(default)]
+    opens_ms: TimeMs,
+    #[serde(default)]
+    closes_ms: TimeMs,
+    #[serde(default)]
+    limit: Limit,
 }
 
 impl ItemBody {
-    fn push(&self, commands: &mut CommandBuffer) {
+    fn push<E: de::Error>(&self, commands: &mut CommandBuffer) -> Result<(), E> {
         let (item, seller) = (ItemId(self.item.0), Party(self.seller.0));
-        commands.create_item(item, seller, self.currency.0, Amount(self.price.0), self.stock.0);
+        let (opens, closes) = window(&self.opens_ms, &self.closes_ms).map_err(E::custom)?;
+        let sale = Sale { opens, closes, limit: self.limit.0 as u32 };
+        let price = Amount(self.price.0);
+        commands.create_item(item, seller, self.currency.0, price, self.stock.0, sale);
+        Ok(())
     }
 }
 
@@ -437,6 +460,50 @@ impl ItemBody {
 #[serde(deny_unknown_fields)]
 struct ItemsBody {
     items: Some1<ItemBody>,
+}
+
+/// When a sale begins and ends.
+fn window(opens: &TimeMs, closes: &TimeMs) -> Result<(Time, Time), &'static str> {
+    match closes.0 == 0 || opens.0 < closes.0 {
+        true => Ok((opens.time(), closes.time())),
+        false => Err("`closes_ms` must be after `opens_ms`"),
+    }
+}
+
+/// What isn't named stays as it is; of the window, both ends are named or none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateItemBody {
+    id: Id,
+    #[serde(default)]
+    price: Option<Money>,
+    #[serde(default)]
+    opens_ms: Option<TimeMs>,
+    #[serde(default)]
+    closes_ms: Option<TimeMs>,
+    #[serde(default)]
+    limit: Option<Limit>,
+}
+
+impl UpdateItemBody {
+    fn update(&self) -> Result<ItemUpdate, &'static str> {
+        let window = match (&self.opens_ms, &self.closes_ms) {
+            (None, None) => None,
+            (Some(opens), Some(closes)) => Some(window(opens, closes)?),
+            _ => return Err("`opens_ms` and `closes_ms` go together; 0 is no bound"),
+        };
+        let update = ItemUpdate {
+            price: self.price.as_ref().map(|price| Amount(price.0)),
+            window,
+            limit: self.limit.as_ref().map(|limit| limit.0 as u32),
+        };
+        match update == ItemUpdate::default() {
+            true => {
+                Err("nothing is to change: name `price`, `limit`, or `opens_ms` and `closes_ms`")
+            }
+            false => Ok(update),
+        }
+    }
 }
 
 #[derive(Deserialize)]

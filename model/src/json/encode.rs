@@ -77,6 +77,9 @@ impl JsonWriter {
         self.raw("\",\"total\":").integer(order.total.0);
         self.raw(",\"refunded\":").integer(order.refunded.0);
         self.raw(",\"offset\":").integer(order.offset.0);
+        if order.deadline.0 != 0 {
+            self.raw(",\"deadline_ms\":").integer(order.deadline.0 / 1_000);
+        }
         self.raw(",\"lines\":[");
         for (number, line) in order.lines.iter().enumerate() {
             self.raw(if number > 0 { ",{\"item\":" } else { "{\"item\":" }).integer(line.item.0);
@@ -111,8 +114,17 @@ impl JsonWriter {
         self.raw(",\"seller\":").integer(item.seller.0);
         self.raw(",\"currency\":\"").raw(item.currency.code());
         self.raw("\",\"price\":").integer(item.price.0);
+        for (name, time) in [("opens", item.opens), ("closes", item.closes)] {
+            if time.0 != 0 {
+                self.raw(",\"").raw(name).raw("_ms\":").integer(time.0 / 1_000);
+            }
+        }
+        if item.limit != 0 {
+            self.raw(",\"limit\":").integer(item.limit.into());
+        }
         self.raw(",\"stocked\":").integer(item.stocked);
-        self.raw(",\"available\":").integer(item.available);
+        // Units that are granted to nobody, and those that shards may sell without asking.
+        self.raw(",\"available\":").integer(item.pool + item.available);
         self.raw(",\"reserved\":").integer(item.reserved);
         self.raw(",\"sold\":").integer(item.sold).raw("}");
     }
@@ -142,6 +154,7 @@ pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
             None => "the order's state does not allow this",
         },
         Outcome::Invalid => "the amounts add up to more than can be kept",
+        Outcome::Busy => "a shard that may hold the units did not answer in time; try again",
     };
     text.to_string()
 }

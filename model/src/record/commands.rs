@@ -9,12 +9,51 @@ use super::*;
 pub struct CommandBuffer {
     bytes: Vec<u8>,
     count: u32,
+    realm: u8,
+}
+
+/// When an item is sold, and to whom how much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sale {
+    /// When it begins; 0: at once.
+    pub opens: Time,
+    /// When it ends; 0: never.
+    pub closes: Time,
+    /// The most units that one buyer may order; 0: no limit.
+    pub limit: u32,
+}
+
+/// Where entries stand on their stream; see [`DeliverBody`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamPlace {
+    /// The number of the first entry.
+    pub first: u64,
+    /// All before this number are acknowledged.
+    pub base: u64,
+    /// All of the other direction before this number have arrived.
+    pub acked: u64,
+}
+
+/// What is to change of an item. `None` stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ItemUpdate {
+    /// List price of a unit.
+    pub price: Option<Amount>,
+    /// When its sale begins and ends; 0: at once, never.
+    pub window: Option<(Time, Time)>,
+    /// The most units that one buyer may order; 0: no limit.
+    pub limit: Option<u32>,
 }
 
 impl CommandBuffer {
     /// The commands' bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The commands' bytes, and nothing else.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     /// How many commands it holds.
@@ -27,10 +66,22 @@ impl CommandBuffer {
         self.bytes.capacity()
     }
 
-    /// Empties it and keeps its memory.
+    /// Empties it and keeps its memory. What is written next is trade again.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
+        self.realm = Realm::Live as u8;
+    }
+
+    /// Says in which realm what is written from here on happens.
+    pub fn set_realm(&mut self, realm: Realm) {
+        self.realm = realm as u8;
+    }
+
+    /// Appends a whole record, which was checked.
+    pub fn push_record(&mut self, record: &[u8]) {
+        self.bytes.extend_from_slice(record);
+        self.count += 1;
     }
 
     /// Where it ends now, for [`CommandBuffer::rewind`].
@@ -55,6 +106,7 @@ impl CommandBuffer {
         let header = Header {
             length: (length as u32).into(),
             kind: kind as u8,
+            realm: self.realm,
             scope: scope.into(),
             id: id.into(),
             ..Header::default()
@@ -104,15 +156,38 @@ impl CommandBuffer {
         currency: Currency,
         price: Amount,
         stock: u64,
+        sale: Sale,
     ) {
         let body = CreateItemBody {
             seller: seller.0.into(),
             price: price.0.into(),
             stock: stock.into(),
+            opens: sale.opens.0.into(),
+            closes: sale.closes.0.into(),
             currency: currency.numeric().into(),
+            limit: sale.limit.into(),
             ..CreateItemBody::default()
         };
         self.push(Kind::CreateItem, item.0, 0, body.as_bytes(), &[]);
+    }
+
+    /// Changes an item.
+    pub fn update_item(&mut self, id: ChangeId, item: ItemId, update: ItemUpdate) {
+        let mut body = UpdateItemBody::default();
+        if let Some(price) = update.price {
+            body.price = price.0.into();
+            body.flags |= UPDATE_PRICE;
+        }
+        if let Some((opens, closes)) = update.window {
+            body.opens = opens.0.into();
+            body.closes = closes.0.into();
+            body.flags |= UPDATE_WINDOW;
+        }
+        if let Some(limit) = update.limit {
+            body.limit = limit.into();
+            body.flags |= UPDATE_LIMIT;
+        }
+        self.push(Kind::UpdateItem, item.0, id.0, body.as_bytes(), &[]);
     }
 
     /// Adds stock.
@@ -151,11 +226,42 @@ impl CommandBuffer {
         self.push(Kind::Refund, buyer.0, id.0, body.as_bytes(), lines.as_bytes());
     }
 
+    /// What came on the stream from `from`: `count` entries, where they stand, and how many of
+    /// the other direction have arrived there.
+    pub fn deliver(&mut self, from: ShardId, at: StreamPlace, entries: &[u8], count: u32) {
+        let body = DeliverBody {
+            first: at.first.into(),
+            base: at.base.into(),
+            acked: at.acked.into(),
+            count: count.into(),
+            ..DeliverBody::default()
+        };
+        self.push(Kind::Deliver, from.0.into(), 0, body.as_bytes(), entries);
+    }
+
+    /// Asks homes for units and answers their recalls, at most [`STOCK_OPS_MAX`] at once.
+    pub fn stock(&mut self, ops: &[StockOp]) {
+        let body = StockBody { count: (ops.len() as u16).into(), ..StockBody::default() };
+        self.push(Kind::Stock, 0, 0, body.as_bytes(), ops.as_bytes());
+    }
+
+    /// The order of `buyer` that was due first.
+    pub fn timer(&mut self, buyer: Party, order: OrderId, due: Time) {
+        let body = TimerBody { order: order.0.into(), due: due.0.into(), ..TimerBody::default() };
+        self.push(Kind::Timer, buyer.0, 0, body.as_bytes(), &[]);
+    }
+
+    /// Looks at so many sellers' accounts, 1 to [`SWEEP_MAX`], and sends what they have earned.
+    pub fn sweep(&mut self, count: u32) {
+        let body = SweepBody { count: count.into(), ..SweepBody::default() };
+        self.push(Kind::Sweep, 0, 0, body.as_bytes(), &[]);
+    }
+
     /// Begins an order: add lines, then finish it. Dropped unfinished, it leaves no trace.
     pub fn place(&mut self) -> PlaceWriter<'_> {
         let start = self.bytes.len();
         self.bytes.resize(start + PLACE_FIXED_BYTES, 0);
-        PlaceWriter { buffer: self, start, lines: 0, finished: false }
+        PlaceWriter { buffer: self, start, lines: 0, deadline: Time(0), finished: false }
     }
 }
 
@@ -166,6 +272,7 @@ pub struct PlaceWriter<'a> {
     buffer: &'a mut CommandBuffer,
     start: usize,
     lines: usize,
+    deadline: Time,
     finished: bool,
 }
 
@@ -183,6 +290,11 @@ impl PlaceWriter<'_> {
         self.lines += 1;
     }
 
+    /// Says when it expires if it isn't paid; 0: never.
+    pub fn expires(&mut self, deadline: Time) {
+        self.deadline = deadline;
+    }
+
     /// Lines so far.
     pub fn lines(&self) -> usize {
         self.lines
@@ -191,10 +303,12 @@ impl PlaceWriter<'_> {
     /// Completes the order.
     pub fn finish(mut self, buyer: Party, id: OrderId, currency: Currency, method: PaymentMethod) {
         self.finished = true;
+        let (realm, deadline) = (self.buffer.realm, self.deadline.0);
         let bytes = &mut self.buffer.bytes[self.start..];
         let header = Header {
             length: (bytes.len() as u32).into(),
             kind: Kind::Place as u8,
+            realm,
             scope: buyer.0.into(),
             id: id.0.into(),
             ..Header::default()
@@ -203,6 +317,7 @@ impl PlaceWriter<'_> {
             currency: currency.numeric().into(),
             line_count: (self.lines as u16).into(),
             leg_count: 1,
+            deadline: deadline.into(),
             ..PlaceBody::default()
         };
         let leg = Leg { method: method as u8, ..Leg::default() };

@@ -3,6 +3,8 @@
 //! A reading is kept raw and turned into nanoseconds once, when the time between two of them is
 //! recorded. Where the counter can't be trusted, `quanta` reads the monotonic clock instead.
 
+use std::sync::OnceLock;
+
 /// A reading of the clock. Only the distance between two of them says something.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Ticks(pub(crate) u64);
@@ -17,9 +19,14 @@ pub(crate) struct StageClock {
 }
 
 impl StageClock {
-    /// Compares the counter with the monotonic clock first, once in a process: that takes up to
-    /// 0.2 s.
-    pub(crate) fn new() -> StageClock {
+    /// The clock of this process. Compares the counter with the monotonic clock first, once: that
+    /// takes up to 0.2 s.
+    pub(crate) fn shared() -> &'static StageClock {
+        static CLOCK: OnceLock<StageClock> = OnceLock::new();
+        CLOCK.get_or_init(StageClock::new)
+    }
+
+    fn new() -> StageClock {
         let clock = quanta::Clock::new();
         let ns_per_tick = clock.delta_as_nanos(0, 1 << FRACTION_BITS).max(1);
         StageClock { clock, ns_per_tick }

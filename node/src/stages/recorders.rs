@@ -1,4 +1,4 @@
-//! Who records: a reactor, a shard, the log thread. Each has counters of its own.
+//! Who records: a reactor, the log thread. Each has counters of its own.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -9,32 +9,52 @@ use std::time::Duration;
 use model::Reply;
 use mq::LogStats;
 
-use super::Stages;
-use super::clock::Ticks;
+use super::clock::{StageClock, Ticks};
 use super::histogram::{Histogram, add};
+use super::{Stage, Stages};
 
-/// What a request's reactor must know of its time on the shard.
+/// When a request passed the ends of its stages on its way through a group of shards and the log.
+/// A read's are not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShardTicks {
-    /// When it was handed to the outbox or the inbox.
+pub struct GroupTicks {
+    /// It was handed to the outbox or the inbox.
     pub submitted: Ticks,
-    /// When all that it depends on was durable. Until then: when it was decided.
+    /// The group took it up.
+    pub taken: Ticks,
+    /// All of it was decided.
+    pub decided: Ticks,
+    /// The log thread began to write what it depends on; when it was decided, if that was later.
+    pub gathered: Ticks,
+    /// All of that was written.
+    pub written: Ticks,
+    /// And durable.
     pub durable: Ticks,
 }
 
-/// When a write passed the ends of its stages on its reactor.
+impl GroupTicks {
+    /// Fills in what the log thread did, `None` if nothing had to be done.
+    pub(crate) fn append(&mut self, append: Option<&AppendTicks>) {
+        let at = self.decided;
+        let none = AppendTicks { begun: at, written: at, durable: at };
+        let append = append.unwrap_or(&none);
+        // What changed nothing waits for what it saw, and may have come while that was written.
+        self.gathered = append.begun.max(at);
+        self.written = append.written.max(self.gathered);
+        self.durable = append.durable.max(self.written);
+    }
+}
+
+/// When a write passed the ends of its stages.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ReactorTicks {
+pub struct WriteTicks {
     /// Its first byte was read from the socket.
     pub begun: Ticks,
     /// Its body was whole.
     pub received: Ticks,
     /// Its body was commands.
     pub decoded: Ticks,
-    /// They were handed to the outbox.
-    pub submitted: Ticks,
-    /// They were durable.
-    pub durable: Ticks,
+    /// In the group that has its shards; of several, in the one where it was durable last.
+    pub group: GroupTicks,
     /// Its task ran again.
     pub resumed: Ticks,
     /// How many commands.
@@ -43,7 +63,7 @@ pub struct ReactorTicks {
 
 /// Records what a reactor does. It has one writer, so it stays on its thread.
 pub struct ReactorRecorder {
-    pub(super) stages: Arc<Stages>,
+    pub(super) clock: &'static StageClock,
     pub(super) times: Arc<ReactorTimes>,
     pub(super) one_thread: PhantomData<Cell<()>>,
 }
@@ -52,18 +72,31 @@ impl ReactorRecorder {
     /// Reads the clock.
     #[inline]
     pub fn now(&self) -> Ticks {
-        self.stages.clock.now()
+        self.clock.now()
     }
 
     /// A write whose answer's last byte was written at `sent`.
-    pub fn record(&self, ticks: &ReactorTicks, sent: Ticks) {
-        let (clock, times) = (&self.stages.clock, &*self.times);
-        times.receive.record(clock.ns(ticks.begun, ticks.received));
-        times.decode.record(clock.ns(ticks.received, ticks.decoded));
-        times.admit.record(clock.ns(ticks.decoded, ticks.submitted));
-        times.release.record(clock.ns(ticks.durable, ticks.resumed));
-        times.send.record(clock.ns(ticks.resumed, sent));
-        times.whole.record(clock.ns(ticks.begun, sent));
+    pub fn record(&self, ticks: &WriteTicks, sent: Ticks) {
+        let times = &*self.times;
+        let GroupTicks { submitted, taken, decided, gathered, written, durable } = ticks.group;
+        let ends = [
+            ticks.received,
+            ticks.decoded,
+            submitted,
+            taken,
+            decided,
+            gathered,
+            written,
+            durable,
+            ticks.resumed,
+            sent,
+        ];
+        let mut begun = ticks.begun;
+        for (histogram, end) in times.stages.iter().zip(ends) {
+            histogram.record(self.clock.ns(begun, end));
+            begun = end;
+        }
+        times.whole.record(self.clock.ns(ticks.begun, sent));
         add(&times.commands, u64::from(ticks.commands));
     }
 
@@ -101,66 +134,6 @@ pub(crate) struct AppendTicks {
     pub(crate) durable: Ticks,
 }
 
-/// Records what a shard does.
-pub(crate) struct ShardRecorder {
-    pub(super) stages: Arc<Stages>,
-    pub(super) times: Arc<ShardTimes>,
-    /// Requests of the group that is released, and their commands, whose append took as long.
-    pub(super) together: u64,
-    pub(super) commands: u64,
-}
-
-impl ShardRecorder {
-    #[inline]
-    pub(crate) fn now(&self) -> Ticks {
-        self.stages.clock.now()
-    }
-
-    /// A request that was decided.
-    #[inline]
-    pub(crate) fn decided(&self, submitted: Ticks, taken: Ticks, decided: Ticks) {
-        let (clock, times) = (&self.stages.clock, &*self.times);
-        times.queue.record(clock.ns(submitted, taken));
-        times.apply.record(clock.ns(taken, decided));
-    }
-
-    /// A request that became durable with a group: sets when. [`ShardRecorder::end_group`]
-    /// follows the group's last one.
-    #[inline]
-    pub(crate) fn durable(&mut self, ticks: &mut ShardTicks, commands: u32, append: &AppendTicks) {
-        let (clock, times) = (&self.stages.clock, &*self.times);
-        let decided = std::mem::replace(&mut ticks.durable, append.durable);
-        times.gather.record(clock.ns(decided, append.begun));
-        self.commands += u64::from(commands);
-        if decided <= append.begun {
-            self.together += 1;
-        } else {
-            // It changed nothing, and waited for what it saw: it came while that was written.
-            let written = append.written.max(decided);
-            times.append.record(clock.ns(decided, written));
-            times.sync.record(clock.ns(written, append.durable));
-        }
-    }
-
-    pub(crate) fn end_group(&mut self, append: &AppendTicks) {
-        let (clock, times) = (&self.stages.clock, &*self.times);
-        if self.together > 0 {
-            times.append.record_times(clock.ns(append.begun, append.written), self.together);
-            times.sync.record_times(clock.ns(append.written, append.durable), self.together);
-        }
-        add(&times.commands, self.commands);
-        (self.together, self.commands) = (0, 0);
-    }
-
-    /// A request that changed nothing and depends on nothing that isn't durable.
-    pub(crate) fn durable_already(&mut self, ticks: &mut ShardTicks, commands: u32) {
-        let at = ticks.durable;
-        let append = AppendTicks { begun: at, written: at, durable: at };
-        self.durable(ticks, commands, &append);
-        self.end_group(&append);
-    }
-}
-
 /// Records what the log thread does.
 pub(crate) struct LogRecorder {
     pub(super) stages: Arc<Stages>,
@@ -175,7 +148,7 @@ impl LogRecorder {
 
     /// An append that began at `begun` and is durable now.
     pub(crate) fn record(&mut self, begun: Ticks, records: u64, log: LogStats) -> AppendTicks {
-        let (clock, times) = (&self.stages.clock, &self.stages.log);
+        let (clock, times) = (self.stages.clock, &self.stages.log);
         let durable = clock.now();
         let syncing = log.syncing.saturating_sub(self.synced).as_nanos() as u64;
         self.synced = log.syncing;
@@ -194,11 +167,8 @@ impl LogRecorder {
 
 #[derive(Default)]
 pub(super) struct ReactorTimes {
-    pub(super) receive: Histogram,
-    pub(super) decode: Histogram,
-    pub(super) admit: Histogram,
-    pub(super) release: Histogram,
-    pub(super) send: Histogram,
+    /// In the order of [`Stage::ALL`].
+    pub(super) stages: [Histogram; Stage::ALL.len()],
     pub(super) whole: Histogram,
     pub(super) commands: AtomicU64,
     pub(super) reads: AtomicU64,
@@ -206,16 +176,6 @@ pub(super) struct ReactorTimes {
     pub(super) unknown: AtomicU64,
     /// Of orders that were to be placed, by the byte of the outcome.
     pub(super) outcomes: [AtomicU64; 16],
-}
-
-#[derive(Default)]
-pub(super) struct ShardTimes {
-    pub(super) queue: Histogram,
-    pub(super) apply: Histogram,
-    pub(super) gather: Histogram,
-    pub(super) append: Histogram,
-    pub(super) sync: Histogram,
-    pub(super) commands: AtomicU64,
 }
 
 #[derive(Default)]

@@ -23,7 +23,7 @@ pub struct Snapshot {
 pub struct StageTimes {
     /// Which.
     pub stage: Stage,
-    /// `reactor 0`, `shard 0`; `all` when places were merged.
+    /// `reactor 0`: the one that was asked; `all` when places were merged.
     pub place: String,
     /// Writes that went through it and were answered.
     pub requests: u64,

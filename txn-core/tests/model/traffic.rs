@@ -1,12 +1,12 @@
 //! Traffic for a long run: many parties, items and orders, from one seed.
 
 use model::money::STOCK_MAX;
-use model::record::LINES_MAX;
+use model::record::{ItemUpdate, LINES_MAX, Sale};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity, Time,
 };
 
-use crate::command::{AskedLine, Command, yen};
+use crate::command::{AskedLine, Command, START, STEP_MICROS, yen};
 
 // So many of each that every index splits.
 const BUYERS: u64 = 8_000;
@@ -19,6 +19,8 @@ const RECENT_MAX: usize = 512;
 pub struct Traffic {
     random: SplitMix64,
     steps: u64,
+    /// The time of the frame at hand.
+    now: Time,
     /// What was asked for lately, overwritten in turn.
     recent: Vec<Command>,
     /// Buyer, id and number of lines of orders asked for lately.
@@ -48,7 +50,7 @@ impl SplitMix64 {
 impl Traffic {
     pub fn new(seed: u64) -> Traffic {
         let random = SplitMix64(seed);
-        Traffic { random, steps: 0, recent: Vec::new(), placed: Vec::new() }
+        Traffic { random, steps: 0, now: START, recent: Vec::new(), placed: Vec::new() }
     }
 
     /// The next batch: mostly small, sometimes more than a frame takes.
@@ -76,7 +78,9 @@ impl Traffic {
     fn decide(&mut self) -> Command {
         if self.random.one_in(16) && !self.recent.is_empty() {
             let at = self.random.below(self.recent.len() as u64) as usize;
-            return self.recent[at].clone();
+            if !matches!(self.recent[at], Command::Wait { .. }) {
+                return self.recent[at].clone();
+            }
         }
         // Accounts and items come first; the steps that repeat another leave a few out.
         let step = self.steps;
@@ -91,9 +95,16 @@ impl Traffic {
                 let item = self.item();
                 self.create_item(item)
             }
-            2..12 => self.transfer(),
-            12..17 => self.restock(),
-            17..62 => self.place(),
+            2..10 => self.transfer(),
+            10..14 => self.restock(),
+            14 => self.update_item(),
+            15 => match self.random.below(8) {
+                0 => self.timer(),
+                1..5 => Command::Sweep { count: 1 + self.random.below(200) as u32 },
+                _ => self.wait(),
+            },
+            16..20 => Command::Due,
+            20..62 => self.place(),
             _ => self.change(),
         }
     }
@@ -141,13 +152,58 @@ impl Traffic {
             currency: self.currency(),
             price: self.amount(1_000),
             stock,
+            sale: self.sale(),
         }
+    }
+
+    fn sale(&mut self) -> Sale {
+        let mut sale = Sale::default();
+        match self.random.below(40) {
+            0 => sale.opens = self.moment(),
+            1 => sale.closes = self.moment(),
+            2 | 3 => {
+                sale.opens = self.moment();
+                sale.closes = Time(sale.opens.0 + 1 + self.random.below(20 * STEP_MICROS));
+            }
+            4..12 => sale.limit = 1 + self.random.below(8) as u32,
+            _ => {}
+        }
+        sale
+    }
+
+    /// Some time near the frame's.
+    fn moment(&mut self) -> Time {
+        Time(self.now.0 - STEP_MICROS + self.random.below(6 * STEP_MICROS))
+    }
+
+    fn update_item(&mut self) -> Command {
+        let Sale { opens, closes, limit } = self.sale();
+        let update = match self.random.below(3) {
+            0 => ItemUpdate { price: Some(self.amount(1_000)), ..ItemUpdate::default() },
+            1 => ItemUpdate { window: Some((opens, closes)), ..ItemUpdate::default() },
+            _ => ItemUpdate { limit: Some(limit), ..ItemUpdate::default() },
+        };
+        Command::UpdateItem { id: self.change_id(), item: self.item(), update }
+    }
+
+    fn wait(&mut self) -> Command {
+        let micros = match self.random.below(4) {
+            0 => 0,
+            1 => 1,
+            _ => self.random.below(STEP_MICROS / 8),
+        };
+        self.now.0 += micros;
+        Command::Wait { micros }
+    }
+
+    fn timer(&mut self) -> Command {
+        Command::Timer { buyer: self.buyer(), order: OrderId(1), due: self.moment() }
     }
 
     fn transfer(&mut self) -> Command {
         let mut account = || match self.random.below(8) {
             0 => (Party(0), AccountKind::Clearing),
-            1 | 2 => (self.seller(), AccountKind::Payable),
+            1 | 2 => (self.seller(), AccountKind::Settlement),
             _ => (self.buyer(), AccountKind::Main),
         };
         let (debit, credit) = (account(), account());
@@ -195,7 +251,10 @@ impl Traffic {
             self.placed[self.steps as usize % RECENT_MAX] = (buyer, id, count);
         }
         let method = PaymentMethod::ALL[self.random.below(3) as usize];
-        Command::Place { buyer, id, currency: self.currency(), method, lines }
+        let deadline = if self.random.one_in(3) { self.moment() } else { Time(0) };
+        let withdrawn = self.random.one_in(80);
+        let currency = self.currency();
+        Command::Place { buyer, id, currency, method, deadline, withdrawn, lines }
     }
 
     fn change(&mut self) -> Command {

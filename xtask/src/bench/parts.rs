@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use model::frame::{FrameBuilder, FramePlace};
 use model::json::decode::{Request, decode};
-use model::record::{CommandBuffer, RULE_VERSION};
+use model::record::{CommandBuffer, RULE_VERSION, Sale};
 use model::{Amount, Currency, Epoch, ItemId, Offset, Party, ShardId, Time};
 use mq::{DirDisk, LocalConfig, LocalLog, Log};
-use txn_core::{Capacity, Shard};
+use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
 use super::bare;
 use super::bare_server::{BareServer, Http};
@@ -33,7 +33,7 @@ pub(super) fn apply() -> Result<Vec<Row>, Failure> {
         "a hash set of ids and two arrays",
     );
     let population = Population::new(BUYERS, ITEMS);
-    let mut shard = Shard::new(1);
+    let mut shard = Shard::new(Seat::alone(), 1, SpareRegions::default());
     let orders = BATCHES * BATCH * ROUNDS as u64;
     shard.reserve(Capacity { accounts: BUYERS, items: ITEMS, orders });
     let mut replies = Vec::new();
@@ -41,7 +41,7 @@ pub(super) fn apply() -> Result<Vec<Row>, Failure> {
     let mut commands = CommandBuffer::default();
     for item in 1..=ITEMS {
         let (seller, price) = (Party(population.seller(item)), Amount(population.price(item)));
-        commands.create_item(ItemId(item), seller, Currency::GBP, price, 1 << 40);
+        commands.create_item(ItemId(item), seller, Currency::GBP, price, 1 << 40, Sale::default());
     }
     for buyer in 1..=BUYERS {
         commands.create_account(Party(buyer), Currency::GBP, Amount(10_000_000_000));
@@ -79,7 +79,7 @@ fn apply_all(
     let mut records = commands.records();
     while replies.len() < commands.count() as usize {
         *frame = FrameBuilder::reuse(std::mem::take(frame).into_bytes());
-        shard.apply(&mut records, frame, replies)?;
+        shard.apply(Time(1), &mut records, frame, replies)?;
     }
     match replies.iter().all(|reply| reply.outcome.is_done()) {
         true => Ok(()),

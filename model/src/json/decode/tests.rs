@@ -153,6 +153,11 @@ fn other_bodies_are_named_by_their_field() {
     );
     refused(
         Request::Transfer,
+        r#"{"id":"ID","from":{"party":2,"kind":"payable"},"to":{"party":2},"currency":"GBP","amount":1}"#,
+        expect![[r#"from.kind: "payable" is not `main`, `settlement`, `suspense` or `clearing`"#]],
+    );
+    refused(
+        Request::Transfer,
         r#"{"id":"ID","from":{"party":2},"to":{"party":2},"currency":"GBP","amount":1}"#,
         expect!["`from` and `to` name the same account"],
     );
@@ -261,4 +266,60 @@ proptest! {
         prop_assert_eq!(commands.count(), u32::from(done.is_ok()));
         prop_assert!(commands.records().all(|record| record.is_ok()));
     }
+}
+
+#[test]
+fn a_sale_has_a_window_and_a_limit() {
+    let item = r#"{"item":7,"seller":9,"currency":"GBP","price":5,"opens_ms":1000,"closes_ms":2000,"limit":3}"#;
+    let commands = decoded(Request::Item, item).unwrap();
+    let record = commands.records().next().unwrap().unwrap();
+    let Body::CreateItem(body) = record.body else { panic!("{record:?}") };
+    let got = (body.opens.get(), body.closes.get(), body.limit.get());
+    assert_eq!(got, (1_000_000, 2_000_000, 3));
+
+    let update = format!(r#"{{"id":"{ID}","price":0,"opens_ms":0,"closes_ms":9}}"#);
+    let commands = decoded(Request::UpdateItem(ItemId(7)), &update).unwrap();
+    let record = commands.records().next().unwrap().unwrap();
+    let Body::UpdateItem(body) = record.body else { panic!("{record:?}") };
+    assert_eq!((body.flags, body.closes.get()), (3, 9_000));
+
+    let new = |sale: &str| format!(r#"{{"item":7,"seller":9,"currency":"GBP","price":5,{sale}}}"#);
+    refused(
+        Request::Item,
+        &new(r#""opens_ms":5,"closes_ms":5"#),
+        expect!["`closes_ms` must be after `opens_ms`"],
+    );
+    refused(
+        Request::Item,
+        &new(r#""limit":1000000001"#),
+        expect!["limit: 1000000001 is not an integer from 0 to 1000000000"],
+    );
+    refused(
+        Request::UpdateItem(ItemId(7)),
+        r#"{"id":"ID","opens_ms":5}"#,
+        expect!["`opens_ms` and `closes_ms` go together; 0 is no bound"],
+    );
+    refused(
+        Request::UpdateItem(ItemId(7)),
+        r#"{"id":"ID"}"#,
+        expect!["nothing is to change: name `price`, `limit`, or `opens_ms` and `closes_ms`"],
+    );
+}
+
+#[test]
+fn only_what_waits_for_payment_has_a_deadline() {
+    let order = |payment: &str| {
+        format!(
+            r#"{{"buyer":1,"id":"ID","currency":"GBP","payment":"{payment}","deadline_ms":7,"lines":[{{"item":1,"quantity":1}}]}}"#
+        )
+    };
+    let commands = decoded(Request::Order, &order("await").replace("ID", ID)).unwrap();
+    let record = commands.records().next().unwrap().unwrap();
+    let Body::Place { order: placed, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!(placed.deadline.get(), 7_000);
+    refused(
+        Request::Order,
+        &order("balance"),
+        expect!["`deadline_ms` is for orders that wait for payment"],
+    );
 }

@@ -56,6 +56,12 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Some1<T> {
     }
 }
 
+impl TimeMs {
+    pub(super) fn time(&self) -> Time {
+        Time(self.0 * 1_000) // The range is far below where this would overflow.
+    }
+}
+
 /// Declares an integer with its range, given as a number or a string of digits.
 macro_rules! ranged {
     ($($(#[$attr:meta])* $name:ident($low:expr, $high:expr),)*) => {$(
@@ -78,6 +84,10 @@ ranged! {
     #[derive(Default)]
     Money(0, Amount::MAX.0),
     MoneyMoved(1, Amount::MAX.0),
+    #[derive(Default)]
+    TimeMs(0, Time::MAX.0 / 1_000),
+    #[derive(Default)]
+    Limit(0, Quantity::MAX.0 as u64),
     #[derive(Default)]
     Stock(0, STOCK_MAX),
     StockAdded(1, STOCK_MAX),
@@ -181,6 +191,7 @@ impl<'de> Deserialize<'de> for PaymentNow {
     }
 }
 
+/// An account of a transfer. What sellers have earned leaves `payable` by sweeps alone.
 pub(super) struct Kind(pub(super) AccountKind);
 
 impl Default for Kind {
@@ -191,8 +202,9 @@ impl Default for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Kind, D::Error> {
-        words(json, "`main`, `payable` or `clearing`", |text| {
-            AccountKind::from_word(text).map(Kind)
+        words(json, "`main`, `settlement`, `suspense` or `clearing`", |text| {
+            let kind = AccountKind::from_word(text).filter(|kind| *kind != AccountKind::Payable);
+            kind.map(Kind)
         })
     }
 }

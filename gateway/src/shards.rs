@@ -1,0 +1,239 @@
+//! From a request to the shards that it is for, and back.
+//!
+//! Shards run in groups, one for each reactor. A request whose commands are all for one group goes
+//! there as it is. One that is for several is cut by group, and the answers are put together
+//! again in the order of the commands.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use model::record::CommandBuffer;
+use model::reply::{Query, View};
+use model::{AccountKind, AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
+use node::stages::GroupTicks;
+use node::{Answer, Courier, GroupHandle, LocalHandle, SubmitError};
+
+/// Finds the group of a shard.
+#[derive(Clone)]
+pub struct Router {
+    /// By shard: the number of its group, and the way there.
+    shards: Vec<(u16, GroupHandle)>,
+}
+
+impl Router {
+    /// Over all shards of a data directory, in order: the number of each one's group, from 0 on,
+    /// and the way there. At least one.
+    pub fn new(shards: Vec<(u16, GroupHandle)>) -> Router {
+        assert!(!shards.is_empty(), "a data directory has at least one shard");
+        Router { shards }
+    }
+
+    pub(crate) fn first(&self) -> &GroupHandle {
+        &self.shards[0].1
+    }
+}
+
+/// The shards as one reactor reaches them.
+pub(crate) struct Shards {
+    groups: Vec<LocalHandle>,
+    /// By shard: its group.
+    group_of: Vec<u16>,
+}
+
+impl Shards {
+    pub(crate) fn new(router: &Router) -> (Shards, Vec<Courier>) {
+        let group_of: Vec<u16> = router.shards.iter().map(|(group, _)| *group).collect();
+        let count = group_of.iter().max().map_or(0, |most| most + 1);
+        let of_group = |group| {
+            let first = router.shards.iter().find(|(other, _)| *other == group);
+            first.expect("groups are numbered without a gap").1.on_reactor()
+        };
+        let (groups, couriers) = (0..count).map(of_group).unzip();
+        (Shards { groups, group_of }, couriers)
+    }
+
+    fn count(&self) -> u16 {
+        self.group_of.len() as u16
+    }
+
+    fn group(&self, shard: ShardId) -> &LocalHandle {
+        &self.groups[usize::from(self.group_of[usize::from(shard.0)])]
+    }
+
+    /// Has commands decided and made durable. Replies come in the order of the commands.
+    pub(crate) async fn submit(
+        &self,
+        commands: CommandBuffer,
+        replies: Vec<Reply>,
+    ) -> Result<Answer, SubmitError> {
+        if self.groups.len() == 1 {
+            return self.groups[0].submit(commands, replies).await;
+        }
+        let mut homes = commands.records().flatten().map(|command| {
+            let home = command.home(self.count()).expect("callers' commands have a home");
+            self.group_of[usize::from(home.0)]
+        });
+        let first = homes.next().unwrap_or_default();
+        if homes.all(|group| group == first) {
+            return self.groups[usize::from(first)].submit(commands, replies).await;
+        }
+        self.submit_in_parts(commands, replies).await
+    }
+
+    async fn submit_in_parts(
+        &self,
+        commands: CommandBuffer,
+        mut replies: Vec<Reply>,
+    ) -> Result<Answer, SubmitError> {
+        let mut parts = vec![CommandBuffer::default(); self.groups.len()];
+        let mut order = Vec::with_capacity(commands.count() as usize);
+        for command in commands.records().flatten() {
+            let home = command.home(self.count()).expect("callers' commands have a home");
+            let group = self.group_of[usize::from(home.0)];
+            parts[usize::from(group)].push_record(command.bytes);
+            order.push(group);
+        }
+        let submitted = parts.into_iter().zip(&self.groups).map(|(part, group)| {
+            Box::pin(async move {
+                match part.count() {
+                    0 => None,
+                    _ => Some(group.submit(part, Vec::new()).await),
+                }
+            })
+        });
+        let answers = all(submitted.collect()).await;
+
+        let mut ticks = None::<GroupTicks>;
+        let mut failed = None;
+        let mut parts: Vec<_> = answers
+            .into_iter()
+            .map(|answer| match answer {
+                None => Vec::new().into_iter(),
+                Some(Ok(answer)) => {
+                    // What the request waited for is the part that was durable last.
+                    let last = ticks.get_or_insert(answer.ticks);
+                    if answer.ticks.durable > last.durable {
+                        *last = answer.ticks;
+                    }
+                    answer.replies.into_iter()
+                }
+                Some(Err(error)) => {
+                    failed = Some(error);
+                    Vec::new().into_iter()
+                }
+            })
+            .collect();
+        let Some(ticks) = ticks else {
+            return Err(failed.expect("a request has commands"));
+        };
+        // What one group could not take is told apart from what the others did.
+        let busy = Reply {
+            outcome: Outcome::Busy,
+            state: None,
+            line: None,
+            amount: Amount(0),
+            offset: None,
+        };
+        replies.clear();
+        replies.extend(order.iter().map(|group| parts[usize::from(*group)].next().unwrap_or(busy)));
+        Ok(Answer { commands, replies, ticks })
+    }
+
+    /// Reads. What it shows is durable.
+    pub(crate) async fn query(&self, realm: Realm, query: Query) -> Result<View, SubmitError> {
+        let key = match query {
+            Query::Order(buyer, _) => buyer,
+            // These have a part on every shard.
+            Query::Account(_, _, AccountKind::Payable | AccountKind::Clearing) | Query::Item(_) => {
+                return self.query_all(realm, query).await;
+            }
+            Query::Account(party, ..) => party,
+        };
+        self.query_one(ids::shard_of(key, self.count()), realm, query).await
+    }
+
+    async fn query_one(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        query: Query,
+    ) -> Result<View, SubmitError> {
+        self.group(shard).query(shard, realm, query).await
+    }
+
+    async fn query_all(&self, realm: Realm, query: Query) -> Result<View, SubmitError> {
+        let shards = (0..self.count()).map(ShardId);
+        let asked = shards.map(|shard| Box::pin(self.query_one(shard, realm, query)));
+        let mut sum = View::Missing;
+        for view in all(asked.collect()).await {
+            sum = match (sum, view?) {
+                (View::Account(a), View::Account(b)) => View::Account(add_accounts(a, &b)),
+                (View::Item(a), View::Item(b)) => View::Item(add_items(a, &b)),
+                (View::Missing, view) | (view, _) => view,
+            };
+        }
+        Ok(sum)
+    }
+}
+
+fn add_accounts(a: AccountView, b: &AccountView) -> AccountView {
+    let add = |a: Amount, b: Amount| Amount(a.0.saturating_add(b.0));
+    AccountView {
+        debits_posted: add(a.debits_posted, b.debits_posted),
+        credits_posted: add(a.credits_posted, b.credits_posted),
+        ..a
+    }
+}
+
+/// Where their entries differ, one of the two hasn't heard of a change yet.
+fn add_items(a: ItemView, b: &ItemView) -> ItemView {
+    let newest = if b.stocked > 0 || b.pool > 0 { b } else { &a };
+    ItemView {
+        stocked: a.stocked + b.stocked,
+        pool: a.pool + b.pool,
+        available: a.available + b.available,
+        reserved: a.reserved + b.reserved,
+        sold: a.sold + b.sold,
+        ..*newest
+    }
+}
+
+/// The outputs of all, when all are ready.
+async fn all<F: Future>(mut futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(cx)
+            {
+                *output = Some(ready);
+            }
+        }
+        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_waits_for_the_last_and_keeps_the_order() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let outputs = runtime.block_on(async {
+            let turns = [3, 0, 1].map(|turns| {
+                Box::pin(async move {
+                    for _ in 0..turns {
+                        tokio::task::yield_now().await;
+                    }
+                    turns
+                })
+            });
+            all(turns.into()).await
+        });
+        assert_eq!(outputs, [3, 0, 1]);
+    }
+}

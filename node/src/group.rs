@@ -1,0 +1,630 @@
+//! The shards that run together on a core, without a clock, a thread or a socket.
+//!
+//! A [`ShardGroup`] decides what a reactor does with its shards: which commands go to which of
+//! them, who waits and who goes on, what becomes of the answers, what is sent to other shards and
+//! when. It is told the time and what happens, and yields what is to be done, so that the same
+//! code runs on a reactor and in a simulation.
+//!
+//! Calling order: hand in what there is ([`ShardGroup::submit`], [`ShardGroup::query`],
+//! [`ShardGroup::deliver`], [`ShardGroup::tick`] at [`ShardGroup::next_wake`]). While nothing is
+//! in flight, [`ShardGroup::take_frames`] and append them; when they are durable,
+//! [`ShardGroup::durable`]. Then [`ShardGroup::released`] are the answers that may go out, and
+//! [`ShardGroup::messages`] what may be sent.
+
+mod host;
+mod links;
+mod waiting;
+
+use std::time::Duration;
+
+use model::planted::{Bug, is_planted};
+use model::record::entry::StockOp;
+use model::record::{
+    Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
+};
+use model::reply::{Query, View};
+use model::{ItemId, Outcome, Realm, Reply, ShardId, Time};
+use mq::LogEnd;
+use slab::Slab;
+use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
+
+use crate::Now;
+use host::Host;
+pub use links::Message;
+use waiting::{Moved, ReplyPlace};
+
+/// Timers that fire at one moment. More go on with the next.
+const TIMERS_AT_ONCE: usize = 256;
+
+/// Who asked. The group keeps it with the answer.
+pub trait Token {
+    /// All that was asked for is decided. It isn't durable yet.
+    fn decided(&mut self) {}
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub enum Found {
+    /// The commands that were submitted, and what became of each.
+    Commands(CommandBuffer, Vec<Reply>),
+    /// What a read found.
+    View(View),
+}
+
+/// A peer knows of more than this shard has: what was durable here was lost. Nothing may be
+/// served on top of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "shard {shard} has lost what was durable: it stands at {have} of its stream {direction} \
+     shard {peer}, which knows of {known}"
+)]
+pub struct Lost {
+    /// Whose log is short.
+    pub shard: ShardId,
+    /// Who knows.
+    pub peer: ShardId,
+    /// `to` or `from` that peer.
+    pub direction: &'static str,
+    /// Where the shard stands.
+    pub have: u64,
+    /// Where it stood.
+    pub known: u64,
+}
+
+/// Commands of which some aren't decided.
+struct Submission<T> {
+    token: T,
+    commands: CommandBuffer,
+    replies: Vec<Reply>,
+    undecided: usize,
+}
+
+/// The shards of a reactor.
+pub struct ShardGroup<T> {
+    shards: u16,
+    hosts: Vec<Host>,
+    /// Which of the hosts has a shard.
+    slots: Vec<Option<usize>>,
+    /// Hosts that have executed something since it was followed up.
+    touched: Vec<usize>,
+    /// Orders that wait.
+    waiting: usize,
+    /// Whether anything was decided that isn't handed over yet.
+    unwritten: bool,
+    submissions: Slab<Submission<T>>,
+    /// Answers that depend on what isn't handed over yet,
+    held: Vec<(T, Found)>,
+    /// on what is being written,
+    in_flight: Option<Vec<(T, Found)>>,
+    /// and on nothing any more.
+    released: Vec<(T, Found)>,
+    /// Streams that are durable once what is in flight is.
+    streams: Vec<(usize, (Realm, ShardId), txn_core::StreamEnds)>,
+    spare_frames: Vec<Vec<u8>>,
+    spare_held: Vec<(T, Found)>,
+    drill_stopped: bool,
+}
+
+impl<T: Token> ShardGroup<T> {
+    /// A group of these shards, of `shards` in all, each at the end of its log.
+    pub fn new(shards: u16, members: Vec<(Shard, LogEnd)>) -> ShardGroup<T> {
+        let hosts: Vec<Host> =
+            members.into_iter().map(|(shard, end)| Host::new(shard, end)).collect();
+        let mut slots = vec![None; shards.into()];
+        for (slot, host) in hosts.iter().enumerate() {
+            slots[usize::from(host.id().0)] = Some(slot);
+        }
+        let mut group = ShardGroup {
+            shards,
+            hosts,
+            slots,
+            touched: Vec::new(),
+            waiting: 0,
+            unwritten: false,
+            submissions: Slab::new(),
+            held: Vec::new(),
+            in_flight: None,
+            released: Vec::new(),
+            streams: Vec::new(),
+            spare_frames: Vec::new(),
+            spare_held: Vec::new(),
+            drill_stopped: false,
+        };
+        for slot in 0..group.hosts.len() {
+            // A recall that came before the last stop is still to be answered.
+            let recalled = group.hosts[slot].shard.recalled();
+            group.answer_recalls(Now::default(), slot, &recalled);
+            // The epoch's first frame fences whoever wrote before.
+            group.hosts[slot].finish_frame(Time(0), Vec::new());
+            group.unwritten = true;
+        }
+        group
+    }
+
+    /// The shards, to look at.
+    pub fn members(&self) -> impl Iterator<Item = &Shard> {
+        self.hosts.iter().map(|host| &host.shard)
+    }
+
+    /// Orders that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether all shards can take more commands.
+    pub fn has_room(&self) -> bool {
+        self.hosts.iter().all(|host| host.shard.has_room())
+    }
+
+    /// Stops all rehearsal, or lets it go on: no command, timer or message of the drill realm is
+    /// taken, and so none gets into the log.
+    pub fn stop_drill(&mut self, stopped: bool) {
+        self.drill_stopped = stopped;
+    }
+
+    fn slot_of(&self, command: &Record<'_>) -> Option<usize> {
+        let home = match self.shards {
+            1 => ShardId(0),
+            shards => command.home(shards)?,
+        };
+        self.slots[usize::from(home.0)]
+    }
+
+    /// Executes commands, whose shards must be in this group. The answer is released when all of
+    /// them are decided and durable; `replies` is memory to use again.
+    ///
+    /// An error means that the bytes are no commands.
+    pub fn submit(
+        &mut self,
+        now: Now,
+        mut token: T,
+        commands: CommandBuffer,
+        mut replies: Vec<Reply>,
+    ) -> Result<(), RecordError> {
+        replies.clear();
+        if self.waiting > 0 {
+            self.withdraw(now, &commands);
+        }
+        let mut waits = Vec::new();
+        let mut rest = commands.records();
+        let mut slots = [None; PREFETCH_COMMANDS];
+        while replies.len() < commands.count() as usize {
+            for (command, slot) in rest.flatten().zip(&mut slots) {
+                *slot = self.slot_of(&command);
+                if let Some(slot) = *slot {
+                    self.hosts[slot].shard.prefetch_slots(&command);
+                }
+            }
+            for (command, slot) in rest.flatten().zip(slots) {
+                if let Some(slot) = slot {
+                    self.hosts[slot].shard.prefetch_blocks(&command);
+                }
+            }
+            for slot in slots {
+                let Some(command) = rest.next() else { break };
+                let command = command?;
+                command.check_undecided()?;
+                let place = (slot, replies.len());
+                replies.push(self.execute(now, &command, place, &commands, &mut waits));
+            }
+        }
+        if waits.is_empty() {
+            token.decided();
+            self.hold(token, Found::Commands(commands, replies));
+        } else {
+            let undecided = waits.len();
+            let submission = Submission { token, commands, replies, undecided };
+            let number = self.submissions.insert(submission);
+            for (slot, index, bytes, shortage) in waits {
+                self.wait(now, slot, ReplyPlace { submission: number, index }, bytes, shortage);
+            }
+        }
+        self.follow_up(now);
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        now: Now,
+        command: &Record<'_>,
+        (slot, index): (Option<usize>, usize),
+        commands: &CommandBuffer,
+        waits: &mut Vec<(usize, usize, std::ops::Range<usize>, Shortage)>,
+    ) -> Reply {
+        let refused = |outcome| Reply {
+            outcome,
+            state: None,
+            line: None,
+            amount: model::Amount(0),
+            offset: None,
+        };
+        let Some(slot) = slot else { return refused(Outcome::Invalid) };
+        if self.drill_stopped && command.realm() == Realm::Drill {
+            return refused(Outcome::Busy);
+        }
+        match self.execute_on(now, slot, command, None) {
+            Ok(reply) => reply,
+            Err(shortage) => {
+                let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
+                waits.push((slot, index, start..start + command.bytes.len(), shortage));
+                refused(Outcome::Busy)
+            }
+        }
+    }
+
+    fn execute_on(
+        &mut self,
+        now: Now,
+        slot: usize,
+        command: &Record<'_>,
+        turn: Option<ItemId>,
+    ) -> Result<Reply, Shortage> {
+        let host = &mut self.hosts[slot];
+        if !std::mem::replace(&mut host.is_touched, true) {
+            self.touched.push(slot);
+        }
+        let reply = host.execute(now.time, command, turn);
+        self.unwritten |= host.unfinished() > 0 || !host.finished.is_empty();
+        reply
+    }
+
+    /// Reads from one of its shards.
+    pub fn query(&mut self, token: T, shard: ShardId, realm: Realm, query: Query) {
+        let slot = self.slots[usize::from(shard.0)];
+        let view = slot.map_or(View::Missing, |slot| self.hosts[slot].shard.query_in(realm, query));
+        self.hold(token, Found::View(view));
+    }
+
+    /// Takes a message from another shard: a `Deliver` command for `to`.
+    pub fn deliver(&mut self, now: Now, to: ShardId, record: &[u8]) -> Result<(), Lost> {
+        let Some(slot) = self.slots[usize::from(to.0)] else { return Ok(()) };
+        let Ok((command, _)) = Record::split(record) else { return Ok(()) };
+        let Body::Deliver { deliver, .. } = command.body else { return Ok(()) };
+        if command.check_undecided().is_err()
+            || self.drill_stopped && command.realm() == Realm::Drill
+        {
+            return Ok(());
+        }
+        let host = &self.hosts[slot];
+        let peer = (command.realm(), ShardId(command.header.scope.get() as u16));
+        let ends = host.shard.stream(peer.0, peer.1);
+        let lost =
+            |direction, have, known| Err(Lost { shard: to, peer: peer.1, direction, have, known });
+        if deliver.base.get() > ends.next_in {
+            return lost("from", ends.next_in, deliver.base.get());
+        }
+        if deliver.acked.get() > ends.next_out {
+            return lost("to", ends.next_out, deliver.acked.get());
+        }
+        let reply = self.execute_on(now, slot, &command, None);
+        if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
+            self.hosts[slot].links.tell_again(now.monotonic, peer);
+        }
+        self.follow_up(now);
+        Ok(())
+    }
+
+    /// How long [`ShardGroup::tick`] has nothing to do, if nothing happens.
+    pub fn next_wake(&self, now: Now) -> Option<Duration> {
+        self.hosts.iter().filter_map(|host| host.next_wake(now, self.realms())).min()
+    }
+
+    /// The realms that go on.
+    fn realms(&self) -> &'static [Realm] {
+        if self.drill_stopped { &[Realm::Live] } else { &[Realm::Live, Realm::Drill] }
+    }
+
+    /// Does what is due: timers, sweeps, and who has waited too long.
+    pub fn tick(&mut self, now: Now) {
+        for slot in 0..self.hosts.len() {
+            while let Some(ticket) = self.hosts[slot].room.overdue(now.monotonic) {
+                let is_wrong = is_planted(Bug::BusyIsSoldOut);
+                let outcome = if is_wrong { Outcome::SoldOut } else { Outcome::Busy };
+                self.leave(now, slot, ticket, outcome);
+            }
+            for &realm in self.realms() {
+                self.fire(now, slot, realm);
+                let host = &self.hosts[slot];
+                if host.shard.wants_sweep(realm, host.time(now.time)) {
+                    let mut command = command_of(realm);
+                    command.sweep(SWEEP_MAX);
+                    self.execute_own(now, slot, &command);
+                }
+            }
+        }
+        self.follow_up(now);
+    }
+
+    fn fire(&mut self, now: Now, slot: usize, realm: Realm) {
+        for _ in 0..TIMERS_AT_ONCE {
+            let host = &self.hosts[slot];
+            let Some((buyer, order, due)) = host.shard.due(realm, host.time(now.time)) else {
+                break;
+            };
+            let mut command = command_of(realm);
+            command.timer(buyer, order, due);
+            self.execute_own(now, slot, &command);
+        }
+    }
+
+    /// Executes a command that the group gives one of its shards.
+    fn execute_own(&mut self, now: Now, slot: usize, command: &CommandBuffer) {
+        let command = command.records().next().expect("it was written");
+        let executed = self.execute_on(now, slot, &command.expect("it is valid"), None);
+        executed.expect("only orders wait");
+    }
+
+    /// Does what was learned: orders that may go on, recalls to answer.
+    fn follow_up(&mut self, now: Now) {
+        while let Some(slot) = self.touched.pop() {
+            self.hosts[slot].is_touched = false;
+            while self.hosts[slot].shard.has_signals() {
+                let signals = self.hosts[slot].shard.signals();
+                for (realm, item) in signals.woken {
+                    let room = &mut self.hosts[slot].room;
+                    room.woken((realm, item));
+                    let is_queued = room.first((realm, item)).is_some();
+                    self.hosts[slot].shard.set_queued(realm, item, is_queued);
+                    self.retry(now, slot, vec![(realm, item)]);
+                }
+                self.answer_recalls(now, slot, &signals.recalled);
+            }
+        }
+    }
+
+    fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {
+        for realm in [Realm::Live, Realm::Drill] {
+            let room = &mut self.hosts[slot].room;
+            let items = recalled.iter().filter(|item| item.0 == realm && room.recall(**item));
+            let ops: Vec<StockOp> = items.map(|item| StockOp::answer(item.1)).collect();
+            self.stock(now, slot, realm, &ops);
+        }
+    }
+
+    fn stock(&mut self, now: Now, slot: usize, realm: Realm, ops: &[StockOp]) {
+        for ops in ops.chunks(STOCK_OPS_MAX) {
+            let mut command = command_of(realm);
+            command.stock(ops);
+            self.execute_own(now, slot, &command);
+        }
+    }
+
+    /// Puts an order that lacks units where it waits.
+    fn wait(
+        &mut self,
+        now: Now,
+        slot: usize,
+        place: ReplyPlace,
+        bytes: std::ops::Range<usize>,
+        shortage: Shortage,
+    ) {
+        let commands = &self.submissions[place.submission].commands;
+        let (command, _) = Record::split(&commands.bytes()[bytes.clone()]).expect("it was checked");
+        let realm = command.realm();
+        let order = (realm, command.party(), command.order().expect("only orders wait"));
+        let room = &mut self.hosts[slot].room;
+        if let Some(ticket) = room.find(order) {
+            let first = room.get(ticket);
+            let theirs = &self.submissions[first.place.submission].commands;
+            if theirs.bytes()[first.bytes.clone()] == *command.bytes {
+                room.repeat(ticket, place);
+            } else {
+                self.answer(place, Outcome::IdReused);
+            }
+            return;
+        }
+        if room.is_full() {
+            return self.answer(place, Outcome::Busy);
+        }
+        self.waiting += 1;
+        let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
+        self.hosts[slot].shard.set_queued(realm, shortage.item, true);
+        self.ask(now, slot, realm, ticket, shortage);
+    }
+
+    /// Asks the item's home for what the first in line lacks.
+    fn ask(&mut self, now: Now, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
+        let room = &mut self.hosts[slot].room;
+        let key = (realm, shortage.item);
+        if shortage.lacking == 0 || room.first(key) != Some(ticket) {
+            return;
+        }
+        if let Some(wanted) = room.ask(key, &shortage) {
+            let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
+            self.stock(now, slot, realm, &[op]);
+        }
+    }
+
+    /// Tries those who are first in line for these items, and who comes after them.
+    fn retry(&mut self, now: Now, slot: usize, mut items: Vec<(Realm, ItemId)>) {
+        while let Some((realm, item)) = items.pop() {
+            let Some(ticket) = self.hosts[slot].room.first((realm, item)) else {
+                self.hosts[slot].shard.set_queued(realm, item, false);
+                continue;
+            };
+            let waiting = self.hosts[slot].room.get(ticket);
+            if waiting.turn != item {
+                continue; // It keeps units of this one, and waits for another.
+            }
+            let (place, bytes) = (waiting.place, waiting.bytes.clone());
+            let commands = std::mem::take(&mut self.submissions[place.submission].commands);
+            let (command, _) = Record::split(&commands.bytes()[bytes]).expect("it was checked");
+            let tried = self.execute_on(now, slot, &command, Some(item));
+            self.submissions[place.submission].commands = commands;
+            match tried {
+                Ok(reply) => items.extend(self.left(now, slot, ticket, reply)),
+                Err(shortage) => {
+                    let moved = self.hosts[slot].room.line_up(ticket, shortage);
+                    self.hosts[slot].shard.set_queued(realm, shortage.item, true);
+                    self.ask(now, slot, realm, ticket, shortage);
+                    items.extend(self.moved(now, slot, realm, moved));
+                }
+            }
+        }
+    }
+
+    /// An order waits no longer; whoever stood behind it may go on.
+    fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
+        let reply =
+            Reply { outcome, state: None, line: None, amount: model::Amount(0), offset: None };
+        let items = self.left(now, slot, ticket, reply);
+        self.retry(now, slot, items);
+    }
+
+    /// Gives an order's answer to all who asked. The items for which others are first now.
+    fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
+        let (waiting, moved) = self.hosts[slot].room.leave(ticket);
+        self.waiting -= 1;
+        let realm = waiting.order.0;
+        self.reply(waiting.place, reply);
+        let again = match reply.outcome {
+            Outcome::Ok => Reply { outcome: Outcome::AlreadyDone, ..reply },
+            _ => reply,
+        };
+        for place in waiting.repeats {
+            self.reply(place, again);
+        }
+        self.moved(now, slot, realm, moved)
+    }
+
+    /// Answers recalls that waited. The items for which others are first now.
+    fn moved(&mut self, now: Now, slot: usize, realm: Realm, moved: Moved) -> Vec<(Realm, ItemId)> {
+        let ops: Vec<StockOp> = moved.recalled.into_iter().map(StockOp::answer).collect();
+        self.stock(now, slot, realm, &ops);
+        moved.items.into_iter().map(|item| (realm, item)).collect()
+    }
+
+    fn answer(&mut self, place: ReplyPlace, outcome: Outcome) {
+        let reply = self.submissions[place.submission].replies[place.index];
+        self.reply(place, Reply { outcome, ..reply });
+    }
+
+    fn reply(&mut self, place: ReplyPlace, reply: Reply) {
+        let submission = &mut self.submissions[place.submission];
+        submission.replies[place.index] = reply;
+        submission.undecided -= 1;
+        if submission.undecided == 0 {
+            let mut submission = self.submissions.remove(place.submission);
+            submission.token.decided();
+            let found = Found::Commands(submission.commands, submission.replies);
+            self.hold(submission.token, found);
+        }
+    }
+
+    /// Orders that wait and that these commands cancel are recorded as cancelled.
+    fn withdraw(&mut self, now: Now, commands: &CommandBuffer) {
+        for command in commands.records().flatten() {
+            if command.header.kind != Kind::Cancel as u8 {
+                continue;
+            }
+            let (Some(slot), Some(order)) = (self.slot_of(&command), command.order()) else {
+                continue;
+            };
+            let key = (command.realm(), command.party(), order);
+            let Some(ticket) = self.hosts[slot].room.find(key) else { continue };
+            let waiting = self.hosts[slot].room.get(ticket);
+            let commands = &self.submissions[waiting.place.submission].commands;
+            let mut bytes = commands.bytes()[waiting.bytes.clone()].to_vec();
+            set_withdrawn(&mut bytes, true);
+            let (withdrawn, _) = Record::split(&bytes).expect("it was checked");
+            let reply = self.execute_on(now, slot, &withdrawn, None);
+            let items = self.left(now, slot, ticket, reply.expect("it doesn't wait"));
+            self.retry(now, slot, items);
+        }
+    }
+
+    /// Keeps an answer until what it depends on is durable.
+    fn hold(&mut self, token: T, found: Found) {
+        match &mut self.in_flight {
+            _ if is_planted(Bug::EarlyRelease) => self.released.push((token, found)),
+            _ if self.unwritten => self.held.push((token, found)),
+            Some(in_flight) => in_flight.push((token, found)),
+            None => self.released.push((token, found)),
+        }
+    }
+
+    /// Whether anything was decided that isn't handed over yet.
+    pub fn has_unwritten(&self) -> bool {
+        self.unwritten
+    }
+
+    /// Bytes that were decided and aren't handed over yet.
+    pub fn unwritten_bytes(&self) -> usize {
+        let finished =
+            |host: &Host| host.finished.iter().map(|frame| frame.bytes.len()).sum::<usize>();
+        self.hosts.iter().map(|host| host.unfinished() + finished(host)).sum()
+    }
+
+    /// Whether what was handed over isn't durable yet.
+    pub fn is_in_flight(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Adds an empty frame: it names what was written before as synced.
+    pub fn mark(&mut self, now: Now) {
+        if let Some(host) = self.hosts.first_mut() {
+            host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
+            self.unwritten = true;
+        }
+    }
+
+    /// Hands over what was decided: frames to append together, and their records. The group
+    /// before must be durable.
+    pub fn take_frames(&mut self, now: Now) -> (Vec<Vec<u8>>, u64) {
+        assert!(self.in_flight.is_none(), "one group at a time");
+        let (mut frames, mut records) = (Vec::new(), 0);
+        for (slot, host) in self.hosts.iter_mut().enumerate() {
+            if host.unfinished() > 0 {
+                host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
+            }
+            for frame in host.finished.drain(..) {
+                frames.push(frame.bytes);
+                records += u64::from(frame.records);
+                self.streams
+                    .extend(frame.streams.into_iter().map(|(peer, ends)| (slot, peer, ends)));
+            }
+        }
+        if std::mem::take(&mut self.unwritten) {
+            let spare = std::mem::take(&mut self.spare_held);
+            self.in_flight = Some(std::mem::replace(&mut self.held, spare));
+        }
+        (frames, records)
+    }
+
+    /// What was handed over is durable. `frames` is memory to use again.
+    pub fn durable(&mut self, now: Now, frames: Vec<Vec<u8>>) {
+        let mut released = self.in_flight.take().expect("something was handed over");
+        self.released.append(&mut released);
+        self.spare_held = released;
+        self.spare_frames.extend(frames);
+        self.spare_frames.truncate(2 * self.hosts.len());
+        for (slot, peer, ends) in self.streams.drain(..) {
+            self.hosts[slot].links.durable(now.monotonic, peer, ends);
+        }
+    }
+
+    /// Answers that may go out.
+    pub fn released(&mut self) -> std::vec::Drain<'_, (T, Found)> {
+        self.released.drain(..)
+    }
+
+    /// What is to be sent to other shards now, also to those of this group.
+    pub fn messages(&mut self, now: Now, out: &mut Vec<Message>) {
+        for host in &mut self.hosts {
+            host.links.messages(now.monotonic, &host.shard, out);
+        }
+        if self.drill_stopped {
+            out.retain(|message| !is_drill(message));
+        }
+    }
+}
+
+fn is_drill(message: &Message) -> bool {
+    Record::split(&message.record).is_ok_and(|(record, _)| record.realm() == Realm::Drill)
+}
+
+fn command_of(realm: Realm) -> CommandBuffer {
+    let mut command = CommandBuffer::default();
+    command.set_realm(realm);
+    command
+}

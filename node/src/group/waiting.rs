@@ -1,0 +1,219 @@
+//! Where orders wait for units that may be elsewhere.
+//!
+//! Waiting orders aren't decided and aren't logged: a crash forgets them, and their clients ask
+//! again. They stand in a queue for each item, and nothing overtakes them there. An order with
+//! several scarce items waits for the lowest first; when it has that one it keeps its place at
+//! the head of the queue, so that its units are nobody else's, and goes on to the next. Where a
+//! lower one, of which there seemed to be enough, is gone meanwhile, it gives up its places for
+//! higher ones: orders that all keep the lower and wait for the higher never wait in a circle.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use foldhash::HashMap;
+use model::{ItemId, OrderId, Party, Realm};
+use txn_core::Shortage;
+
+/// How long an order waits for units before its client is told to try again.
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(250);
+/// Orders that may wait on one shard. Further ones are told to try again.
+pub(super) const WAITING_MAX: usize = 65_536;
+
+/// Which reply of which submission.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ReplyPlace {
+    pub(super) submission: usize,
+    pub(super) index: usize,
+}
+
+/// What an order is known by.
+pub(super) type OrderKey = (Realm, Party, OrderId);
+/// What a queue is for.
+pub(super) type ItemKey = (Realm, ItemId);
+
+/// An order that waits.
+pub(super) struct Waiting {
+    pub(super) order: OrderKey,
+    pub(super) place: ReplyPlace,
+    /// Where its bytes are among the commands of its submission.
+    pub(super) bytes: Range<usize>,
+    /// The item that it waits for now, the last of those in whose queues it stands.
+    pub(super) turn: ItemId,
+    until: Duration,
+    /// The queues in which it stands, and units that it wants there.
+    queues: Vec<(ItemId, u64)>,
+    /// Repeats of it, which get its answer.
+    pub(super) repeats: Vec<ReplyPlace>,
+}
+
+#[derive(Default)]
+struct Queue {
+    line: VecDeque<u64>,
+    /// What all of them want.
+    wanted: u64,
+    /// The item's home was asked and hasn't answered.
+    is_asked: bool,
+    /// The item's home wants its units back, which the first in line keeps for the moment.
+    is_recalled: bool,
+}
+
+/// What it means to others that somebody steps out of queues.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// Items whose queues have a new first in line, or none any more.
+    pub(super) items: Vec<ItemId>,
+    /// Items whose recall can be answered now.
+    pub(super) recalled: Vec<ItemId>,
+}
+
+impl Moved {
+    fn step_out(
+        &mut self,
+        queues: &mut HashMap<ItemKey, Queue>,
+        key: ItemKey,
+        ticket: u64,
+        whole: u64,
+    ) {
+        let queue = queues.get_mut(&key).expect("it stands there");
+        let at = queue.line.iter().position(|other| *other == ticket);
+        queue.line.remove(at.expect("it stands there"));
+        queue.wanted -= whole;
+        if at == Some(0) {
+            self.items.push(key.1);
+            if std::mem::take(&mut queue.is_recalled) {
+                self.recalled.push(key.1);
+            }
+        }
+        if queue.line.is_empty() {
+            queues.remove(&key);
+        }
+    }
+}
+
+/// All that wait on one shard.
+#[derive(Default)]
+pub(super) struct WaitingRoom {
+    next_ticket: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    queues: HashMap<ItemKey, Queue>,
+    orders: HashMap<OrderKey, u64>,
+}
+
+impl WaitingRoom {
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+    }
+
+    /// The ticket of an order that waits.
+    pub(super) fn find(&self, order: OrderKey) -> Option<u64> {
+        self.orders.get(&order).copied()
+    }
+
+    pub(super) fn get(&self, ticket: u64) -> &Waiting {
+        &self.waiting[&ticket]
+    }
+
+    /// An order comes in. Its ticket.
+    pub(super) fn enter(
+        &mut self,
+        now: Duration,
+        order: OrderKey,
+        place: ReplyPlace,
+        bytes: Range<usize>,
+        shortage: Shortage,
+    ) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let waiting = Waiting {
+            order,
+            place,
+            bytes,
+            turn: shortage.item,
+            until: now + WAIT_MAX,
+            queues: Vec::new(),
+            repeats: Vec::new(),
+        };
+        self.waiting.insert(ticket, waiting);
+        self.orders.insert(order, ticket);
+        self.line_up(ticket, shortage);
+        ticket
+    }
+
+    /// Another copy of an order that waits came in.
+    pub(super) fn repeat(&mut self, ticket: u64, place: ReplyPlace) {
+        self.waiting.get_mut(&ticket).expect("it waits").repeats.push(place);
+    }
+
+    /// The order goes to the end of the line for what it lacks now, unless it stands there.
+    pub(super) fn line_up(&mut self, ticket: u64, shortage: Shortage) -> Moved {
+        let waiting = self.waiting.get_mut(&ticket).expect("it waits");
+        let realm = waiting.order.0;
+        waiting.turn = shortage.item;
+        let mut moved = Moved::default();
+        for (item, whole) in waiting.queues.extract_if(.., |(item, _)| *item > shortage.item) {
+            moved.step_out(&mut self.queues, (realm, item), ticket, whole);
+        }
+        if waiting.queues.iter().all(|(item, _)| *item != shortage.item) {
+            waiting.queues.push((shortage.item, shortage.whole));
+            let queue = self.queues.entry((realm, shortage.item)).or_default();
+            queue.line.push_back(ticket);
+            queue.wanted += shortage.whole;
+        }
+        moved
+    }
+
+    /// Who is first in line for an item.
+    pub(super) fn first(&self, item: ItemKey) -> Option<u64> {
+        self.queues.get(&item)?.line.front().copied()
+    }
+
+    /// Notes that the item's home is asked, and says what all in line lack together, of which
+    /// `here` are there. `None` if it was asked already.
+    pub(super) fn ask(&mut self, item: ItemKey, shortage: &Shortage) -> Option<u64> {
+        let queue = self.queues.get_mut(&item)?;
+        let here = shortage.whole - shortage.lacking;
+        let wanted = queue.wanted.saturating_sub(here).max(shortage.lacking);
+        (!std::mem::replace(&mut queue.is_asked, true)).then_some(wanted)
+    }
+
+    /// The item's home has answered, or units are there without it.
+    pub(super) fn woken(&mut self, item: ItemKey) {
+        if let Some(queue) = self.queues.get_mut(&item) {
+            queue.is_asked = false;
+        }
+    }
+
+    /// The item's home recalls. Whether it can be answered: the first in line may keep units
+    /// while it waits for its next item, and then the answer is [`WaitingRoom::leave`]'s.
+    pub(super) fn recall(&mut self, item: ItemKey) -> bool {
+        let Some(first) = self.first(item) else { return true };
+        let keeps = self.waiting[&first].turn != item.1;
+        if keeps {
+            self.queues.get_mut(&item).expect("somebody is in it").is_recalled = true;
+        }
+        !keeps
+    }
+
+    /// The order is decided, or waits no longer.
+    pub(super) fn leave(&mut self, ticket: u64) -> (Waiting, Moved) {
+        let waiting = self.waiting.remove(&ticket).expect("it waits");
+        self.orders.remove(&waiting.order);
+        let mut moved = Moved::default();
+        for &(item, whole) in &waiting.queues {
+            moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
+        }
+        (waiting, moved)
+    }
+
+    /// Who has waited too long, if anybody.
+    pub(super) fn overdue(&self, now: Duration) -> Option<u64> {
+        let (&ticket, waiting) = self.waiting.first_key_value()?;
+        (waiting.until <= now).then_some(ticket)
+    }
+
+    /// When somebody will have waited too long.
+    pub(super) fn next_wake(&self) -> Option<Duration> {
+        Some(self.waiting.first_key_value()?.1.until)
+    }
+}

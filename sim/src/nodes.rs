@@ -1,0 +1,140 @@
+//! A node: shards in groups, a log on a disk that fails, a clock that jumps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{ShardId, Time};
+use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare};
+use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover};
+use txn_core::{Shard, SpareRegions};
+
+/// Frames stay below: submissions and messages are small here.
+const FRAME_BYTES_MAX: usize = 256 << 10;
+const SEGMENT_BYTES: u64 = 544 << 10;
+
+/// Which request of which client an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asker {
+    pub(crate) client: usize,
+    pub(crate) request: u64,
+}
+
+impl Token for Asker {}
+
+/// A node that may be down.
+pub(crate) struct Node {
+    pub(crate) number: usize,
+    pub(crate) shards: Vec<ShardId>,
+    groups: usize,
+    pub(crate) disk: FaultyDisk,
+    /// By how much its wall clock is off, in µs.
+    pub(crate) clock_off_us: i64,
+    pub(crate) up: Option<Up>,
+    /// Grows with every start: what was meant for an earlier one is lost.
+    pub(crate) life: u64,
+    salt: u64,
+}
+
+/// What is gone when a node crashes.
+pub(crate) struct Up {
+    pub(crate) groups: Vec<ShardGroup<Asker>>,
+    pub(crate) log: LocalLog,
+    clock: Clock,
+    /// By group: what is being appended.
+    pub(crate) appending: Vec<Option<Vec<Vec<u8>>>>,
+}
+
+/// Why a node doesn't come up.
+#[derive(Debug)]
+pub(crate) enum Down {
+    /// Its disk has lost or changed what was durable, and it says so.
+    Damaged(String),
+    /// Its log doesn't execute to what it records.
+    Differs(String),
+    /// A scripted fault while it started: it tries again.
+    Fault,
+}
+
+impl Node {
+    pub(crate) fn new(number: usize, shards: Vec<ShardId>, groups: usize) -> Node {
+        Node {
+            number,
+            shards,
+            groups,
+            disk: FaultyDisk::new(),
+            clock_off_us: 0,
+            up: None,
+            life: 0,
+            salt: 0,
+        }
+    }
+
+    pub(crate) fn start(
+        &mut self,
+        placement: &Placement,
+        spare: &SpareRegions,
+    ) -> Result<(), Down> {
+        self.life += 1;
+        self.salt += 1;
+        let config = LocalConfig {
+            segment_bytes: SEGMENT_BYTES,
+            frame_bytes_max: FRAME_BYTES_MAX,
+            salt: self.salt << 8 | self.number as u64,
+            prepare: Prepare::Inline,
+        };
+        let opened = LocalLog::open(Arc::new(self.disk.clone()), config);
+        let log = match opened {
+            Ok((log, _)) => log,
+            Err(LogError::Io { .. } | LogError::Poisoned) => return Err(Down::Fault),
+            Err(error) => return Err(Down::Damaged(error.to_string())),
+        };
+        let shards = recover(&log, placement, self.shards.iter().copied(), spare, || {});
+        let shards = match shards {
+            Ok(shards) => shards,
+            Err(OpenError::Difference(difference)) => {
+                return Err(Down::Differs(difference.to_string()));
+            }
+            Err(error) => return Err(Down::Damaged(error.to_string())),
+        };
+        let mut members: Vec<Vec<_>> = (0..self.groups).map(|_| Vec::new()).collect();
+        let mut newest = Time(0);
+        for (at, shard) in shards.into_iter().enumerate() {
+            let end = log.end(shard.seat().id);
+            newest = newest.max(end.time);
+            members[at % self.groups].push((shard, end));
+        }
+        let groups: Vec<ShardGroup<Asker>> =
+            members.into_iter().map(|members| ShardGroup::new(placement.shards, members)).collect();
+        let appending = groups.iter().map(|_| None).collect();
+        self.up = Some(Up { groups, log, clock: Clock::new(newest), appending });
+        Ok(())
+    }
+
+    /// What its frames would say of the time.
+    pub(crate) fn now(&mut self, world: Time) -> Now {
+        let wall = Time(world.0.saturating_add_signed(self.clock_off_us));
+        let up = self.up.as_mut().expect("it is up");
+        let monotonic = Duration::from_micros(world.0);
+        Now { time: up.clock.advance(wall, monotonic), monotonic }
+    }
+
+    /// The group that has a shard.
+    pub(crate) fn group_of(&self, shard: ShardId) -> usize {
+        let at = self.shards.iter().position(|other| *other == shard);
+        at.expect("the shard is on this node") % self.groups
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Shard> {
+        self.up.iter().flat_map(|up| up.groups.iter().flat_map(ShardGroup::members))
+    }
+}
+
+impl Up {
+    /// Appends what a group has handed over.
+    pub(crate) fn append(&mut self, group: usize) -> Result<Vec<Vec<u8>>, LogError> {
+        let frames = self.appending[group].take().expect("something is being appended");
+        let bytes: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        self.log.append(&bytes)?;
+        Ok(frames)
+    }
+}

@@ -1,0 +1,363 @@
+//! All that a shard knows of one realm.
+//!
+//! Trade and rehearsal share a log and nothing else: each has accounts, items, orders, streams
+//! and timers of its own, and a command of one can't name anything of the other.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use model::frame::FrameBuilder;
+use model::planted::{Bug, is_planted};
+use model::record::{self, Body, Kind, Record};
+use model::{Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, Realm, Reply, Time};
+use model::{ShardId, ids};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::arena::{Pos, SpareRegions};
+use crate::changes::{Change, ChangeScope, Changes};
+use crate::escrow::Contention;
+use crate::index::Grown;
+use crate::inventory::Inventory;
+use crate::ledger::Ledger;
+use crate::limits::Limits;
+use crate::orders::Orders;
+use crate::place::Resolved;
+use crate::signals::{Shortage, Signals};
+use crate::streams::Streams;
+
+/// Which shard this is, and by which settings it decides. They are fixed when a data directory
+/// is made: another setting would decide otherwise when the log is executed again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seat {
+    /// This shard.
+    pub id: ShardId,
+    /// How many there are, 1 to 256.
+    pub shards: u16,
+    /// The length of a step, at least 1 s: what sellers earn is pending until the step in which
+    /// they earned it and the next one are over.
+    pub settle_step: Duration,
+}
+
+impl Seat {
+    /// The most shards.
+    pub const SHARDS_MAX: u16 = 256;
+    /// Unless told otherwise, money is pending for one to two days.
+    pub const SETTLE_STEP: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The only shard there is.
+    pub fn alone() -> Seat {
+        Seat { id: ShardId(0), shards: 1, settle_step: Seat::SETTLE_STEP }
+    }
+}
+
+pub(crate) struct RealmState {
+    pub(crate) realm: Realm,
+    pub(crate) seat: Seat,
+    /// The time of the frame at hand.
+    pub(crate) now: Time,
+    /// Its step.
+    pub(crate) step: u32,
+    /// The offset of the record at hand.
+    pub(crate) offset: Offset,
+    pub(crate) ledger: Ledger,
+    pub(crate) inventory: Inventory,
+    pub(crate) orders: Orders,
+    pub(crate) changes: Changes,
+    pub(crate) limits: Limits,
+    pub(crate) streams: Streams,
+    /// Items at home here of which too little is in the pool.
+    pub(crate) contended: BTreeMap<u64, Contention>,
+    /// Items that their homes said there aren't. The newest few; with an item that comes into
+    /// being it is forgotten.
+    pub(crate) unknown: VecDeque<u64>,
+    /// When orders expire, with their positions.
+    pub(crate) timers: BTreeSet<(u64, u32)>,
+    /// The seller whose account a sweep looks at next, the step in which it began with the first
+    /// one, and the last step in which it began and came to the end.
+    pub(crate) sweep_next: usize,
+    pub(crate) sweep_began: u32,
+    pub(crate) swept_step: u32,
+    pub(crate) resolved: Vec<Resolved>,
+    /// Units wanted by item, where an order can't simply take them.
+    pub(crate) wanted: Vec<(ItemId, u64, u16)>,
+    /// The item that the order at hand has waited for: no lower one makes it wait behind others.
+    pub(crate) turn: Option<ItemId>,
+    pub(crate) signals: Signals,
+}
+
+/// What a decision comes to, before it is logged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decision {
+    pub outcome: Outcome,
+    pub state: Option<OrderState>,
+    pub line: Option<u16>,
+    pub amount: u64,
+    /// The record before it for the same order.
+    pub previous: u64,
+}
+
+impl Decision {
+    pub(crate) fn of(outcome: Outcome) -> Decision {
+        Decision { outcome, state: None, line: None, amount: 0, previous: 0 }
+    }
+
+    pub(crate) fn ok(amount: u64) -> Decision {
+        Decision { amount, ..Decision::of(Outcome::Ok) }
+    }
+
+    /// The reply of a command that leaves no record.
+    pub(crate) fn unlogged(self) -> Reply {
+        self.reply(None)
+    }
+
+    pub(crate) fn reply(self, offset: Option<Offset>) -> Reply {
+        Reply {
+            outcome: self.outcome,
+            state: self.state,
+            line: self.line,
+            amount: Amount(self.amount),
+            offset,
+        }
+    }
+}
+
+impl RealmState {
+    pub(crate) fn new(realm: Realm, seat: Seat, seed: u64, spare: &SpareRegions) -> RealmState {
+        let hasher = FixedState::with_seed(seed);
+        RealmState {
+            realm,
+            seat,
+            now: Time(0),
+            step: 0,
+            offset: Offset(0),
+            ledger: Ledger::new(hasher.clone(), spare),
+            inventory: Inventory::new(hasher.clone(), spare),
+            orders: Orders::new(hasher.clone(), spare),
+            changes: Changes::new(hasher.clone(), spare),
+            limits: Limits::new(hasher, spare),
+            streams: Streams::new(realm, seat.shards),
+            contended: BTreeMap::new(),
+            unknown: VecDeque::new(),
+            timers: BTreeSet::new(),
+            sweep_next: 0,
+            sweep_began: 0,
+            swept_step: 0,
+            resolved: Vec::new(),
+            wanted: Vec::new(),
+            turn: None,
+            signals: Signals::default(),
+        }
+    }
+
+    /// Goes on to the time of the frame at hand.
+    pub(crate) fn set_now(&mut self, now: Time) {
+        if self.now != now {
+            (self.now, self.step) = (now, self.step_of(now));
+        }
+    }
+
+    pub(crate) fn step_of(&self, now: Time) -> u32 {
+        let step_us = self.seat.settle_step.as_micros() as u64;
+        (now.0 / step_us) as u32
+    }
+
+    /// When the next step begins.
+    pub(crate) fn end_of(&self, step: u32) -> Time {
+        Time((u64::from(step) + 1) * self.seat.settle_step.as_micros() as u64)
+    }
+
+    /// Decides a command and logs it. `None`: an order has to wait, and nothing changed.
+    pub(crate) fn execute(
+        &mut self,
+        command: &Record<'_>,
+        frame: &mut FrameBuilder,
+    ) -> Result<Reply, Shortage> {
+        let item = ItemId(command.header.scope.get());
+        Ok(match command.body {
+            Body::Place { order, leg, lines } => {
+                return self.place(command, order, leg, lines, frame);
+            }
+            Body::CreateAccount(body) => {
+                let decision = self.create_account(command.party(), body);
+                self.log(command, decision, frame)
+            }
+            Body::CreateItem(body) => {
+                let decision = self.create_item(item, body, xxh3_64(command.bytes));
+                self.log(command, decision, frame)
+            }
+            Body::UpdateItem(body) => self
+                .change(command, Kind::UpdateItem, 0, frame, |realm| realm.update_item(item, body)),
+            Body::Restock(body) => {
+                self.change(command, Kind::Restock, 0, frame, |realm| realm.restock(item, body))
+            }
+            Body::Transfer(body) => self.change(command, Kind::Transfer, 0, frame, |realm| {
+                realm.transfer(command.party(), command.header.id.get(), body)
+            }),
+            Body::Pay(body) => self.change(command, Kind::Pay, body.order.get(), frame, |realm| {
+                realm.pay(command.party(), body)
+            }),
+            Body::Cancel(body) => {
+                let order = body.order.get();
+                self.change(command, Kind::Cancel, order, frame, |realm| {
+                    realm.cancel(command.party(), OrderId(order))
+                })
+            }
+            Body::Refund { refund, lines } => {
+                self.change(command, Kind::Refund, refund.order.get(), frame, |realm| {
+                    realm.refund(command.party(), refund, lines)
+                })
+            }
+            Body::Deliver { deliver, entries } => self.deliver(command, deliver, entries, frame),
+            Body::Stock(ops) => {
+                let decision = self.stock(ops);
+                self.log(command, decision, frame)
+            }
+            Body::Timer(body) => {
+                let decision = self.fire(command.party(), body);
+                self.log(command, decision, frame)
+            }
+            Body::Sweep(body) => self.sweep(command, body, frame),
+        })
+    }
+
+    /// A change with an id of its own: decided once, remembered, logged.
+    fn change(
+        &mut self,
+        command: &Record<'_>,
+        kind: Kind,
+        order: u128,
+        frame: &mut FrameBuilder,
+        decide: impl FnOnce(&mut RealmState) -> Decision,
+    ) -> Reply {
+        let digest = xxh3_64(command.bytes);
+        let scope = match command.body {
+            Body::Transfer(body) => command.transfer_party(body).0,
+            _ => command.header.scope.get(),
+        };
+        let scope = ChangeScope::new(kind, scope, order);
+        let id = command.header.id.get();
+        if let Some(change) = self.changes.find(scope, id) {
+            return repeat_of(change, digest);
+        }
+        let decision = decide(self);
+        if !decision.outcome.is_logged() {
+            return decision.unlogged();
+        }
+        let change = Change {
+            digest,
+            amount: decision.amount,
+            offset: self.offset.0,
+            outcome: decision.outcome as u8,
+            state: decision.state.map_or(0, |state| state as u8),
+            refused_line: decision.line.map_or(0, |line| line + 1),
+            ..Change::default()
+        };
+        self.changes.insert(scope, id, change);
+        if let Some(pos) = command.order().and_then(|id| self.orders.find(command.party(), id)) {
+            self.orders.head_mut(pos).last = self.offset.0;
+        }
+        self.log(command, decision, frame)
+    }
+
+    /// Appends the record of a decision, unless it isn't one to be logged.
+    pub(crate) fn log(
+        &mut self,
+        command: &Record<'_>,
+        decision: Decision,
+        frame: &mut FrameBuilder,
+    ) -> Reply {
+        if !decision.outcome.is_logged() {
+            return decision.unlogged();
+        }
+        let bytes = frame.push(command.bytes);
+        let state = decision.state.map_or(0, |state| state as u8);
+        record::set_outcome(bytes, decision.outcome, state, decision.previous, decision.amount);
+        if let (Body::Refund { .. }, Some(line)) = (command.body, decision.line) {
+            record::refund_mut(bytes).refused_line = (line + 1).into();
+        }
+        decision.reply(Some(self.offset))
+    }
+
+    /// Whether this shard is the home of the item.
+    pub(crate) fn is_home(&self, item: ItemId) -> bool {
+        self.home_of(item) == self.seat.id
+    }
+
+    pub(crate) fn home_of(&self, item: ItemId) -> ShardId {
+        ids::item_home(item, self.seat.shards)
+    }
+
+    /// The order that is due first, if it is due at `now`.
+    pub(crate) fn due(&self, now: Time) -> Option<(Party, OrderId, Time)> {
+        let mut timers = self.timers.iter().take_while(|(due, _)| *due <= now.0);
+        let &(due, pos) =
+            if is_planted(Bug::TimersOutOfOrder) { timers.last()? } else { timers.next()? };
+        let head = self.orders.head(Pos(pos));
+        let id = u128::from(head.id[0]) << 64 | u128::from(head.id[1]);
+        Some((Party(head.buyer), OrderId(id), Time(due)))
+    }
+
+    /// A hash of all of it; 0 where there is nothing yet, as if the realm had never been named.
+    pub(crate) fn state_hash(&self) -> u64 {
+        let contended = self.contended.iter().map(|(item, contention)| contention.hash(*item));
+        let unknown: Vec<u8> = self.unknown.iter().flat_map(|item| item.to_le_bytes()).collect();
+        let parts = [
+            self.ledger.state_hash(),
+            self.inventory.state_hash(),
+            self.orders.state_hash(),
+            self.changes.state_hash(),
+            self.limits.state_hash(),
+            self.streams.state_hash(),
+            contended.fold(0, u64::wrapping_add),
+            if unknown.is_empty() { 0 } else { xxh3_64(&unknown) },
+            self.timers.len() as u64,
+            self.sweep_next as u64,
+            u64::from(self.sweep_began),
+            u64::from(self.swept_step),
+        ];
+        if parts == [0; 12] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.ledger.has_room()
+            && self.inventory.has_room()
+            && self.orders.has_room()
+            && self.changes.has_room()
+            && self.limits.has_room()
+    }
+
+    pub(crate) fn grown(&self) -> Grown {
+        let tables = [
+            self.ledger.grown(),
+            self.inventory.grown(),
+            self.orders.grown(),
+            self.changes.grown(),
+            self.limits.grown(),
+        ];
+        tables.into_iter().sum()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ledger.bytes()
+            + self.inventory.bytes()
+            + self.orders.bytes()
+            + self.changes.bytes()
+            + self.limits.bytes()
+            + self.streams.bytes()
+    }
+}
+
+fn repeat_of(change: &Change, digest: u64) -> Reply {
+    if change.digest != digest {
+        return Decision::of(Outcome::IdReused).unlogged();
+    }
+    let first = Outcome::from_byte(change.outcome).expect("the core wrote it");
+    Reply {
+        outcome: if first == Outcome::Ok { Outcome::AlreadyDone } else { first },
+        state: OrderState::from_byte(change.state),
+        line: change.refused_line.checked_sub(1),
+        amount: Amount(change.amount),
+        offset: Some(Offset(change.offset)),
+    }
+}

@@ -1,0 +1,233 @@
+//! The streams between this shard and each other one.
+//!
+//! What this shard tells another waits here, numbered, until the other says that it has it. What
+//! comes from another is taken only in the order of its numbers. Each direction carries a running
+//! hash over all of its entries, so that an audit sees whether what arrived is what was sent.
+
+use std::collections::VecDeque;
+
+use model::record::entry::{Entry, length_of};
+use model::{Realm, ShardId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Entries are kept in pieces of this many bytes, and forgotten piece by piece.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// Where the two directions between this shard and another stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamEnds {
+    /// The number of the next entry that is sent.
+    pub next_out: u64,
+    /// All before this number have arrived at the other, durably.
+    pub acked: u64,
+    /// The number of the next entry that is taken.
+    pub next_in: u64,
+    /// Hash over all entries that were sent, up to `acked`.
+    pub acked_hash: u64,
+    /// Hash over all entries that were taken.
+    pub in_hash: u64,
+}
+
+/// The streams of one realm.
+pub(crate) struct Streams {
+    realm: Realm,
+    peers: Vec<Peer>,
+    /// Peers of which something changed since somebody asked.
+    touched: Vec<(Realm, ShardId)>,
+}
+
+struct Peer {
+    ends: StreamEnds,
+    pieces: VecDeque<Piece>,
+    is_touched: bool,
+}
+
+struct Piece {
+    /// Number of its first entry.
+    first: u64,
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+/// Why what arrived isn't taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NotTaken {
+    /// It says nothing new.
+    Known,
+    /// Something before it is missing, or more is acknowledged than was sent.
+    Gap,
+}
+
+impl Streams {
+    pub(crate) fn new(realm: Realm, shards: u16) -> Streams {
+        let peer = || Peer {
+            ends: StreamEnds { next_out: 1, acked: 1, next_in: 1, ..StreamEnds::default() },
+            pieces: VecDeque::new(),
+            is_touched: false,
+        };
+        Streams { realm, peers: (0..shards).map(|_| peer()).collect(), touched: Vec::new() }
+    }
+
+    pub(crate) fn ends(&self, peer: ShardId) -> StreamEnds {
+        self.peers[usize::from(peer.0)].ends
+    }
+
+    /// Appends an entry for `peer`.
+    pub(crate) fn push(&mut self, to: ShardId, entry: &Entry<'_>) {
+        let peer = &mut self.peers[usize::from(to.0)];
+        if peer.pieces.back().is_none_or(|piece| piece.bytes.len() >= PIECE_BYTES) {
+            let bytes = Vec::new();
+            peer.pieces.push_back(Piece { first: peer.ends.next_out, count: 0, bytes });
+        }
+        let piece = peer.pieces.back_mut().expect("one was pushed");
+        entry.write(&mut piece.bytes);
+        piece.count += 1;
+        peer.ends.next_out += 1;
+        self.touch(to);
+    }
+
+    /// Whether what arrived goes on where this shard stands: how many of its entries are known
+    /// already.
+    pub(crate) fn check(
+        &self,
+        from: ShardId,
+        first: u64,
+        count: u32,
+        acked: u64,
+    ) -> Result<u64, NotTaken> {
+        let Some(peer) = self.peers.get(usize::from(from.0)) else { return Err(NotTaken::Gap) };
+        let ends = &peer.ends;
+        if first > ends.next_in || acked > ends.next_out {
+            return Err(NotTaken::Gap);
+        }
+        let known = ends.next_in - first;
+        if known >= u64::from(count) && acked <= ends.acked {
+            return Err(NotTaken::Known);
+        }
+        Ok(known.min(count.into()))
+    }
+
+    /// The next entry was taken.
+    pub(crate) fn took(&mut self, from: ShardId, entry: &[u8]) {
+        let ends = &mut self.peers[usize::from(from.0)].ends;
+        ends.next_in += 1;
+        ends.in_hash = xxh3_64_with_seed(entry, ends.in_hash);
+        self.touch(from);
+    }
+
+    /// A bug that can be planted.
+    pub(crate) fn forget_number(&mut self) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.ends.next_in > 1) {
+            peer.ends.next_in -= 1;
+        }
+    }
+
+    /// Forgets what has arrived at the other.
+    pub(crate) fn acknowledge(&mut self, from: ShardId, acked: u64) {
+        let peer = &mut self.peers[usize::from(from.0)];
+        if acked <= peer.ends.acked {
+            return;
+        }
+        peer.ends.acked_hash = peer.hash_at(acked).expect("the caller has checked the number");
+        peer.ends.acked = acked;
+        while peer.pieces.front().is_some_and(|piece| piece.first + piece.count <= acked) {
+            peer.pieces.pop_front();
+        }
+        self.touch(from);
+    }
+
+    /// The hash over all entries for `peer` before `number`; `None` where they aren't known.
+    pub(crate) fn hash_at(&self, peer: ShardId, number: u64) -> Option<u64> {
+        self.peers[usize::from(peer.0)].hash_at(number)
+    }
+
+    /// Copies entries for `peer` from number `from` on and before `to`, as many as `room` bytes
+    /// take. Returns how many.
+    pub(crate) fn copy(
+        &self,
+        peer: ShardId,
+        from: u64,
+        to: u64,
+        room: usize,
+        out: &mut Vec<u8>,
+    ) -> u32 {
+        let start = out.len();
+        let mut count = 0;
+        for (number, entry) in self.peers[usize::from(peer.0)].entries(from) {
+            if number >= to || out.len() - start + entry.len() > room {
+                break;
+            }
+            out.extend_from_slice(entry);
+            count += 1;
+        }
+        count
+    }
+
+    /// Entries for `peer` from number `from` on.
+    pub(crate) fn entries(&self, peer: ShardId, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        self.peers[usize::from(peer.0)].entries(from)
+    }
+
+    pub(crate) fn touched(&mut self) -> &mut Vec<(Realm, ShardId)> {
+        for (_, shard) in &self.touched {
+            self.peers[usize::from(shard.0)].is_touched = false;
+        }
+        &mut self.touched
+    }
+
+    fn touch(&mut self, peer: ShardId) {
+        if !std::mem::replace(&mut self.peers[usize::from(peer.0)].is_touched, true) {
+            self.touched.push((self.realm, peer));
+        }
+    }
+
+    pub(crate) fn state_hash(&self) -> u64 {
+        self.peers.iter().enumerate().fold(0, |sum, (number, peer)| {
+            let ends = &peer.ends;
+            if ends.next_out == 1 && ends.next_in == 1 {
+                return sum; // Nothing was ever said.
+            }
+            let sent = peer.hash_at(ends.next_out).expect("what isn't acknowledged is there");
+            let parts = [ends.next_out, ends.acked, ends.next_in, ends.in_hash, sent];
+            let bytes = parts.map(u64::to_le_bytes).concat();
+            sum.wrapping_add(xxh3_64_with_seed(&bytes, number as u64))
+        })
+    }
+
+    /// Bytes that wait to arrive.
+    pub(crate) fn bytes(&self) -> u64 {
+        let pieces = self.peers.iter().flat_map(|peer| &peer.pieces);
+        pieces.map(|piece| piece.bytes.capacity() as u64).sum()
+    }
+}
+
+impl Peer {
+    fn entries(&self, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
+        let skipped = self.pieces.partition_point(|piece| piece.first + piece.count <= from);
+        self.pieces.range(skipped..).flat_map(Piece::entries).filter(move |(n, _)| *n >= from)
+    }
+
+    fn hash_at(&self, number: u64) -> Option<u64> {
+        let ends = &self.ends;
+        if !(ends.acked..=ends.next_out).contains(&number) {
+            return None;
+        }
+        let entries = self.entries(ends.acked).take((number - ends.acked) as usize);
+        Some(entries.fold(ends.acked_hash, |hash, (_, entry)| xxh3_64_with_seed(entry, hash)))
+    }
+}
+
+impl Piece {
+    fn entries(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let (mut rest, mut number) = (&self.bytes[..], self.first);
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let (entry, after) = rest.split_at(length_of(rest));
+            rest = after;
+            number += 1;
+            Some((number - 1, entry))
+        })
+    }
+}

@@ -1,0 +1,189 @@
+//! What clients ask for.
+
+use model::record::{ItemUpdate, RefundLine, Sale};
+use model::{
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod,
+    Quantity, Realm, Reply, Time,
+};
+
+use crate::world::{STEP_MICROS, World};
+
+const GBP: Currency = Currency::GBP;
+const BUYERS: u64 = 12;
+const ITEMS: u64 = 3;
+/// A seller for each item.
+const SELLERS: u64 = 900;
+const CLEARING: (Party, AccountKind) = (Party(0), AccountKind::Clearing);
+
+/// Lists an item.
+pub fn list(world: &mut World, realm: Realm, item: u64, price: u64, stock: u64) {
+    world.ask(realm, |commands| {
+        let seller = Party(SELLERS + item);
+        let sale = Sale::default();
+        commands.create_item(ItemId(item), seller, GBP, Amount(price), stock, sale);
+    });
+}
+
+/// Places an order that is paid outside.
+pub fn buy(
+    world: &mut World,
+    realm: Realm,
+    buyer: u64,
+    order: u128,
+    lines: &[(u64, u32)],
+) -> Option<Reply> {
+    place(world, realm, (buyer, order), PaymentMethod::External, Time(0), lines)
+}
+
+/// Places an order.
+pub fn place(
+    world: &mut World,
+    realm: Realm,
+    (buyer, order): (u64, u128),
+    method: PaymentMethod,
+    deadline: Time,
+    lines: &[(u64, u32)],
+) -> Option<Reply> {
+    world.ask(realm, |commands| {
+        let mut place = commands.place();
+        for &(item, quantity) in lines {
+            place.line(ItemId(item), Quantity(quantity), None);
+        }
+        place.expires(deadline);
+        place.finish(Party(buyer), OrderId(order), GBP, method);
+    })
+}
+
+/// Clients who do all there is to do.
+pub struct Clients {
+    ids: u128,
+}
+
+impl Clients {
+    /// Opens some accounts, and lists some items.
+    pub fn new(world: &mut World) -> Clients {
+        for &realm in Realm::ALL {
+            for buyer in 1..=BUYERS {
+                let balance = Amount(world.random.below(2_000));
+                world.ask(realm, |commands| commands.create_account(Party(buyer), GBP, balance));
+            }
+            // The last one comes later.
+            for item in 1..ITEMS {
+                let (price, stock) = (1 + world.random.below(9), world.random.below(60));
+                list(world, realm, item, price, stock);
+            }
+        }
+        Clients { ids: 0 }
+    }
+
+    fn id(&mut self) -> u128 {
+        self.ids += 1;
+        self.ids
+    }
+
+    /// One of them asks for something.
+    pub fn act(&mut self, world: &mut World) {
+        let realm = if world.random.one_in(5) { Realm::Drill } else { Realm::Live };
+        let buyer = 1 + world.random.below(BUYERS);
+        let item = 1 + world.random.below(ITEMS);
+        match world.random.below(60) {
+            0..28 => self.order(world, realm, buyer),
+            28..42 => self.change(world, realm),
+            42..45 => {
+                let (id, units) = (ChangeId(self.id()), 1 + world.random.below(12));
+                world.ask(realm, |commands| commands.restock(id, ItemId(item), units));
+            }
+            45 | 46 => {
+                let id = ChangeId(self.id());
+                let update = ItemUpdate {
+                    price: Some(Amount(world.random.below(20))),
+                    limit: Some(if world.random.one_in(4) { 9 } else { 0 }),
+                    window: None,
+                };
+                world.ask(realm, |commands| commands.update_item(id, ItemId(item), update));
+            }
+            47 => list(world, realm, item, 5, 20),
+            48..53 => self.transfer(world, realm),
+            53 | 54 => {
+                let node = world.random.below(u64::from(world.shards())) as usize;
+                let count = 1 + world.random.below(4) as u32;
+                world.tell(node, realm, |commands| commands.sweep(count));
+            }
+            55 | 56 => {
+                let micros = world.random.below(STEP_MICROS);
+                world.pass(micros);
+            }
+            _ => world.withdraw_some(),
+        }
+    }
+
+    fn order(&mut self, world: &mut World, realm: Realm, buyer: u64) {
+        let count = if world.random.one_in(3) { 1 + world.random.below(3) } else { 1 };
+        let lines: Vec<(u64, u32)> = (0..count)
+            .map(|_| {
+                // Sometimes there is no such item.
+                let one_more = u64::from(world.random.one_in(20));
+                let item = 1 + world.random.below(ITEMS + one_more);
+                let most = if world.random.one_in(6) { 15 } else { 3 };
+                (item, 1 + world.random.below(most) as u32)
+            })
+            .collect();
+        let method = PaymentMethod::ALL[world.random.below(3) as usize];
+        let deadline = match world.random.below(3) {
+            0 => Time(world.now.0 + world.random.below(2 * STEP_MICROS)),
+            _ => Time(0),
+        };
+        let order = if world.random.one_in(8) {
+            1 + u128::from(world.random.below(1 + self.ids as u64))
+        } else {
+            self.id()
+        };
+        place(world, realm, (buyer, order), method, deadline, &lines);
+    }
+
+    /// Pays, cancels or refunds an order that was placed.
+    fn change(&mut self, world: &mut World, realm: Realm) {
+        let placed: Vec<_> = world
+            .outcomes
+            .iter()
+            .filter(|((of, _, _), outcome)| *of == realm && **outcome == Outcome::Ok)
+            .map(|(name, _)| (Party(name.1), OrderId(name.2)))
+            .collect();
+        if placed.is_empty() {
+            return;
+        }
+        let (buyer, order) = placed[world.random.below(placed.len() as u64) as usize];
+        let id = ChangeId(self.id());
+        match world.random.below(5) {
+            0 => {
+                world.ask(realm, |commands| commands.pay(id, buyer, order, PaymentMethod::Balance));
+            }
+            1 | 2 => {
+                world.ask(realm, |commands| commands.cancel(id, buyer, order));
+            }
+            _ => {
+                let line = RefundLine { quantity: 1.into(), ..RefundLine::default() };
+                let lines = if world.random.one_in(2) { vec![line] } else { Vec::new() };
+                let restock = !world.random.one_in(3);
+                world.ask(realm, |commands| commands.refund(id, buyer, order, restock, &lines));
+            }
+        }
+    }
+
+    fn transfer(&mut self, world: &mut World, realm: Realm) {
+        let id = ChangeId(self.id());
+        let amount = Amount(1 + world.random.below(80));
+        // One party more than there are.
+        let mut buyer = || (Party(1 + world.random.below(BUYERS + 1)), AccountKind::Main);
+        let (one, other) = (buyer(), buyer());
+        let seller = (Party(SELLERS + 1 + world.random.below(ITEMS)), AccountKind::Settlement);
+        let (debit, credit) = match world.random.below(8) {
+            0 => (CLEARING, one),
+            1 => (one, CLEARING),
+            2 => (one, seller),
+            3 | 4 => (seller, one),
+            _ => (one, other),
+        };
+        world.ask(realm, |commands| commands.transfer(id, debit, credit, GBP, amount));
+    }
+}
