@@ -81,7 +81,7 @@ fn copy(data: &Path, to: &Path, mut keep: impl FnMut(Frame<'_>) -> Option<Vec<u8
     };
     let open = |data: &Path| {
         let disk = Arc::new(DirDisk::open(data.join("log")).unwrap());
-        LocalLog::open(disk, config.clone()).unwrap().0
+        LocalLog::open(disk, config).unwrap().0
     };
     // Opening writes, so what is read is a copy, too.
     let aside = to.join("aside");
