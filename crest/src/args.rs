@@ -409,15 +409,18 @@ pub(crate) struct ProfileReplay {
     /// How often everything is executed and timed.
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) rounds: NonZeroUsize,
+    /// Measure the frames of this shard alone. Offsets are those of a shard.
+    #[arg(long, value_name = "N")]
+    pub(crate) shard: Option<u16>,
     /// Measure from the frame that holds this offset on.
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(long, value_name = "OFFSET", requires = "shard")]
     pub(crate) from: Option<u64>,
     /// Measure up to the frame that holds this offset, and stop there.
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(long, value_name = "OFFSET", requires = "shard")]
     pub(crate) to: Option<u64>,
     /// Measure the one frame that holds this offset, and count its commands. More rounds give
     /// more samples of it.
-    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from", "to"])]
+    #[arg(long, value_name = "OFFSET", requires = "shard", conflicts_with_all = ["from", "to"])]
     pub(crate) offset: Option<u64>,
     /// What the platform was told to be ready for: with other numbers, tables grow at other
     /// moments.

@@ -184,7 +184,18 @@ fn a_shard_from_an_earlier_moment_is_inconsistent_and_not_unbalanced() {
     check(
         &mixed,
         &["ok", "unbalanced", "oversold", "duplicated", "inconsistent", "first_difference"],
-        expect![[r#""#]],
+        expect![[r#"
+            status 1
+              verdict    FAIL
+              audit      NOT OK: 5 records executed again, 0 duplicated, 0 oversold, 0 unbalanced, 1 inconsistent
+              problem    audit: live: shard 1 has taken 1 entries from shard 0, whose log ends after 0 were sent: the two are not from the same moment
+            ok false
+            unbalanced 0
+            oversold 0
+            duplicated 0
+            inconsistent 1
+            first_difference null
+        "#]],
     );
 }
 
@@ -220,7 +231,19 @@ fn a_record_that_was_changed_is_named_by_shard_and_offset() {
         };
         Some(builder.finish(place, frame.header.rules.get()).0)
     });
-    check(&changed, &["ok", "first_difference"], expect![[r#""#]]);
+    check(
+        &changed,
+        &["ok", "first_difference"],
+        expect![[r#"
+        status 1
+          verdict    FAIL
+          audit      NOT OK: 1 records executed again, 0 duplicated, 0 oversold, 0 unbalanced, 0 inconsistent
+                     the first difference is at shard 1, offset 1
+          problem    audit: the log does not execute to what it records, at shard 1, offset 1: logged as ok, executed again as ok
+        ok false
+        first_difference {"offset":1,"shard":1}
+    "#]],
+    );
 }
 
 #[test]

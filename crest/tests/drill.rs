@@ -43,8 +43,13 @@ fn small<'a>(more: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn a_drill_says_in_json_what_it_proved() {
     let dir = tempfile::tempdir().unwrap();
-    let (status, figures) = crest(dir.path(), &small(&["--batch", "100", "--connections", "4"]));
+    let options = ["--batch", "100", "--connections", "4", "--shards", "5", "--reactors", "2"];
+    let (status, figures) = crest(dir.path(), &small(&options));
     assert_eq!((status, figures["verdict"].as_str()), (0, Some("pass")));
+    assert_eq!(figures["platform"]["shards"], 5);
+    // Batches are split over two groups, and each is timed once.
+    let accounted = figures["times"]["accounted"].as_f64().unwrap();
+    assert!((0.99..1.01).contains(&accounted), "the stages account for {accounted}");
     // The fields that readers rely on: they may become more.
     for pointer in [
         "/version",
@@ -77,6 +82,7 @@ fn a_drill_says_in_json_what_it_proved() {
         "/audit/duplicated",
         "/audit/oversold",
         "/audit/unbalanced",
+        "/audit/inconsistent",
         "/audit/units_sold",
         "/audit/revenue/GBP",
     ] {

@@ -1,6 +1,6 @@
 //! The front door over real sockets: what a caller sends, byte for byte, and what comes back.
 //!
-//! Every test starts a gateway of its own on a free port, in front of a shard whose log is in
+//! Every test starts a gateway of its own on a free port, in front of shards whose log is in
 //! memory. HTTP/1.1 is written by hand, so that requests can be split, pipelined and malformed;
 //! HTTP/2 comes from hyper's client and from curl.
 

@@ -454,7 +454,7 @@ impl<T: Token> ShardGroup<T> {
             match tried {
                 Ok(reply) => items.extend(self.left(now, slot, ticket, reply)),
                 Err(shortage) => {
-                    let moved = self.hosts[slot].room.line_up(ticket, shortage);
+                    let moved = self.hosts[slot].room.line_up(now.monotonic, ticket, shortage);
                     self.hosts[slot].shard.set_queued(realm, shortage.item, true);
                     self.ask(now, slot, realm, ticket, shortage);
                     items.extend(self.moved(now, slot, realm, moved));

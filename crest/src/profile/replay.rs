@@ -7,8 +7,8 @@
 //! core's entry, [`CORE`].
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::fmt::{self, Write as _};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use hdrhistogram::Histogram;
@@ -38,6 +38,7 @@ const SLOWEST: usize = 10;
 /// What a frame holds and what it cost.
 #[derive(Clone, Debug, Default)]
 struct Measured {
+    shard: u16,
     first: u64,
     records: u64,
     orders: u64,
@@ -79,6 +80,7 @@ struct Percentiles {
 /// One of the slowest frames.
 #[derive(Serialize)]
 struct Slow {
+    shard: u16,
     offset: u64,
     records: u64,
     orders: u64,
@@ -93,7 +95,7 @@ struct Slow {
 pub(super) fn replay(args: &args::ProfileReplay) -> Result<ExitCode, Failure> {
     let time = jiff::Timestamp::now();
     let rounds = args.rounds.get();
-    let window = window(args)?;
+    let window = Window::of(args)?;
     let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
     let mut frames: Vec<Measured> = Vec::new();
     let mut sums = BTreeMap::new();
@@ -117,8 +119,7 @@ pub(super) fn replay(args: &args::ProfileReplay) -> Result<ExitCode, Failure> {
         })?;
     }
     if frames.is_empty() {
-        let (from, to) = (window.start(), window.end());
-        return Err(format!("no frame of {} holds {from}..={to}", args.data.display()).into());
+        return Err(format!("no frame of {} holds {window}", args.data.display()).into());
     }
     mark_slow(&mut frames, rounds);
     let profile = match profile(args, capacity, &window) {
@@ -149,16 +150,41 @@ pub(super) fn replay(args: &args::ProfileReplay) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The offsets whose frames are measured.
-fn window(args: &args::ProfileReplay) -> Result<RangeInclusive<u64>, Failure> {
-    let (from, to) = match args.offset {
-        Some(offset) => (offset, offset),
-        None => (args.from.unwrap_or(1), args.to.unwrap_or(u64::MAX)),
-    };
-    if from > to {
-        return Err(format!("--from {from} is behind --to {to}").into());
+/// The frames that are measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Window {
+    /// Of this shard; of all of them.
+    shard: Option<u16>,
+    /// Those that hold an offset from here,
+    from: u64,
+    /// to here.
+    to: u64,
+}
+
+impl Window {
+    const WHOLE: Window = Window { shard: None, from: 1, to: u64::MAX };
+
+    fn of(args: &args::ProfileReplay) -> Result<Window, Failure> {
+        let (from, to) = match args.offset {
+            Some(offset) => (offset, offset),
+            None => (args.from.unwrap_or(1), args.to.unwrap_or(u64::MAX)),
+        };
+        if from > to {
+            return Err(format!("--from {from} is behind --to {to}").into());
+        }
+        Ok(Window { shard: args.shard, from, to })
     }
-    Ok(from..=to)
+
+    fn has_shard(&self, frame: &Frame<'_>) -> bool {
+        self.shard.is_none_or(|shard| shard == frame.header.shard.get())
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..={}", self.from, self.to)?;
+        self.shard.map_or(Ok(()), |shard| write!(f, " of shard {shard}"))
+    }
 }
 
 /// Runs through the log up to the end of the window, and tells frames with records whether they
@@ -166,16 +192,17 @@ fn window(args: &args::ProfileReplay) -> Result<RangeInclusive<u64>, Failure> {
 fn each_frame(
     args: &args::ProfileReplay,
     capacity: Capacity,
-    window: &RangeInclusive<u64>,
+    window: &Window,
     mut visit: impl FnMut(Step<'_>, bool) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     node::rerun(&args.data, capacity, |step| {
         let (first, count) = (step.frame.header.first_offset.get(), step.frame.header.count.get());
-        if first > *window.end() {
+        let wanted = window.has_shard(&step.frame);
+        if wanted && first > window.to {
             return Ok(ControlFlow::Break(()));
         }
         let last = first + u64::from(count) - u64::from(count > 0);
-        visit(step, count > 0 && last >= *window.start())?;
+        visit(step, wanted && count > 0 && last >= window.from)?;
         Ok::<_, Failure>(ControlFlow::Continue(()))
     })
 }
@@ -185,9 +212,9 @@ fn each_frame(
 fn profile(
     args: &args::ProfileReplay,
     capacity: Capacity,
-    window: &RangeInclusive<u64>,
+    window: &Window,
 ) -> Result<ProfileSummary, Failure> {
-    let whole = *window == (1..=u64::MAX);
+    let whole = *window == Window::WHOLE;
     let (rounds, rate) =
         if whole { (1, SAMPLES_PER_S) } else { (args.rounds.get(), SAMPLES_PER_S_WINDOW) };
     let mut sampler = Sampler::ready(std::process::id(), rate)?;
@@ -208,8 +235,8 @@ fn profile(
 
 impl Measured {
     fn of(frame: &Frame<'_>) -> Measured {
-        let mut measured =
-            Measured { first: frame.header.first_offset.get(), ..Measured::default() };
+        let (shard, first) = (frame.header.shard.get(), frame.header.first_offset.get());
+        let mut measured = Measured { shard, first, ..Measured::default() };
         for record in frame.records().flatten() {
             measured.records += 1;
             measured.refused += u64::from(record.outcome() != Some(Outcome::Ok));
@@ -240,7 +267,7 @@ impl Measured {
         };
         count(directory_entries, "entry of an index's directory", "entries added to directories");
         count(segments, "index segment split", "index segments split");
-        count(regions, "region of 64 MiB taken", "regions of 64 MiB taken");
+        count(regions, "region of 2 MiB taken", "regions of 2 MiB taken");
         if self.records > typical.records.saturating_mul(2) {
             let [records, median] = [self.records, typical.records].map(thousands);
             special.push(format!("{records} records, the median frame has {median}"));
@@ -314,6 +341,7 @@ impl Figures {
         let mut slowest: Vec<&Measured> = frames.iter().collect();
         slowest.sort_by_key(|frame| std::cmp::Reverse(frame.slowest_ns()));
         let slowest = slowest.into_iter().take(SLOWEST).map(|frame| Slow {
+            shard: frame.shard,
             offset: frame.first,
             records: frame.records,
             orders: frame.orders,
@@ -354,18 +382,21 @@ impl Figures {
             let [p50, p99, p999, max] = [p50, p99, p999, max].map(|ns| ns as f64 / 1e3);
             let _ = writeln!(text, "  {what:<9} {p50:9.2} {p99:10.2} {p999:10.2} {max:10.2}");
         }
-        let _ = writeln!(text, "\n  slowest: offset  orders    lines       µs of {rounds} rounds");
+        let _ = writeln!(
+            text,
+            "\n  slowest: shard  offset  orders    lines       µs of {rounds} rounds"
+        );
         for slow in &self.slowest {
             let [offset, orders, lines] = [slow.offset, slow.orders, slow.lines].map(thousands);
             let [fastest, slowest] = slow.us;
             let _ = writeln!(
                 text,
-                "  {offset:>15} {orders:>7} {lines:>8} {fastest:10.1} to {slowest:.1}, \
+                "  {:>14} {offset:>7} {orders:>7} {lines:>8} {fastest:10.1} to {slowest:.1}, \
                  slow in {} of {rounds}: {}",
-                slow.slow_rounds, slow.verdict
+                slow.shard, slow.slow_rounds, slow.verdict
             );
             if !slow.special.is_empty() {
-                let _ = writeln!(text, "  {:15} {}", "", slow.special.join("; "));
+                let _ = writeln!(text, "  {:22} {}", "", slow.special.join("; "));
             }
         }
         text
@@ -405,6 +436,7 @@ mod tests {
 
     fn frame(first: u64, took_ns: &[u64]) -> Measured {
         Measured {
+            shard: 3,
             first,
             records: 10,
             orders: 10,
@@ -425,9 +457,9 @@ mod tests {
         let table = figures.table();
         let told: Vec<&str> = table.lines().skip(7).take(4).map(str::trim).collect();
         expect![[r#"
-            slowest: offset  orders    lines       µs of 2 rounds
-            8      10       20      100.0 to 3000.0, slow in 1 of 2: it was the machine
-            7      10       20      900.0 to 910.0, slow in 2 of 2: it is the work
+            slowest: shard  offset  orders    lines       µs of 2 rounds
+            3       8      10       20      100.0 to 3000.0, slow in 1 of 2: it was the machine
+            3       7      10       20      900.0 to 910.0, slow in 2 of 2: it is the work
             2 index segments split"#]]
         .assert_eq(&told.join("\n"));
         // Within the three digits that are kept.
@@ -445,7 +477,7 @@ mod tests {
         expect![[r#"
             64 entries added to directories
             1 index segment split
-            1 region of 64 MiB taken
+            1 region of 2 MiB taken
             100 records, the median frame has 10
             5.0 lines an order, 2.0 over all
             80 records that place no order

@@ -7,7 +7,7 @@
 //! lower one, of which there seemed to be enough, is gone meanwhile, it gives up its places for
 //! higher ones: orders that all keep the lower and wait for the higher never wait in a circle.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -15,8 +15,10 @@ use foldhash::HashMap;
 use model::{ItemId, OrderId, Party, Realm};
 use txn_core::Shortage;
 
-/// How long an order waits for units before its client is told to try again.
+/// How long an order waits for units of one item before its client is told to try again.
 pub(super) const WAIT_MAX: Duration = Duration::from_millis(250);
+/// And how long for those of all its items, one after the other.
+const WAIT_ALL_MAX: Duration = Duration::from_secs(10);
 /// Orders that may wait on one shard. Further ones are told to try again.
 pub(super) const WAITING_MAX: usize = 65_536;
 
@@ -40,6 +42,7 @@ pub(super) struct Waiting {
     pub(super) bytes: Range<usize>,
     /// The item that it waits for now, the last of those in whose queues it stands.
     pub(super) turn: ItemId,
+    entered: Duration,
     until: Duration,
     /// The queues in which it stands, and units that it wants there.
     queues: Vec<(ItemId, u64)>,
@@ -98,6 +101,8 @@ pub(super) struct WaitingRoom {
     waiting: BTreeMap<u64, Waiting>,
     queues: HashMap<ItemKey, Queue>,
     orders: HashMap<OrderKey, u64>,
+    /// When each has waited too long.
+    deadlines: BTreeSet<(Duration, u64)>,
 }
 
 impl WaitingRoom {
@@ -130,13 +135,15 @@ impl WaitingRoom {
             place,
             bytes,
             turn: shortage.item,
+            entered: now,
             until: now + WAIT_MAX,
             queues: Vec::new(),
             repeats: Vec::new(),
         };
         self.waiting.insert(ticket, waiting);
         self.orders.insert(order, ticket);
-        self.line_up(ticket, shortage);
+        self.deadlines.insert((now + WAIT_MAX, ticket));
+        self.line_up(now, ticket, shortage);
         ticket
     }
 
@@ -146,9 +153,15 @@ impl WaitingRoom {
     }
 
     /// The order goes to the end of the line for what it lacks now, unless it stands there.
-    pub(super) fn line_up(&mut self, ticket: u64, shortage: Shortage) -> Moved {
+    pub(super) fn line_up(&mut self, now: Duration, ticket: u64, shortage: Shortage) -> Moved {
         let waiting = self.waiting.get_mut(&ticket).expect("it waits");
         let realm = waiting.order.0;
+        if waiting.turn < shortage.item {
+            // It has got what it waited for: the next item has a wait of its own.
+            self.deadlines.remove(&(waiting.until, ticket));
+            waiting.until = (now + WAIT_MAX).min(waiting.entered + WAIT_ALL_MAX);
+            self.deadlines.insert((waiting.until, ticket));
+        }
         waiting.turn = shortage.item;
         let mut moved = Moved::default();
         for (item, whole) in waiting.queues.extract_if(.., |(item, _)| *item > shortage.item) {
@@ -199,6 +212,7 @@ impl WaitingRoom {
     pub(super) fn leave(&mut self, ticket: u64) -> (Waiting, Moved) {
         let waiting = self.waiting.remove(&ticket).expect("it waits");
         self.orders.remove(&waiting.order);
+        self.deadlines.remove(&(waiting.until, ticket));
         let mut moved = Moved::default();
         for &(item, whole) in &waiting.queues {
             moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
@@ -208,12 +222,12 @@ impl WaitingRoom {
 
     /// Who has waited too long, if anybody.
     pub(super) fn overdue(&self, now: Duration) -> Option<u64> {
-        let (&ticket, waiting) = self.waiting.first_key_value()?;
-        (waiting.until <= now).then_some(ticket)
+        let &(until, ticket) = self.deadlines.first()?;
+        (until <= now).then_some(ticket)
     }
 
     /// When somebody will have waited too long.
     pub(super) fn next_wake(&self) -> Option<Duration> {
-        Some(self.waiting.first_key_value()?.1.until)
+        Some(self.deadlines.first()?.0)
     }
 }
