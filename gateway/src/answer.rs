@@ -108,6 +108,10 @@ impl Problem {
                 ("unknown_account", format!("party {party} has no {kind} account in {currency}"))
             }
             Query::Item(item) => ("unknown_item", format!("there is no item {item}")),
+            Query::Hold(party, id) => ("unknown_hold", format!("party {party} has no hold {id}")),
+            Query::Coupon(buyer, number) => {
+                ("unknown_coupon", format!("buyer {buyer} has no coupon {number}"))
+            }
         };
         Problem::new(StatusCode::NOT_FOUND, kind, detail)
     }

@@ -210,6 +210,8 @@ impl Gateway {
             View::Order(order) => json.order(&order),
             View::Account(account) => json.account(&account),
             View::Item(item) => json.item(&item),
+            View::Hold(hold) => json.hold(&hold),
+            View::Coupon(coupon) => json.coupon(&coupon),
             View::Missing => return Err(Problem::missing(&query)),
         }
         Ok(answer::json(hyper::StatusCode::OK, json.finish()))
@@ -283,6 +285,7 @@ fn amount_name(request: Request) -> Option<&'static str> {
         Request::Item
         | Request::Items
         | Request::UpdateItem(_)
+        | Request::CloseAccount(_)
         | Request::Restock(_)
         | Request::Cancel(..) => None,
         _ => Some("amount"),

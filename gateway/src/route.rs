@@ -3,7 +3,7 @@
 use hyper::{Method, Uri};
 use model::json::decode::{Request, parse_uuid};
 use model::reply::Query;
-use model::{AccountKind, Currency, ItemId, OrderId, Party};
+use model::{AccountKind, ChangeId, Currency, ItemId, OrderId, Party};
 
 use crate::answer::Problem;
 
@@ -53,6 +53,33 @@ impl Route {
             ["orders", "batch"] => post(Orders, None),
             ["accounts"] => post(Account, Some(Created)),
             ["accounts", "batch"] => post(Accounts, None),
+            ["accounts", party, change] => {
+                let party = Party(number("party", party)?);
+                match change {
+                    "update" => post(UpdateAccount(party), Some(Changed)),
+                    "close" => post(CloseAccount(party), Some(Changed)),
+                    _ => Err(Problem::no_path(path)),
+                }
+            }
+            ["accounts", party, "holds", hold] => {
+                get(Query::Hold(Party(number("party", party)?), ChangeId(uuid("hold", hold)?)))
+            }
+            ["accounts", party, "holds", hold, change] => {
+                let party = Party(number("party", party)?);
+                let hold = ChangeId(uuid("hold", hold)?);
+                match change {
+                    "capture" => post(CaptureHold(party, hold), Some(Changed)),
+                    "release" => post(ReleaseHold(party, hold), Some(Changed)),
+                    _ => Err(Problem::no_path(path)),
+                }
+            }
+            ["holds"] => post(Hold, Some(Created)),
+            ["coupons"] => post(Coupon, Some(Created)),
+            ["coupons", "batch"] => post(Coupons, None),
+            ["buyers", buyer, "coupons", coupon] => {
+                let buyer = Party(number("buyer", buyer)?);
+                get(Query::Coupon(buyer, number("coupon", coupon)?))
+            }
             ["accounts", party] => get(account(party, uri.query())?),
             ["items"] => post(Item, Some(Created)),
             ["items", "batch"] => post(Items, None),
@@ -72,6 +99,10 @@ impl Route {
                 let (buyer, id) = (Party(number("buyer", buyer)?), order(id)?);
                 match change {
                     "pay" => post(Pay(buyer, id), Some(Changed)),
+                    "authorise" => post(Authorise(buyer, id), Some(Changed)),
+                    "capture" => post(Capture(buyer, id), Some(Changed)),
+                    "void" => post(Void(buyer, id), Some(Changed)),
+                    "receive" => post(Receive(buyer, id), Some(Changed)),
                     "cancel" => post(Cancel(buyer, id), Some(Changed)),
                     "refund" => post(Refund(buyer, id), Some(Changed)),
                     _ => Err(Problem::no_path(path)),
@@ -91,9 +122,11 @@ fn number(field: &str, text: &str) -> Result<u64, Problem> {
 }
 
 fn order(text: &str) -> Result<OrderId, Problem> {
-    parse_uuid(text)
-        .map(OrderId)
-        .ok_or_else(|| Problem::bad_path("id", text, "a UUID in its hyphenated form"))
+    uuid("id", text).map(OrderId)
+}
+
+fn uuid(field: &str, text: &str) -> Result<u128, Problem> {
+    parse_uuid(text).ok_or_else(|| Problem::bad_path(field, text, "a UUID in its hyphenated form"))
 }
 
 /// `?currency=GBP`, and `&kind=` where it isn't the main account.
@@ -112,7 +145,8 @@ fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
                     Problem::bad_path(
                         "kind",
                         word,
-                        "`main`, `payable`, `settlement`, `suspense` or `clearing`",
+                        "`main`, `payable`, `settlement`, `suspense`, `deposit`, `funding` or \
+                         `clearing`",
                     )
                 })?;
             }

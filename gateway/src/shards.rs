@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{AccountKind, AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
+use model::{AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
 use node::stages::GroupTicks;
 use node::{Answer, Courier, GroupHandle, LocalHandle, SubmitError};
 
@@ -143,12 +143,10 @@ impl Shards {
     /// Reads. What it shows is durable.
     pub(crate) async fn query(&self, realm: Realm, query: Query) -> Result<View, SubmitError> {
         let key = match query {
-            Query::Order(buyer, _) => buyer,
+            Query::Order(party, _) | Query::Hold(party, _) | Query::Coupon(party, _) => party,
+            Query::Account(party, _, kind) if !kind.is_sharded() => party,
             // These have a part on every shard.
-            Query::Account(_, _, AccountKind::Payable | AccountKind::Clearing) | Query::Item(_) => {
-                return self.query_all(realm, query).await;
-            }
-            Query::Account(party, ..) => party,
+            Query::Account(..) | Query::Item(_) => return self.query_all(realm, query).await,
         };
         self.query_one(ids::shard_of(key, self.count()), realm, query).await
     }

@@ -11,10 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use model::record::{Body, Record};
+use model::record::{Body, Record, TimerKind};
 use model::reply::{Query, View};
 use model::{
-    Offset, OrderId, OrderState, OrderView, Outcome, Party, PaymentMethod, Realm, ShardId,
+    LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
+    ShardId,
 };
 use mq::{DirDisk, Ending, LocalReader, LogError};
 use txn_core::{Capacity, Shard, SpareRegions};
@@ -210,23 +211,28 @@ impl Books {
         match record.body {
             Body::CreateItem(body) => self.item(record).stocked += u128::from(body.stock.get()),
             Body::Restock(body) => self.item(record).stocked += u128::from(body.quantity.get()),
-            Body::Place { order, leg, lines } => {
+            Body::Place { order, legs, lines, extras } => {
                 self.audit.orders += 1;
                 self.audit.lines += lines.len() as u64;
                 let mut units = 0;
                 let mut total = 0;
                 for line in lines {
                     let quantity = u64::from(line.quantity.get());
-                    units += quantity;
                     total += i128::from(line.unit_price.get()) * i128::from(quantity);
-                    let item = (realm, line.item.get());
-                    self.items.entry(item).or_default().out += i128::from(quantity);
+                    if line.kind == LineKind::Goods as u8 {
+                        units += quantity;
+                        let item = (realm, line.item.get());
+                        self.items.entry(item).or_default().out += i128::from(quantity);
+                    }
                 }
-                if total != amount {
+                total -= extras.iter().map(|it| i128::from(it.discount.get())).sum::<i128>();
+                let paid = legs.iter().map(|leg| i128::from(leg.amount.get())).sum::<i128>();
+                if (total, paid) != (amount, amount) {
                     self.audit.unbalanced += 1;
-                    self.problem(format!("{place}: lines of {total}, total of {amount}"));
+                    let sums = format!("lines of {total}, legs of {paid}, total of {amount}");
+                    self.problem(format!("{place}: {sums}"));
                 }
-                if leg.method != PaymentMethod::Awaited as u8 {
+                if record.header.state == OrderState::Paid as u8 {
                     self.audit.units_sold += units;
                     self.earn(order.currency.get(), amount);
                 }
@@ -235,8 +241,11 @@ impl Books {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
-                self.audit.units_sold += units_of(&order);
-                self.earn(order.currency.numeric(), amount);
+                // Only what completes a payment earns: the legs before lie in deposit.
+                if record.header.state == OrderState::Paid as u8 {
+                    self.audit.units_sold += units_of(&order);
+                    self.earn(order.currency.numeric(), order.total.0.into());
+                }
             }
             Body::Cancel(body) => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
@@ -244,11 +253,17 @@ impl Books {
                 };
                 self.release(&order, realm);
             }
-            Body::Timer(body) => {
+            Body::Timer(body) if body.kind == TimerKind::Order as u8 => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
                 self.release(&order, realm);
+                // What came for it and didn't go back is forfeit, unless it is stuck.
+                let kept = |leg: &LegView| match leg.state {
+                    LegState::Late => 0,
+                    _ => i128::from(leg.paid.0) - i128::from(leg.refunded.0),
+                };
+                self.earn(order.currency.numeric(), order.legs.iter().map(kept).sum());
             }
             Body::Refund { refund, lines } => {
                 let Some(order) = self.order(record.party(), refund.order.get(), place) else {
@@ -258,6 +273,12 @@ impl Books {
                 self.refunded(&order, refund.flags != 0, lines, place);
             }
             Body::CreateAccount(_)
+            | Body::UpdateAccount(_)
+            | Body::Hold(_)
+            | Body::SettleHold(_)
+            | Body::IssueCoupon(_)
+            | Body::Receive(_)
+            | Body::Timer(_)
             | Body::Transfer(_)
             | Body::UpdateItem(_)
             | Body::Deliver { .. }
@@ -268,7 +289,7 @@ impl Books {
 
     /// An order's units went back.
     fn release(&mut self, order: &OrderView, realm: Realm) {
-        for line in &order.lines {
+        for line in order.lines.iter().filter(|line| line.kind == LineKind::Goods) {
             let item = (realm, line.item.0);
             self.items.entry(item).or_default().out -= i128::from(line.quantity.0);
         }
@@ -293,7 +314,9 @@ impl Books {
             let before = self.refunds.remove(&key).unwrap_or_default();
             for (number, line) in order.lines.iter().enumerate() {
                 let earlier = before.get(number).copied().unwrap_or(0);
-                units.push((line.item.0, u64::from(line.quantity.0) - earlier));
+                if line.kind == LineKind::Goods {
+                    units.push((line.item.0, u64::from(line.quantity.0) - earlier));
+                }
             }
         } else {
             let key = (place.realm, order.buyer.0, order.id.0);
@@ -302,7 +325,9 @@ impl Books {
             for line in lines {
                 let number = usize::from(line.line.get());
                 before[number] += u64::from(line.quantity.get());
-                units.push((order.lines[number].item.0, line.quantity.get().into()));
+                if order.lines[number].kind == LineKind::Goods {
+                    units.push((order.lines[number].item.0, line.quantity.get().into()));
+                }
             }
         }
         for (item, quantity) in units {
@@ -385,5 +410,6 @@ impl Books {
 }
 
 fn units_of(order: &OrderView) -> u64 {
-    order.lines.iter().map(|line| u64::from(line.quantity.0)).sum()
+    let goods = order.lines.iter().filter(|line| line.kind == LineKind::Goods);
+    goods.map(|line| u64::from(line.quantity.0)).sum()
 }

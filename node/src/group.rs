@@ -338,11 +338,11 @@ impl<T: Token> ShardGroup<T> {
     fn fire(&mut self, now: Now, slot: usize, realm: Realm) {
         for _ in 0..TIMERS_AT_ONCE {
             let host = &self.hosts[slot];
-            let Some((buyer, order, due)) = host.shard.due(realm, host.time(now.time)) else {
+            let Some((kind, party, id, due)) = host.shard.due(realm, host.time(now.time)) else {
                 break;
             };
             let mut command = command_of(realm);
-            command.timer(buyer, order, due);
+            command.timer(kind, party, id, due);
             self.execute_own(now, slot, &command);
         }
     }

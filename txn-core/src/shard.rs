@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
-use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records};
+use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records, TimerKind};
 use model::reply::{Query, View};
 use model::{
-    AccountKind, Currency, ItemId, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply,
-    ShardId, Time,
+    AccountKind, Currency, ItemId, ItemView, LineKind, Offset, OrderId, Outcome, Party, Realm,
+    Reply, ShardId, Time,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -183,7 +183,7 @@ impl Shard {
         let query = Query::Order(command.party(), OrderId(timer.order.get()));
         let View::Order(order) = self.query_in(Realm::Drill, query) else { return };
         let live = self.realm_mut(Realm::Live);
-        for line in order.lines {
+        for line in order.lines.iter().filter(|line| line.kind == LineKind::Goods) {
             if let Some(pos) = live.inventory.find(line.item) {
                 live.inventory.get_mut(pos).available += u64::from(line.quantity.0);
             }
@@ -223,16 +223,17 @@ impl Shard {
         self.states().flat_map(open).collect()
     }
 
-    /// The order of a realm that is due first, if it is at `now`: the next [`Kind::Timer`].
+    /// The order or hold of a realm that is due first, if it is at `now`: the next
+    /// [`Kind::Timer`].
     ///
     /// [`Kind::Timer`]: model::record::Kind::Timer
-    pub fn due(&self, realm: Realm, now: Time) -> Option<(Party, OrderId, Time)> {
+    pub fn due(&self, realm: Realm, now: Time) -> Option<(TimerKind, Party, u128, Time)> {
         self.realm(realm)?.due(now)
     }
 
     /// When the first timer of a realm is due.
     pub fn next_due(&self, realm: Realm) -> Option<Time> {
-        self.realm(realm)?.timers.first().map(|(due, _)| Time(*due))
+        self.realm(realm)?.timers.first().map(|(due, ..)| Time(*due))
     }
 
     /// Whether sellers' accounts of a realm have not been swept since the step of `now` began.
@@ -358,6 +359,8 @@ impl Shard {
                 state.ledger.view((party, currency, kind)).map(View::Account)
             }
             Query::Item(item) => state.inventory.view(item).map(View::Item),
+            Query::Hold(party, id) => state.holds.view(party, id).map(View::Hold),
+            Query::Coupon(buyer, number) => state.coupons.view(buyer, number).map(View::Coupon),
         };
         found.unwrap_or(View::Missing)
     }
