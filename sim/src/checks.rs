@@ -101,7 +101,7 @@ impl World {
                 self.ran.orders += u64::from(!asked.orders.is_empty());
                 let answer = asked.answer.ok_or(format!("client {number}: {request} is open"))?;
                 let kept = match answer {
-                    answer if answer.is_done() => logged == Some(Outcome::Ok),
+                    Outcome::Ok | Outcome::AlreadyDone => logged == Some(Outcome::Ok),
                     answer if answer.is_logged() => logged == Some(answer),
                     _ => true,
                 };
@@ -133,8 +133,10 @@ impl World {
                 };
                 let shown =
                     i128::from(account.credits_posted.0) - i128::from(account.debits_posted.0);
-                if shown != balance {
-                    return Err(format!("{realm:?}: party {party} has {shown}, not {balance}"));
+                let held = self.shadow.held(realm, party, currency);
+                if (shown, i128::from(account.held.0)) != (balance, held) {
+                    let wanted = format!("{balance}, {held} of it held");
+                    return Err(format!("{realm:?}: party {party} has {account:?}, not {wanted}"));
                 }
             }
             for (buyer, id, state) in self.shadow.orders(realm) {

@@ -45,6 +45,8 @@ pub(crate) struct Account {
 const OPENED: u8 = 1;
 /// It takes and gives nothing any more.
 const CLOSED: u8 = 2;
+/// It is swept.
+const SWEPT: u8 = 4;
 
 const _: () = assert!(size_of::<Account>() == 64);
 
@@ -56,8 +58,9 @@ pub(crate) struct Ledger {
     accounts: Arena,
     index: Index,
     hasher: FixedState,
-    /// Accounts that are swept, in the order in which they came into being: what sellers have
-    /// earned, and what coupons have cost.
+    /// Accounts that are swept: what sellers have earned, and what coupons have cost. They stand
+    /// in the order in which they were first used, for an account may come into being with an
+    /// order that is not decided after all.
     payables: Vec<Pos>,
     /// By currency: what left for other shards, less what came from them.
     in_transit: BTreeMap<u16, i128>,
@@ -72,8 +75,7 @@ pub struct Balance {
     pub credits: u128,
     /// What left for other shards, less what came from them. Always debits less credits.
     pub in_transit: i128,
-    /// Accounts that are further below zero than they may be. Where the limit was lowered since,
-    /// they aren't: it holds for what comes after.
+    /// Accounts that are further below zero than they may be.
     pub overdrawn: u64,
 }
 
@@ -124,9 +126,6 @@ impl Ledger {
         };
         let pos = self.accounts.push(account);
         self.index.insert(self.hash(key), pos);
-        if matches!(kind, AccountKind::Payable | AccountKind::Funding) {
-            self.payables.push(pos);
-        }
         pos
     }
 
@@ -157,9 +156,16 @@ impl Ledger {
         account.earned = opening;
     }
 
-    /// Says how far it may go below zero.
-    pub(crate) fn set_overdraft(&mut self, pos: Pos, overdraft: Amount) {
-        self.accounts.get_mut::<Account>(pos).overdraft = overdraft.0;
+    /// Says how far it may go below zero. `false`: it is further down already, and nothing
+    /// changed.
+    pub(crate) fn set_overdraft(&mut self, pos: Pos, overdraft: Amount) -> bool {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        let before = std::mem::replace(&mut account.overdraft, overdraft.0);
+        let fits = self.available(pos) >= 0;
+        if !fits {
+            self.accounts.get_mut::<Account>(pos).overdraft = before;
+        }
+        fits
     }
 
     /// Closes an account that is empty. Says whether it was.
@@ -244,9 +250,19 @@ impl Ledger {
     /// Credits a seller with a sale of this step.
     pub(crate) fn earn(&mut self, pos: Pos, amount: u64, step: u32) {
         self.credit(pos, amount);
+        self.list(pos);
         let account: &mut Account = self.accounts.get_mut(pos);
         account.turn(step);
         account.earned += amount; // Never more than was credited.
+    }
+
+    /// From now on the account is swept.
+    pub(crate) fn list(&mut self, pos: Pos) {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        if account.flags & SWEPT == 0 {
+            account.flags |= SWEPT;
+            self.payables.push(pos);
+        }
     }
 
     /// Makes a seller's money of a sale in step `sold` available at once.

@@ -57,8 +57,10 @@ impl RealmState {
             return Decision::of(Outcome::UnknownAccount);
         };
         if body.flags == ACCOUNT_OVERDRAFT {
-            self.ledger.set_overdraft(account, Amount(body.overdraft.get()));
-            return Decision::ok(body.overdraft.get());
+            return match self.ledger.set_overdraft(account, Amount(body.overdraft.get())) {
+                true => Decision::ok(body.overdraft.get()),
+                false => Decision::of(Outcome::WrongState), // It owes more than that.
+            };
         }
         // What was paid towards orders that may still come to nothing comes back to the account.
         let deposit = self.ledger.find((party, currency, AccountKind::Deposit));

@@ -390,6 +390,7 @@ impl RealmState {
             self.ledger.debit(source, leg.amount);
             match leg.method() {
                 PaymentMethod::Coupon if leg.amount > 0 => {
+                    self.ledger.list(source);
                     self.set_coupon(buyer, leg.term, true);
                 }
                 PaymentMethod::Balance => {

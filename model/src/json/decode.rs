@@ -508,12 +508,12 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(Object(line)) = seq.next_element::<Object<LineBody>>()? {
+        while let Some(OneLine(line)) = seq.next_element()? {
             if self.0.lines() == LINES_MAX {
                 let most = format_args!("more than {LINES_MAX} lines");
                 return Err(A::Error::custom(most));
             }
-            self.0.add(&line.line().map_err(A::Error::custom)?);
+            self.0.add(&line);
         }
         not_empty(self.0.lines())
     }
@@ -536,6 +536,15 @@ struct LineBody {
     discount: Money,
     #[serde(default)]
     kind: Option<ChargeKind>,
+}
+
+struct OneLine(NewLine);
+
+impl<'de> Deserialize<'de> for OneLine {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
+        let body = object::<_, LineBody>(json)?;
+        body.line().map(OneLine).map_err(D::Error::custom)
+    }
 }
 
 impl LineBody {
