@@ -68,7 +68,7 @@ fn a_bad_order_is_named_by_its_field() {
         Request::Orders,
         &order(r#"[{"item":1,"quantity":1,"colour":2}]"#),
         expect![
-            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"
+            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`, `list_price`, `payee`, `discount`, `kind`"
         ],
     );
     refused(
