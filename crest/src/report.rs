@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) rejected: Option<BTreeMap<&'static str, u64>>,
     pub(crate) errors: Option<u64>,
     pub(crate) retries: Option<u64>,
+    /// Orders that were answered as busy, each time; they were sent again.
+    pub(crate) busy: Option<u64>,
     pub(crate) orders_per_s: Option<Rates>,
     pub(crate) requests_per_s: Option<Rates>,
     /// Answers by HTTP status.
@@ -179,6 +181,7 @@ impl Report {
             rejected: None,
             errors: None,
             retries: None,
+            busy: None,
             orders_per_s: None,
             requests_per_s: None,
             statuses: None,
@@ -221,6 +224,7 @@ impl Report {
         self.add_load(recorder, elapsed, thresholds);
         self.requests_per_s = self.orders_per_s.take();
         self.rejected = None;
+        self.busy = None;
         self.statuses = Some(recorder.statuses.clone());
         self.reasons = Some(recorder.reasons.clone());
         self.body_bytes = Some(recorder.body_bytes);
@@ -243,6 +247,7 @@ impl Report {
         self.rejected = Some(recorder.rejected().map(|(o, count)| (o.word(), count)).collect());
         self.errors = Some(recorder.errors());
         self.retries = Some(recorder.retries);
+        self.busy = Some(recorder.busy);
         self.orders_per_s = Some(Rates {
             mean: orders.accepted as f64 / seconds,
             peak_1s: recorder.seconds.iter().map(|second| second.accepted).max().unwrap_or(0),
@@ -573,6 +578,9 @@ impl fmt::Display for Report {
             let _ = write!(text, ", {} errors", thousands(self.errors.unwrap_or(0)));
             if let Some(retries) = self.retries.filter(|&retries| retries > 0) {
                 let _ = write!(text, ", {} requests sent again", thousands(retries));
+            }
+            if let Some(busy) = self.busy.filter(|&busy| busy > 0) {
+                let _ = write!(text, ", {} answers of busy", thousands(busy));
             }
             row(if self.requests_per_s.is_some() { "requests" } else { "orders" }, text)?;
         }

@@ -1,7 +1,6 @@
 //! What a drill is driven against: a platform of its own, or one that runs already.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use loadgen::Target;
@@ -88,10 +87,7 @@ impl Scene {
         if let Some(reactors) = args.reactors {
             options.extend(["--reactors".to_string(), reactors.to_string()]);
         }
-        // A recorded basket of hundreds of the last units may be told `busy` while its shard asks
-        // for them, and the replay doesn't ask again: on one shard nobody has to wait.
-        let alone = args.trace.is_some().then_some(NonZeroU16::MIN);
-        if let Some(shards) = args.shards.or(alone) {
+        if let Some(shards) = args.shards {
             options.extend(["--shards".to_string(), shards.to_string()]);
         }
         let platform = Platform::start(data.path(), &options)?;

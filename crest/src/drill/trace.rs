@@ -13,9 +13,9 @@ use loadgen::{Progress, RunId};
 use model::record::Body;
 use model::{OrderId, Party};
 
-use super::conclude;
 use super::read_back::read_orders;
 use super::scene::Scene;
+use super::{RETRY_FOR, conclude};
 use crate::report::{Report, thousands};
 use crate::watch::{on_reactor, say, watched};
 use crate::{Failure, args};
@@ -39,6 +39,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
         run: RunId::new(unix_ms() ^ args.seed.unwrap_or(1) << 48),
         connections,
         speed: args.speed,
+        retry_for: RETRY_FOR,
     };
     let span_s = match (plan.events.first(), plan.events.last()) {
         (Some(first), Some(last)) => last.time_s().saturating_sub(first.time_s()),
