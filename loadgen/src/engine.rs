@@ -108,7 +108,7 @@ pub trait Load: Send + 'static {
     fn scheduled(&mut self, n: u64) -> Tag;
     /// Units in a request that are still to be decided.
     fn units(&self, request: &Request) -> u64;
-    /// Makes a request. `request` is empty but for its tag and its time.
+    /// Makes a request. `request` is empty but for its tag, its time and the target's headers.
     fn build(&mut self, tag: Tag, request: &mut Request);
     /// Takes the answer.
     fn answered(
@@ -450,6 +450,7 @@ impl<L: Load> Crew<L> {
         request.clear();
         request.tag = tag;
         request.unix_ms = unix_ms();
+        request.headers.extend_from_slice(self.plan.target.headers.as_bytes());
         self.load.borrow_mut().build(tag, &mut request);
         Job { request, due, sent: due, first_sent: None }
     }

@@ -2,16 +2,23 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use gateway::DRILL_HEADER;
 use loadgen::Target;
+use loadgen::engine::unix_ms;
 use node::stages::Figures;
 
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::profile;
 use crate::report::{CpuFigures, Report, times};
+use crate::serve::read_drill_key;
 use crate::watch::say;
 use crate::{Failure, args};
+
+/// How long a drill's mark is good: longer than a drill takes.
+const MARK_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the drill is driven against.
 pub(crate) struct Scene {
@@ -69,7 +76,11 @@ impl Scene {
         orders: u64,
     ) -> Result<Scene, Failure> {
         if let Some(url) = &args.target {
-            let target = Target::from_url(url)?;
+            let mut target = Target::from_url(url)?;
+            if let Some(file) = &args.drill_key {
+                let mark = read_drill_key(file)?.mark(unix_ms() / 1_000 + MARK_FOR.as_secs());
+                target.headers = format!("{DRILL_HEADER}: {mark}\r\n");
+            }
             return Ok(Scene { platform: None.into(), target, admin: args.admin, data: None });
         }
         let data = match &args.data {
