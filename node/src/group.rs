@@ -169,6 +169,8 @@ impl<T: Token> ShardGroup<T> {
                 let drill = |item: &(Realm, ItemId)| item.0 == Realm::Drill;
                 let recalled: Vec<_> = recalled.into_iter().filter(drill).collect();
                 self.answer_recalls(now, slot, &recalled);
+                // And nothing that was sent since has left.
+                self.hosts[slot].links.send_again(Realm::Drill);
                 continue;
             }
             for ticket in self.hosts[slot].room.tickets(Realm::Drill) {
