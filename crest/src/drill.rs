@@ -55,9 +55,6 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         requests.connections,
         settings.seed
     );
-    for words in settings.left_out() {
-        say(&format!("left out: {words}"));
-    }
     let scene = Scene::set(args, profile.buyers(), profile.items(), expected as u64)?;
     let stop = interrupts(scene.killer())?;
     let started = Instant::now();

@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) rejected: Option<BTreeMap<&'static str, u64>>,
     pub(crate) errors: Option<u64>,
     pub(crate) retries: Option<u64>,
+    /// Orders that were answered as busy, each time; they were sent again.
+    pub(crate) busy: Option<u64>,
     pub(crate) orders_per_s: Option<Rates>,
     pub(crate) requests_per_s: Option<Rates>,
     /// Answers by HTTP status.
@@ -131,7 +133,19 @@ pub(crate) struct AuditFigures {
     pub(crate) lines: u64,
     pub(crate) records: u64,
     pub(crate) revenue: BTreeMap<String, i128>,
+    /// What was rehearsed; nothing above counts it but `records`. Null where there was nothing.
+    pub(crate) rehearsal: Option<SalesFigures>,
     pub(crate) state_hash: String,
+}
+
+/// What was ordered, sold and earned.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SalesFigures {
+    orders: u64,
+    lines: u64,
+    units_sold: u64,
+    units_refunded: u64,
+    revenue: BTreeMap<String, i128>,
 }
 
 /// A record: offsets are those of its shard.
@@ -166,6 +180,13 @@ pub(crate) struct ReadBack {
     pub(crate) lost: u64,
 }
 
+impl SalesFigures {
+    fn of(sales: &node::Sales) -> Option<SalesFigures> {
+        let node::Sales { orders, lines, units_sold, units_refunded, revenue } = sales.clone();
+        (orders > 0).then_some(SalesFigures { orders, lines, units_sold, units_refunded, revenue })
+    }
+}
+
 impl Report {
     /// A report of nothing yet.
     pub(crate) fn new() -> Report {
@@ -179,6 +200,7 @@ impl Report {
             rejected: None,
             errors: None,
             retries: None,
+            busy: None,
             orders_per_s: None,
             requests_per_s: None,
             statuses: None,
@@ -221,6 +243,7 @@ impl Report {
         self.add_load(recorder, elapsed, thresholds);
         self.requests_per_s = self.orders_per_s.take();
         self.rejected = None;
+        self.busy = None;
         self.statuses = Some(recorder.statuses.clone());
         self.reasons = Some(recorder.reasons.clone());
         self.body_bytes = Some(recorder.body_bytes);
@@ -243,6 +266,7 @@ impl Report {
         self.rejected = Some(recorder.rejected().map(|(o, count)| (o.word(), count)).collect());
         self.errors = Some(recorder.errors());
         self.retries = Some(recorder.retries);
+        self.busy = Some(recorder.busy);
         self.orders_per_s = Some(Rates {
             mean: orders.accepted as f64 / seconds,
             peak_1s: recorder.seconds.iter().map(|second| second.accepted).max().unwrap_or(0),
@@ -352,7 +376,7 @@ impl Report {
         });
         self.audit = Some(AuditFigures {
             ok: audit.is_ok() && lost.unwrap_or(0) == 0,
-            orders: audit.orders,
+            orders: audit.trade.orders,
             lost,
             duplicated: audit.duplicated,
             oversold: audit.oversold,
@@ -361,11 +385,12 @@ impl Report {
             first_difference: audit
                 .first_difference
                 .map(|(shard, offset)| RecordPlace { shard: shard.0, offset: offset.0 }),
-            units_sold: audit.units_sold,
-            units_refunded: audit.units_refunded,
-            lines: audit.lines,
+            units_sold: audit.trade.units_sold,
+            units_refunded: audit.trade.units_refunded,
+            lines: audit.trade.lines,
             records: audit.records,
-            revenue: audit.revenue.clone(),
+            revenue: audit.trade.revenue.clone(),
+            rehearsal: SalesFigures::of(&audit.rehearsal),
             state_hash: format!("{:016x}", audit.state_hash),
         });
         for problem in &audit.problems {
@@ -574,6 +599,9 @@ impl fmt::Display for Report {
             if let Some(retries) = self.retries.filter(|&retries| retries > 0) {
                 let _ = write!(text, ", {} requests sent again", thousands(retries));
             }
+            if let Some(busy) = self.busy.filter(|&busy| busy > 0) {
+                let _ = write!(text, ", {} answers of busy", thousands(busy));
+            }
             row(if self.requests_per_s.is_some() { "requests" } else { "orders" }, text)?;
         }
         if let Some(rates) = &self.orders_per_s {
@@ -646,17 +674,14 @@ impl fmt::Display for Report {
             if let Some(RecordPlace { shard, offset }) = audit.first_difference {
                 row("", format!("the first difference is at shard {shard}, offset {offset}"))?;
             }
-            let mut text = format!(
-                "{} orders, {} lines, {} units sold, {} refunded",
-                thousands(audit.orders),
-                thousands(audit.lines),
-                thousands(audit.units_sold),
-                thousands(audit.units_refunded)
-            );
-            for (currency, revenue) in &audit.revenue {
-                let _ = write!(text, ", {currency} {}", money(currency, *revenue));
+            let AuditFigures { orders, lines, units_sold, units_refunded, .. } = *audit;
+            let books = [orders, lines, units_sold, units_refunded];
+            row("books", books_text(books, &audit.revenue))?;
+            if let Some(sales) = &audit.rehearsal {
+                let SalesFigures { orders, lines, units_sold, units_refunded, .. } = *sales;
+                let books = [orders, lines, units_sold, units_refunded];
+                row("rehearsed", books_text(books, &sales.revenue))?;
             }
-            row("books", text)?;
         }
         if let Some(read) = &self.read_back {
             let (orders, lost) = (thousands(read.orders), thousands(read.lost));
@@ -697,6 +722,24 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Orders, lines, units sold and refunded, and what was earned.
+fn books_text(
+    [orders, lines, sold, refunded]: [u64; 4],
+    revenue: &BTreeMap<String, i128>,
+) -> String {
+    let mut text = format!(
+        "{} orders, {} lines, {} units sold, {} refunded",
+        thousands(orders),
+        thousands(lines),
+        thousands(sold),
+        thousands(refunded)
+    );
+    for (currency, revenue) in revenue {
+        let _ = write!(text, ", {currency} {}", money(currency, *revenue));
+    }
+    text
 }
 
 /// Minor units as a person writes them: 123456 pence as 1,234.56.

@@ -11,6 +11,7 @@ mod answer;
 mod buffers;
 mod connections;
 mod door;
+mod drill;
 mod route;
 mod shards;
 mod timed;
@@ -20,6 +21,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
@@ -36,6 +38,7 @@ use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
+pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
 use route::{Route, Single};
 pub use shards::Router;
 use shards::Shards;
@@ -85,6 +88,7 @@ pub struct Gateway {
     limits: Limits,
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
+    drill: DrillDoor,
 }
 
 impl Gateway {
@@ -94,7 +98,13 @@ impl Gateway {
         let pool = Pool::new(limits.bodies_bytes);
         let recorder = Rc::new(router.first().stages().reactor(reactor));
         let (shards, couriers) = Shards::new(&router);
-        Gateway { shards, couriers, limits, pool, recorder }
+        let drill = DrillDoor::default();
+        Gateway { shards, couriers, limits, pool, recorder, drill }
+    }
+
+    /// One that takes drills, too. Without this it takes none.
+    pub fn with_drills(self, drill: DrillDoor) -> Gateway {
+        Gateway { drill, ..self }
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
@@ -180,7 +190,10 @@ impl Gateway {
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Read(query)) => {
                 self.recorder.count_read();
-                self.read(query).await
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.read(realm, query).await,
+                    Err(problem) => Err(problem),
+                }
             }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
@@ -203,8 +216,21 @@ impl Gateway {
         if head_only { answer::without_body(response) } else { response }
     }
 
-    async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
-        let view = self.shards.query(Realm::Live, query).await.map_err(unanswered)?;
+    /// Where a request happens.
+    fn realm(&self, headers: &HeaderMap) -> Result<Realm, Problem> {
+        let realm = self.drill.realm(headers)?;
+        if realm == Realm::Drill {
+            self.recorder.count_drill();
+        }
+        Ok(realm)
+    }
+
+    async fn read(
+        &self,
+        realm: Realm,
+        query: model::reply::Query,
+    ) -> Result<Response<Body>, Problem> {
+        let view = self.shards.query(realm, query).await.map_err(unanswered)?;
         let mut json = JsonWriter::default();
         match view {
             View::Order(order) => json.order(&order),
@@ -227,14 +253,16 @@ impl Gateway {
         wire: &Wire,
         done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
+        let realm = self.realm(request.headers())?;
         answer::accept_json(request.headers())?;
         let mut buffers = self.pool.take();
+        buffers.commands.set_realm(realm);
         let limits = &self.limits;
         let answered = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await
         {
             Ok(()) => {
                 let arrived = (begun, wire.received());
-                self.decode_and_submit(wanted, single, &mut buffers, arrived, done).await
+                self.decode_and_submit(wanted, single, &mut buffers, arrived, done, realm).await
             }
             Err(problem) => Err(problem),
         };
@@ -249,6 +277,7 @@ impl Gateway {
         buffers: &mut Buffers,
         (begun, received): (Ticks, Ticks),
         done: &mut Option<WriteTicks>,
+        realm: Realm,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
         let decoded = self.recorder.now();
@@ -262,7 +291,7 @@ impl Gateway {
             resumed: self.recorder.now(),
             commands: answer.commands.count(),
         });
-        if matches!(wanted, Request::Order | Request::Orders) {
+        if realm == Realm::Live && matches!(wanted, Request::Order | Request::Orders) {
             self.recorder.count_orders(&answer.replies);
         }
         let response = match single {

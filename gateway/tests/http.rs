@@ -11,6 +11,8 @@
 mod changes;
 #[path = "http/client.rs"]
 mod client;
+#[path = "http/drill.rs"]
+mod drill;
 #[path = "http/ending.rs"]
 mod ending;
 #[path = "http/http2.rs"]

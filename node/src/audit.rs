@@ -27,10 +27,10 @@ use crate::{DataDir, DataDirError};
 /// What an audit found. `ok` only when nothing at all is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// Orders that were placed; refused ones are not among them.
-    pub orders: u64,
-    /// Lines of those orders.
-    pub lines: u64,
+    /// What was traded.
+    pub trade: Sales,
+    /// What was rehearsed.
+    pub rehearsal: Sales,
     /// Records of any kind.
     pub records: u64,
     /// Records whose command is in the log more than once.
@@ -45,12 +45,6 @@ pub struct Audit {
     pub inconsistent: u64,
     /// The first record that differs from what the core decides: its shard and offset.
     pub first_difference: Option<(ShardId, Offset)>,
-    /// Units of orders that were paid.
-    pub units_sold: u64,
-    /// Units of those that were refunded.
-    pub units_refunded: u64,
-    /// Paid less refunded, in minor units by currency.
-    pub revenue: BTreeMap<String, i128>,
     /// The core's state at the end.
     pub state_hash: u64,
     /// What is wrong, the first first, in words.
@@ -59,6 +53,21 @@ pub struct Audit {
     pub log: AuditLog,
     /// How many shards.
     pub shards: u16,
+}
+
+/// What was ordered, sold and earned in a realm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sales {
+    /// Orders that were placed; refused ones are not among them.
+    pub orders: u64,
+    /// Lines of those orders.
+    pub lines: u64,
+    /// Units of orders that were paid.
+    pub units_sold: u64,
+    /// Units of those that were refunded.
+    pub units_refunded: u64,
+    /// Paid less refunded, in minor units by currency.
+    pub revenue: BTreeMap<String, i128>,
 }
 
 /// A log's figures.
@@ -78,6 +87,13 @@ impl Audit {
     /// Whether nothing is wrong.
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    fn sales(&mut self, realm: Realm) -> &mut Sales {
+        match realm {
+            Realm::Live => &mut self.trade,
+            Realm::Drill => &mut self.rehearsal,
+        }
     }
 }
 
@@ -212,8 +228,9 @@ impl Books {
             Body::CreateItem(body) => self.item(record).stocked += u128::from(body.stock.get()),
             Body::Restock(body) => self.item(record).stocked += u128::from(body.quantity.get()),
             Body::Place { order, legs, lines, extras } => {
-                self.audit.orders += 1;
-                self.audit.lines += lines.len() as u64;
+                let sales = self.audit.sales(realm);
+                sales.orders += 1;
+                sales.lines += lines.len() as u64;
                 let mut units = 0;
                 let mut total = 0;
                 for line in lines {
@@ -233,8 +250,8 @@ impl Books {
                     self.problem(format!("{place}: {sums}"));
                 }
                 if record.header.state == OrderState::Paid as u8 {
-                    self.audit.units_sold += units;
-                    self.earn(order.currency.get(), amount);
+                    self.audit.sales(realm).units_sold += units;
+                    self.earn(realm, order.currency.get(), amount);
                 }
             }
             Body::Pay(body) => {
@@ -243,8 +260,8 @@ impl Books {
                 };
                 // Only what completes a payment earns: the legs before lie in deposit.
                 if record.header.state == OrderState::Paid as u8 {
-                    self.audit.units_sold += units_of(&order);
-                    self.earn(order.currency.numeric(), order.total.0.into());
+                    self.audit.sales(realm).units_sold += units_of(&order);
+                    self.earn(realm, order.currency.numeric(), order.total.0.into());
                 }
             }
             Body::Cancel(body) => {
@@ -263,13 +280,13 @@ impl Books {
                     LegState::Late => 0,
                     _ => i128::from(leg.paid.0) - i128::from(leg.refunded.0),
                 };
-                self.earn(order.currency.numeric(), order.legs.iter().map(kept).sum());
+                self.earn(realm, order.currency.numeric(), order.legs.iter().map(kept).sum());
             }
             Body::Refund { refund, lines } => {
                 let Some(order) = self.order(record.party(), refund.order.get(), place) else {
                     return;
                 };
-                self.earn(order.currency.numeric(), -amount);
+                self.earn(realm, order.currency.numeric(), -amount);
                 self.refunded(&order, refund.flags != 0, lines, place);
             }
             Body::CreateAccount(_)
@@ -331,7 +348,7 @@ impl Books {
             }
         }
         for (item, quantity) in units {
-            self.audit.units_refunded += quantity;
+            self.audit.sales(place.realm).units_refunded += quantity;
             if restock {
                 self.items.entry((place.realm, item)).or_default().out -= i128::from(quantity);
             }
@@ -353,11 +370,12 @@ impl Books {
         None
     }
 
-    fn earn(&mut self, currency: u16, amount: i128) {
+    fn earn(&mut self, realm: Realm, currency: u16, amount: i128) {
         let code = model::Currency::from_numeric(currency).map_or("XXX", |c| c.code());
-        match self.audit.revenue.get_mut(code) {
+        let revenue = &mut self.audit.sales(realm).revenue;
+        match revenue.get_mut(code) {
             Some(revenue) => *revenue += amount,
-            None => drop(self.audit.revenue.insert(code.to_string(), amount)),
+            None => drop(revenue.insert(code.to_string(), amount)),
         }
     }
 

@@ -157,9 +157,30 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Stops all rehearsal, or lets it go on: no command, timer or message of the drill realm is
-    /// taken, and so none gets into the log.
-    pub fn stop_drill(&mut self, stopped: bool) {
-        self.drill_stopped = stopped;
+    /// taken, and so none gets into the log. Orders of it that wait are told to try again.
+    pub fn stop_drill(&mut self, now: Now, stopped: bool) {
+        if std::mem::replace(&mut self.drill_stopped, stopped) == stopped {
+            return;
+        }
+        for slot in 0..self.hosts.len() {
+            if !stopped {
+                // What was recalled before the stop is still to be answered.
+                let recalled = self.hosts[slot].shard.recalled();
+                let drill = |item: &(Realm, ItemId)| item.0 == Realm::Drill;
+                let recalled: Vec<_> = recalled.into_iter().filter(drill).collect();
+                self.answer_recalls(now, slot, &recalled);
+                // And nothing that was sent since has left.
+                self.hosts[slot].links.send_again(Realm::Drill);
+                continue;
+            }
+            for ticket in self.hosts[slot].room.tickets(Realm::Drill) {
+                let moved = self.let_go(slot, ticket, undecided(Outcome::Busy));
+                for item in moved.items {
+                    self.hosts[slot].shard.set_queued(Realm::Drill, item, false);
+                }
+            }
+        }
+        self.follow_up(now);
     }
 
     fn slot_of(&self, command: &Record<'_>) -> Option<usize> {
@@ -231,23 +252,16 @@ impl<T: Token> ShardGroup<T> {
         commands: &CommandBuffer,
         waits: &mut Vec<(usize, usize, std::ops::Range<usize>, Shortage)>,
     ) -> Reply {
-        let refused = |outcome| Reply {
-            outcome,
-            state: None,
-            line: None,
-            amount: model::Amount(0),
-            offset: None,
-        };
-        let Some(slot) = slot else { return refused(Outcome::Invalid) };
+        let Some(slot) = slot else { return undecided(Outcome::Invalid) };
         if self.drill_stopped && command.realm() == Realm::Drill {
-            return refused(Outcome::Busy);
+            return undecided(Outcome::Busy);
         }
         match self.execute_on(now, slot, command, None) {
             Ok(reply) => reply,
             Err(shortage) => {
                 let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
                 waits.push((slot, index, start..start + command.bytes.len(), shortage));
-                refused(Outcome::Busy)
+                undecided(Outcome::Busy)
             }
         }
     }
@@ -465,17 +479,21 @@ impl<T: Token> ShardGroup<T> {
 
     /// An order waits no longer; whoever stood behind it may go on.
     fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
-        let reply =
-            Reply { outcome, state: None, line: None, amount: model::Amount(0), offset: None };
-        let items = self.left(now, slot, ticket, reply);
+        let items = self.left(now, slot, ticket, undecided(outcome));
         self.retry(now, slot, items);
     }
 
-    /// Gives an order's answer to all who asked. The items for which others are first now.
+    /// An order waits no longer, and has its answer. The items for which others are first now.
     fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
+        let realm = self.hosts[slot].room.get(ticket).order.0;
+        let moved = self.let_go(slot, ticket, reply);
+        self.moved(now, slot, realm, moved)
+    }
+
+    /// Gives an order's answer to all who asked.
+    fn let_go(&mut self, slot: usize, ticket: u64, reply: Reply) -> Moved {
         let (waiting, moved) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
-        let realm = waiting.order.0;
         self.reply(waiting.place, reply);
         let again = match reply.outcome {
             Outcome::Ok => Reply { outcome: Outcome::AlreadyDone, ..reply },
@@ -484,7 +502,7 @@ impl<T: Token> ShardGroup<T> {
         for place in waiting.repeats {
             self.reply(place, again);
         }
-        self.moved(now, slot, realm, moved)
+        moved
     }
 
     /// Answers recalls that waited. The items for which others are first now.
@@ -617,6 +635,11 @@ impl<T: Token> ShardGroup<T> {
             out.retain(|message| !is_drill(message));
         }
     }
+}
+
+/// The reply to what has no record.
+fn undecided(outcome: Outcome) -> Reply {
+    Reply { outcome, state: None, line: None, amount: model::Amount(0), offset: None }
 }
 
 fn is_drill(message: &Message) -> bool {

@@ -203,7 +203,10 @@ impl GroupTask {
                 }
                 self.let_out(None);
             }
-            Parcel::StopDrill(stopped) => self.group.stop_drill(stopped),
+            Parcel::StopDrill(stopped) => {
+                self.group.stop_drill(self.now, stopped);
+                self.let_out(None);
+            }
         }
         Ok(())
     }

@@ -207,11 +207,9 @@ impl GroupHandle {
         self.ask(Asked::Query(shard, realm, query)).await.map(Found::view)
     }
 
-    /// Stops all rehearsal, or lets it go on: what is asked for there is answered by
-    /// [`Outcome::Busy`](model::Outcome::Busy), and its timers and streams stand still.
-    pub fn stop_drill(&self, stopped: bool) {
-        // A group that has ended rehearses nothing.
-        let _ = self.parcels.send(Parcel::StopDrill(stopped));
+    /// A switch for the rehearsal of these shards. It doesn't keep them alive.
+    pub fn drill_switch(&self) -> DrillSwitch {
+        DrillSwitch { parcels: self.parcels.downgrade() }
     }
 
     async fn ask(&self, asked: Asked) -> Answered {
@@ -220,6 +218,23 @@ impl GroupHandle {
         let message = Message { asked, answer: ReturnTo::Caller(answer) };
         self.parcels.send(Parcel::One(message)).map_err(|_| SubmitError::Stopped)?;
         answered.await.map_err(|_| SubmitError::Stopped)?
+    }
+}
+
+/// Stops the rehearsal of a group's shards.
+#[derive(Clone)]
+pub struct DrillSwitch {
+    parcels: mpsc::WeakUnboundedSender<Parcel>,
+}
+
+impl DrillSwitch {
+    /// Stops all rehearsal, or lets it go on: what is asked for there is answered by
+    /// [`Outcome::Busy`](model::Outcome::Busy), and its timers and streams stand still.
+    pub fn stop(&self, stopped: bool) {
+        // A group that has ended rehearses nothing.
+        if let Some(parcels) = self.parcels.upgrade() {
+            let _ = parcels.send(Parcel::StopDrill(stopped));
+        }
     }
 }
 

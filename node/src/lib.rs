@@ -34,14 +34,14 @@ mod rerun;
 pub mod stages;
 mod threads;
 
-pub use audit::{Audit, AuditError, AuditLog, audit};
+pub use audit::{Audit, AuditError, AuditLog, Sales, audit};
 pub use clock::{Clock, Now};
 pub use commit::{CommitStats, LogThread};
 pub use conservation::Imbalance;
 pub use data_dir::{DataDir, DataDirError, MakeDir};
 pub use group::{Found, Lost, Message, ShardGroup, Token};
 pub use group_task::{GroupTask, ShardFailed};
-pub use inbox::{Answer, GroupHandle, Inbox, Overloaded, SubmitError};
+pub use inbox::{Answer, DrillSwitch, GroupHandle, Inbox, Overloaded, SubmitError};
 pub use open::{OpenError, Opened, Placement, open, open_log, recover};
 pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};

@@ -169,6 +169,7 @@ impl Stages {
             requests.reads += times.reads.load(Relaxed);
             requests.writes += times.writes.load(Relaxed);
             requests.unknown += times.unknown.load(Relaxed);
+            requests.drill += times.drill.load(Relaxed);
             for (sum, count) in outcomes.iter_mut().zip(&times.outcomes) {
                 *sum += count.load(Relaxed);
             }

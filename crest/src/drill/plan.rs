@@ -46,7 +46,9 @@ pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
         Pace::Max(duration) => Pace::Max(duration.div_f64(compress)),
         Pace::Schedule(schedule) => Pace::Schedule(schedule.compressed(compress)),
     };
-    settings.afterwards.within = settings.afterwards.within.div_f64(compress);
+    let afterwards = &mut settings.afterwards;
+    afterwards.within = afterwards.within.div_f64(compress);
+    afterwards.expire = afterwards.expire.map(|expire| expire.div_f64(compress));
     settings.check()?;
     let protocol = args.http.protocol(args.streams.get());
     if let Protocol::Http3 { .. } = protocol {

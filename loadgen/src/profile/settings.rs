@@ -207,7 +207,7 @@ pub struct Payments {
 pub struct Afterwards {
     /// The share of unpaid orders that are paid.
     pub pay: f64,
-    /// The share of unpaid orders that are cancelled. The rest would expire.
+    /// The share of unpaid orders that are cancelled.
     pub cancel: f64,
     /// The share of paid orders that are refunded whole.
     pub refund: f64,
@@ -216,12 +216,16 @@ pub struct Afterwards {
     /// It happens so long after the order was due, at most; evenly spread. Default 5 s.
     #[serde(deserialize_with = "time")]
     pub within: Duration,
+    /// Unpaid orders expire so long after they were made. Default: never, and what nobody pays or
+    /// cancels stays reserved.
+    #[serde(deserialize_with = "some_time")]
+    pub expire: Option<Duration>,
 }
 
 impl Default for Afterwards {
     fn default() -> Afterwards {
         let within = Duration::from_secs(5);
-        Afterwards { pay: 0.0, cancel: 0.0, refund: 0.0, repeat: 0.0, within }
+        Afterwards { pay: 0.0, cancel: 0.0, refund: 0.0, repeat: 0.0, within, expire: None }
     }
 }
 
@@ -374,6 +378,13 @@ impl Settings {
         {
             range((0.0..=100.0).contains(&found), field, &found, "0 to 100 requests per order")?;
         }
+        let (within, expire) = (self.afterwards.within, self.afterwards.expire);
+        range(
+            expire.is_none_or(|expire| expire > within),
+            "afterwards.expire",
+            &format_args!("{:?}", expire.unwrap_or_default()),
+            "longer than afterwards.within",
+        )?;
         let lines = self.basket.lines.values();
         let worst = lines.iter().copied().find(|&lines| !between(lines.into(), 1, 2_000));
         range(worst.is_none(), "basket.lines", &worst.unwrap_or(0), "1 to 2,000")?;
@@ -404,20 +415,6 @@ impl Settings {
             range(expected >= 1.0, "shape.stages", &expected, "one order or more")?;
         }
         Ok(())
-    }
-
-    /// What the profile asks for and the platform doesn't do yet, in words.
-    pub fn left_out(&self) -> Vec<String> {
-        let never = self.payment.wait * (1.0 - self.afterwards.pay - self.afterwards.cancel);
-        let mut words = Vec::new();
-        if never > 1e-9 {
-            words.push(format!(
-                "{:.1} % of orders are never paid and would expire: expiry isn't there yet, so \
-                 they stay reserved",
-                never * 100.0
-            ));
-        }
-        words
     }
 
     /// Orders per scheduled request, in the mean: the others place none.
@@ -477,6 +474,10 @@ mod tests {
         assert_eq!(
             said("[payment]\nexternal = 0.7\nawait = 0.7"),
             "x: payment.external + payment.await is 1.4; it must be a share from 0 to 1"
+        );
+        assert_eq!(
+            said("[afterwards]\nwithin = \"2s\"\nexpire = \"1s\""),
+            "x: afterwards.expire is 1s; it must be longer than afterwards.within"
         );
         assert!(said("[shape]\nmax = \"3 weeks\"").contains("is not a time"));
         let missing = Settings::find("no-such-profile").unwrap_err().to_string();

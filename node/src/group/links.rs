@@ -103,6 +103,17 @@ impl Links {
         }
     }
 
+    /// What a realm has sent, and nobody has acknowledged, goes out again at once.
+    pub(super) fn send_again(&mut self, realm: Realm) {
+        let of_realm = self.links.iter_mut().filter(|(peer, _)| peer.0 == realm);
+        for (peer, link) in of_realm.filter(|(_, link)| link.acked < link.sendable) {
+            link.next = link.acked;
+            link.resend_at = None;
+            link.resend_after = RESEND;
+            self.busy.insert(*peer);
+        }
+    }
+
     /// When there is something to do though nothing happens.
     pub(super) fn next_wake(&self) -> Option<Duration> {
         let times = self.busy.iter().flat_map(|peer| {

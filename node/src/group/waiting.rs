@@ -220,6 +220,12 @@ impl WaitingRoom {
         (waiting, moved)
     }
 
+    /// Who waits in a realm.
+    pub(super) fn tickets(&self, realm: Realm) -> Vec<u64> {
+        let of_realm = |(_, waiting): &(&u64, &Waiting)| waiting.order.0 == realm;
+        self.waiting.iter().filter(of_realm).map(|(ticket, _)| *ticket).collect()
+    }
+
     /// Who has waited too long, if anybody.
     pub(super) fn overdue(&self, now: Duration) -> Option<u64> {
         let &(until, ticket) = self.deadlines.first()?;

@@ -112,6 +112,11 @@ impl ReactorRecorder {
         add(&self.times.writes, 1);
     }
 
+    /// A request of a drill.
+    pub fn count_drill(&self) {
+        add(&self.times.drill, 1);
+    }
+
     /// A request for what there isn't.
     pub fn count_unknown(&self) {
         add(&self.times.unknown, 1);
@@ -174,6 +179,7 @@ pub(super) struct ReactorTimes {
     pub(super) reads: AtomicU64,
     pub(super) writes: AtomicU64,
     pub(super) unknown: AtomicU64,
+    pub(super) drill: AtomicU64,
     /// Of orders that were to be placed, by the byte of the outcome.
     pub(super) outcomes: [AtomicU64; 16],
 }
