@@ -30,7 +30,7 @@ use model::record::{CommandBuffer, RULE_VERSION, Sale};
 use model::reply::{Query, View};
 use model::{Amount, Currency, Epoch, ItemId, Offset, Outcome, Party, Realm, Reply, ShardId, Time};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
-use node::{GroupHandle, LogThread, Opened, Placement};
+use node::{Found, GroupHandle, LogThread, Message, Now, Opened, Placement, ShardGroup, Token};
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
@@ -43,6 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const ORDERS: u64 = 1_000;
 /// Orders decided before.
 const ORDERS_BEFORE: u64 = 100 * ORDERS;
+/// When all is decided that doesn't look at a clock.
+const NOW: Now = Now { time: Time(1), monotonic: Duration::ZERO };
 /// Shards of a platform: those of a new data directory.
 const SHARDS: u16 = 16;
 const BUYERS: u64 = 100_000;
@@ -95,11 +97,24 @@ fn decode(mut stage: Decoding) -> Decoding {
 #[library_benchmark]
 #[bench::batch(args = (By::Batch), setup = Applying::new)]
 #[bench::one(args = (By::One), setup = Applying::new)]
+#[bench::line(args = (By::Batch), setup = Applying::of_one_line)]
 fn apply(mut stage: Applying) -> Applying {
     for (commands, frame) in stage.commands.iter().zip(&mut stage.frames) {
         stage.replies.clear();
         stage.shard.apply(Time(1), &mut commands.records(), frame, &mut stage.replies).unwrap();
     }
+    stage
+}
+
+// From commands to frames in a log in memory and answers that may go out, on so many shards of
+// one group. What it costs is to be the same on all of them.
+#[library_benchmark]
+#[bench::on_1(args = (1), setup = Grouped::new)]
+#[bench::on_16(args = (16), setup = Grouped::new)]
+#[bench::on_64(args = (64), setup = Grouped::new)]
+fn shards(mut stage: Grouped) -> Grouped {
+    let commands = stage.commands.take().unwrap();
+    stage.run(commands);
     stage
 }
 
@@ -174,7 +189,7 @@ fn load_parse(mut stage: Reading) -> Reading {
 
 library_benchmark_group!(
     name = stages,
-    benchmarks = [decode, apply, append, encode, serve, load_build, load_parse]
+    benchmarks = [decode, apply, shards, append, encode, serve, load_build, load_parse]
 );
 
 main!(
@@ -210,11 +225,16 @@ struct Applying {
 
 impl Applying {
     fn new(by: By) -> Applying {
-        Applying::after(ORDERS_BEFORE, by)
+        Applying::after(ORDERS_BEFORE, by, profile())
     }
 
-    /// With so many orders decided before.
-    fn after(orders: u64, by: By) -> Applying {
+    /// Orders that are simpler than those of the profile.
+    fn of_one_line(by: By) -> Applying {
+        Applying::after(ORDERS_BEFORE, by, &Profile::new(BUYERS, ITEMS, Lines::Fixed(1), 1))
+    }
+
+    /// With so many orders decided before, orders of a profile.
+    fn after(orders: u64, by: By, profile: &Profile) -> Applying {
         let mut shard = Shard::new(Seat::alone(), 1, SpareRegions::default());
         shard.reserve(CAPACITY);
         let (mut frame, mut replies) = (FrameBuilder::default(), Vec::new());
@@ -227,8 +247,8 @@ impl Applying {
             }
             assert!(replies.iter().all(|reply| reply.outcome.is_done()));
         }
-        let commands: Vec<_> =
-            bodies(by, ORDERS_BEFORE, ORDERS).iter().map(|body| commands(by, body)).collect();
+        let bodies = bodies_of(profile, by, ORDERS_BEFORE, ORDERS);
+        let commands: Vec<_> = bodies.iter().map(|body| commands(by, body)).collect();
         // Frames with room: the platform's buffers go round.
         let room = |commands: &CommandBuffer| Vec::with_capacity(2 * commands.bytes().len());
         let frames = commands.iter().map(|commands| FrameBuilder::reuse(room(commands))).collect();
@@ -237,13 +257,73 @@ impl Applying {
 
     /// All orders decided, and what came of them.
     fn done(by: By) -> (Vec<FrameBuilder>, Vec<Reply>) {
-        let mut stage = Applying::after(0, by);
+        let mut stage = Applying::after(0, by, profile());
         let mut all = Vec::new();
         for (commands, frame) in stage.commands.iter().zip(&mut stage.frames) {
             stage.shard.apply(Time(1), &mut commands.records(), frame, &mut all).unwrap();
         }
         assert!(all.len() == ORDERS as usize && all.iter().all(|r| r.outcome == Outcome::Ok));
         (stage.frames, all)
+    }
+}
+
+/// All shards of a platform in one group, with a log in memory.
+struct Grouped {
+    group: ShardGroup<Asked>,
+    log: MemoryLog,
+    commands: Option<CommandBuffer>,
+    replies: Vec<Reply>,
+    mail: Vec<Message>,
+}
+
+struct Asked;
+
+impl Token for Asked {}
+
+impl Grouped {
+    fn new(shards: u16) -> Grouped {
+        let placement = Placement { capacity: CAPACITY, ..Placement::new(shards, 1, 1) };
+        let member = |id| {
+            let shard = Shard::new(placement.seat(id), 1, SpareRegions::default());
+            (shard, LogEnd::default())
+        };
+        let members = (0..shards).map(ShardId).map(member).collect();
+        let mut grouped = Grouped {
+            group: ShardGroup::new(shards, members),
+            log: MemoryLog::new(),
+            commands: None,
+            replies: Vec::new(),
+            mail: Vec::new(),
+        };
+        for commands in before(ORDERS_BEFORE) {
+            grouped.run(commands);
+            while !grouped.mail.is_empty() {
+                for message in std::mem::take(&mut grouped.mail) {
+                    grouped.group.deliver(NOW, message.to, &message.record).unwrap();
+                }
+                grouped.commit();
+            }
+        }
+        let bodies = bodies(By::Batch, ORDERS_BEFORE, ORDERS);
+        Grouped { commands: Some(commands(By::Batch, &bodies[0])), ..grouped }
+    }
+
+    fn run(&mut self, commands: CommandBuffer) {
+        self.group.submit(NOW, Asked, commands, std::mem::take(&mut self.replies)).unwrap();
+        self.commit();
+    }
+
+    fn commit(&mut self) {
+        let (frames, _) = self.group.take_frames(NOW);
+        let bytes: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
+        self.log.append(&bytes).unwrap();
+        self.group.durable(NOW, frames);
+        self.group.messages(NOW, &mut self.mail);
+        for (Asked, found) in self.group.released() {
+            let Found::Commands(_, replies) = found else { unreachable!("nobody reads") };
+            assert!(replies.iter().all(|reply| reply.outcome.is_done()));
+            self.replies = replies;
+        }
     }
 }
 
@@ -461,9 +541,13 @@ fn before(orders: u64) -> impl Iterator<Item = CommandBuffer> {
 
 /// The bodies of requests for so many orders of the profile, from number `first` on.
 fn bodies(by: By, first: u64, orders: u64) -> Vec<Vec<u8>> {
+    bodies_of(profile(), by, first, orders)
+}
+
+fn bodies_of(profile: &Profile, by: By, first: u64, orders: u64) -> Vec<Vec<u8>> {
     let body = |first, orders| {
         let mut body = Vec::new();
-        write_orders(profile(), run(), first, orders, UNIX_MS, &mut body);
+        write_orders(profile, run(), first, orders, UNIX_MS, &mut body);
         body
     };
     match by {

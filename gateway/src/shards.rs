@@ -128,13 +128,7 @@ impl Shards {
             return Err(failed.expect("a request has commands"));
         };
         // What one group could not take is told apart from what the others did.
-        let busy = Reply {
-            outcome: Outcome::Busy,
-            state: None,
-            line: None,
-            amount: Amount(0),
-            offset: None,
-        };
+        let busy = Reply::unlogged(Outcome::Busy);
         replies.clear();
         replies.extend(order.iter().map(|group| parts[usize::from(*group)].next().unwrap_or(busy)));
         Ok(Answer { commands, replies, ticks })

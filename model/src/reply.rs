@@ -21,6 +21,13 @@ pub struct Reply {
     pub offset: Option<Offset>,
 }
 
+impl Reply {
+    /// The answer to what changed nothing and leaves no record.
+    pub fn unlogged(outcome: Outcome) -> Reply {
+        Reply { outcome, state: None, line: None, amount: Amount(0), offset: None }
+    }
+}
+
 /// An order as a read finds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OrderView {

@@ -29,7 +29,7 @@ use slab::Slab;
 use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
 
 use crate::Now;
-use host::Host;
+use host::{Host, Hosts};
 pub use links::Message;
 use waiting::{Moved, ReplyPlace};
 
@@ -82,15 +82,17 @@ struct Submission<T> {
 /// The shards of a reactor.
 pub struct ShardGroup<T> {
     shards: u16,
-    hosts: Vec<Host>,
+    hosts: Hosts,
     /// Which of the hosts has a shard.
     slots: Vec<Option<usize>>,
     /// Hosts that have executed something since it was followed up.
     touched: Vec<usize>,
     /// Orders that wait.
     waiting: usize,
-    /// Whether anything was decided that isn't handed over yet.
-    unwritten: bool,
+    /// Hosts that have decided something that isn't handed over yet.
+    unwritten: Vec<usize>,
+    /// Whether the shards that decided something can take more commands.
+    has_room: bool,
     submissions: Slab<Submission<T>>,
     /// Answers that depend on what isn't handed over yet,
     held: Vec<(T, Found)>,
@@ -116,11 +118,12 @@ impl<T: Token> ShardGroup<T> {
         }
         let mut group = ShardGroup {
             shards,
-            hosts,
+            has_room: hosts.iter().all(|host| host.shard.has_room()),
+            hosts: Hosts::new(hosts),
             slots,
             touched: Vec::new(),
             waiting: 0,
-            unwritten: false,
+            unwritten: Vec::new(),
             submissions: Slab::new(),
             held: Vec::new(),
             in_flight: None,
@@ -136,7 +139,7 @@ impl<T: Token> ShardGroup<T> {
             group.answer_recalls(Now::default(), slot, &recalled);
             // The epoch's first frame fences whoever wrote before.
             group.hosts[slot].finish_frame(Time(0), Vec::new());
-            group.unwritten = true;
+            group.note_unwritten(slot);
         }
         group
     }
@@ -151,9 +154,9 @@ impl<T: Token> ShardGroup<T> {
         self.waiting
     }
 
-    /// Whether all shards can take more commands.
+    /// Whether all shards could take more commands when frames were handed over last.
     pub fn has_room(&self) -> bool {
-        self.hosts.iter().all(|host| host.shard.has_room())
+        self.has_room
     }
 
     /// Stops all rehearsal, or lets it go on: no command, timer or message of the drill realm is
@@ -174,7 +177,7 @@ impl<T: Token> ShardGroup<T> {
                 continue;
             }
             for ticket in self.hosts[slot].room.tickets(Realm::Drill) {
-                let moved = self.let_go(slot, ticket, undecided(Outcome::Busy));
+                let moved = self.let_go(slot, ticket, Reply::unlogged(Outcome::Busy));
                 for item in moved.items {
                     self.hosts[slot].shard.set_queued(Realm::Drill, item, false);
                 }
@@ -208,25 +211,33 @@ impl<T: Token> ShardGroup<T> {
         }
         let mut waits = Vec::new();
         let mut rest = commands.records();
-        let mut slots = [None; PREFETCH_COMMANDS];
-        while replies.len() < commands.count() as usize {
-            for (command, slot) in rest.flatten().zip(&mut slots) {
-                *slot = self.slot_of(&command);
-                if let Some(slot) = *slot {
-                    self.hosts[slot].shard.prefetch_slots(&command);
-                }
-            }
-            for (command, slot) in rest.flatten().zip(slots) {
-                if let Some(slot) = slot {
-                    self.hosts[slot].shard.prefetch_blocks(&command);
-                }
-            }
-            for slot in slots {
-                let Some(command) = rest.next() else { break };
+        // Commands are read once; with each, which of the hosts it is for.
+        let mut window = [None; PREFETCH_COMMANDS];
+        loop {
+            let mut read = 0;
+            while read < PREFETCH_COMMANDS
+                && let Some(command) = rest.next()
+            {
                 let command = command?;
                 command.check_undecided()?;
-                let place = (slot, replies.len());
-                replies.push(self.execute(now, &command, place, &commands, &mut waits));
+                let slot = self.slot_of(&command);
+                if let Some(slot) = slot {
+                    self.hosts[slot].shard.prefetch_slots(&command);
+                }
+                window[read] = Some((command, slot));
+                read += 1;
+            }
+            for (command, slot) in window[..read].iter().flatten() {
+                if let Some(slot) = slot {
+                    self.hosts[*slot].shard.prefetch_blocks(command);
+                }
+            }
+            for (command, slot) in window[..read].iter().flatten() {
+                let place = (*slot, replies.len());
+                replies.push(self.execute(now, command, place, &commands, &mut waits));
+            }
+            if read < PREFETCH_COMMANDS {
+                break;
             }
         }
         if waits.is_empty() {
@@ -252,16 +263,16 @@ impl<T: Token> ShardGroup<T> {
         commands: &CommandBuffer,
         waits: &mut Vec<(usize, usize, std::ops::Range<usize>, Shortage)>,
     ) -> Reply {
-        let Some(slot) = slot else { return undecided(Outcome::Invalid) };
+        let Some(slot) = slot else { return Reply::unlogged(Outcome::Invalid) };
         if self.drill_stopped && command.realm() == Realm::Drill {
-            return undecided(Outcome::Busy);
+            return Reply::unlogged(Outcome::Busy);
         }
         match self.execute_on(now, slot, command, None) {
             Ok(reply) => reply,
             Err(shortage) => {
                 let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
                 waits.push((slot, index, start..start + command.bytes.len(), shortage));
-                undecided(Outcome::Busy)
+                Reply::unlogged(Outcome::Busy)
             }
         }
     }
@@ -273,13 +284,25 @@ impl<T: Token> ShardGroup<T> {
         command: &Record<'_>,
         turn: Option<ItemId>,
     ) -> Result<Reply, Shortage> {
+        self.touch(slot);
         let host = &mut self.hosts[slot];
-        if !std::mem::replace(&mut host.is_touched, true) {
+        let reply = host.execute(now.time, command, turn);
+        if host.has_unwritten() {
+            self.note_unwritten(slot);
+        }
+        reply
+    }
+
+    fn touch(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.hosts[slot].is_touched, true) {
             self.touched.push(slot);
         }
-        let reply = host.execute(now.time, command, turn);
-        self.unwritten |= host.unfinished() > 0 || !host.finished.is_empty();
-        reply
+    }
+
+    fn note_unwritten(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.hosts[slot].is_unwritten, true) {
+            self.unwritten.push(slot);
+        }
     }
 
     /// Reads from one of its shards.
@@ -320,7 +343,7 @@ impl<T: Token> ShardGroup<T> {
 
     /// How long [`ShardGroup::tick`] has nothing to do, if nothing happens.
     pub fn next_wake(&self, now: Now) -> Option<Duration> {
-        self.hosts.iter().filter_map(|host| host.next_wake(now, self.realms())).min()
+        self.hosts.next_wake(now, self.realms())
     }
 
     /// The realms that go on.
@@ -368,7 +391,7 @@ impl<T: Token> ShardGroup<T> {
         executed.expect("only orders wait");
     }
 
-    /// Does what was learned: orders that may go on, recalls to answer.
+    /// Does what was learned: orders that may go on, recalls to answer, homes to ask.
     fn follow_up(&mut self, now: Now) {
         while let Some(slot) = self.touched.pop() {
             self.hosts[slot].is_touched = false;
@@ -383,6 +406,8 @@ impl<T: Token> ShardGroup<T> {
                 }
                 self.answer_recalls(now, slot, &signals.recalled);
             }
+            // What an item's home learns from itself is one of the next things to follow up.
+            self.send_asks(now, slot);
         }
     }
 
@@ -391,7 +416,25 @@ impl<T: Token> ShardGroup<T> {
             let room = &mut self.hosts[slot].room;
             let items = recalled.iter().filter(|item| item.0 == realm && room.recall(**item));
             let ops: Vec<StockOp> = items.map(|item| StockOp::answer(item.1)).collect();
-            self.stock(now, slot, realm, &ops);
+            self.give_back(now, slot, realm, &ops);
+        }
+    }
+
+    /// Answers to recalls. What was asked before goes out before.
+    fn give_back(&mut self, now: Now, slot: usize, realm: Realm, ops: &[StockOp]) {
+        if !ops.is_empty() {
+            self.send_asks(now, slot);
+            self.stock(now, slot, realm, ops);
+        }
+    }
+
+    fn send_asks(&mut self, now: Now, slot: usize) {
+        for realm in [Realm::Live, Realm::Drill] {
+            let mut asks = std::mem::take(&mut self.hosts[slot].asks[realm as usize]);
+            self.stock(now, slot, realm, &asks);
+            // Nobody asks meanwhile: what it leads to is followed up later.
+            asks.clear();
+            self.hosts[slot].asks[realm as usize] = asks;
         }
     }
 
@@ -433,11 +476,12 @@ impl<T: Token> ShardGroup<T> {
         self.waiting += 1;
         let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
         self.hosts[slot].shard.set_queued(realm, shortage.item, true);
-        self.ask(now, slot, realm, ticket, shortage);
+        self.ask(slot, realm, ticket, shortage);
     }
 
-    /// Asks the item's home for what the first in line lacks.
-    fn ask(&mut self, now: Now, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
+    /// Asks the item's home for what the first in line lacks, with the others that are to be
+    /// asked now: what many orders lack is one record.
+    fn ask(&mut self, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
         let room = &mut self.hosts[slot].room;
         let key = (realm, shortage.item);
         if shortage.lacking == 0 || room.first(key) != Some(ticket) {
@@ -445,7 +489,8 @@ impl<T: Token> ShardGroup<T> {
         }
         if let Some(wanted) = room.ask(key, &shortage) {
             let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
-            self.stock(now, slot, realm, &[op]);
+            self.hosts[slot].asks[realm as usize].push(op);
+            self.touch(slot);
         }
     }
 
@@ -470,7 +515,7 @@ impl<T: Token> ShardGroup<T> {
                 Err(shortage) => {
                     let moved = self.hosts[slot].room.line_up(now.monotonic, ticket, shortage);
                     self.hosts[slot].shard.set_queued(realm, shortage.item, true);
-                    self.ask(now, slot, realm, ticket, shortage);
+                    self.ask(slot, realm, ticket, shortage);
                     items.extend(self.moved(now, slot, realm, moved));
                 }
             }
@@ -479,7 +524,7 @@ impl<T: Token> ShardGroup<T> {
 
     /// An order waits no longer; whoever stood behind it may go on.
     fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
-        let items = self.left(now, slot, ticket, undecided(outcome));
+        let items = self.left(now, slot, ticket, Reply::unlogged(outcome));
         self.retry(now, slot, items);
     }
 
@@ -508,7 +553,7 @@ impl<T: Token> ShardGroup<T> {
     /// Answers recalls that waited. The items for which others are first now.
     fn moved(&mut self, now: Now, slot: usize, realm: Realm, moved: Moved) -> Vec<(Realm, ItemId)> {
         let ops: Vec<StockOp> = moved.recalled.into_iter().map(StockOp::answer).collect();
-        self.stock(now, slot, realm, &ops);
+        self.give_back(now, slot, realm, &ops);
         moved.items.into_iter().map(|item| (realm, item)).collect()
     }
 
@@ -555,7 +600,7 @@ impl<T: Token> ShardGroup<T> {
     fn hold(&mut self, token: T, found: Found) {
         match &mut self.in_flight {
             _ if is_planted(Bug::EarlyRelease) => self.released.push((token, found)),
-            _ if self.unwritten => self.held.push((token, found)),
+            _ if !self.unwritten.is_empty() => self.held.push((token, found)),
             Some(in_flight) => in_flight.push((token, found)),
             None => self.released.push((token, found)),
         }
@@ -563,14 +608,12 @@ impl<T: Token> ShardGroup<T> {
 
     /// Whether anything was decided that isn't handed over yet.
     pub fn has_unwritten(&self) -> bool {
-        self.unwritten
+        !self.unwritten.is_empty()
     }
 
     /// Bytes that were decided and aren't handed over yet.
     pub fn unwritten_bytes(&self) -> usize {
-        let finished =
-            |host: &Host| host.finished.iter().map(|frame| frame.bytes.len()).sum::<usize>();
-        self.hosts.iter().map(|host| host.unfinished() + finished(host)).sum()
+        self.unwritten.iter().map(|&slot| self.hosts[slot].unwritten_bytes()).sum()
     }
 
     /// Whether what was handed over isn't durable yet.
@@ -580,9 +623,10 @@ impl<T: Token> ShardGroup<T> {
 
     /// Adds an empty frame: it names what was written before as synced.
     pub fn mark(&mut self, now: Now) {
-        if let Some(host) = self.hosts.first_mut() {
-            host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
-            self.unwritten = true;
+        if !self.hosts.is_empty() {
+            let spare = self.spare_frames.pop().unwrap_or_default();
+            self.hosts[0].finish_frame(now.time, spare);
+            self.note_unwritten(0);
         }
     }
 
@@ -591,7 +635,13 @@ impl<T: Token> ShardGroup<T> {
     pub fn take_frames(&mut self, now: Now) -> (Vec<Vec<u8>>, u64) {
         assert!(self.in_flight.is_none(), "one group at a time");
         let (mut frames, mut records) = (Vec::new(), 0);
-        for (slot, host) in self.hosts.iter_mut().enumerate() {
+        if self.has_unwritten() {
+            let spare = std::mem::take(&mut self.spare_held);
+            self.in_flight = Some(std::mem::replace(&mut self.held, spare));
+        }
+        for slot in self.unwritten.drain(..) {
+            let host = &mut self.hosts[slot];
+            host.is_unwritten = false;
             if host.unfinished() > 0 {
                 host.finish_frame(now.time, self.spare_frames.pop().unwrap_or_default());
             }
@@ -601,10 +651,8 @@ impl<T: Token> ShardGroup<T> {
                 self.streams
                     .extend(frame.streams.into_iter().map(|(peer, ends)| (slot, peer, ends)));
             }
-        }
-        if std::mem::take(&mut self.unwritten) {
-            let spare = std::mem::take(&mut self.spare_held);
-            self.in_flight = Some(std::mem::replace(&mut self.held, spare));
+            // Tables never shrink.
+            self.has_room &= host.shard.has_room();
         }
         (frames, records)
     }
@@ -628,18 +676,16 @@ impl<T: Token> ShardGroup<T> {
 
     /// What is to be sent to other shards now, also to those of this group.
     pub fn messages(&mut self, now: Now, out: &mut Vec<Message>) {
-        for host in &mut self.hosts {
-            host.links.messages(now.monotonic, &host.shard, out);
+        for slot in 0..self.hosts.len() {
+            if self.hosts[slot].links.is_busy() {
+                let host = &mut self.hosts[slot];
+                host.links.messages(now.monotonic, &host.shard, out);
+            }
         }
         if self.drill_stopped {
             out.retain(|message| !is_drill(message));
         }
     }
-}
-
-/// The reply to what has no record.
-fn undecided(outcome: Outcome) -> Reply {
-    Reply { outcome, state: None, line: None, amount: model::Amount(0), offset: None }
 }
 
 fn is_drill(message: &Message) -> bool {

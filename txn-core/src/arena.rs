@@ -27,7 +27,7 @@ const CHUNK_REGIONS: usize = 32;
 const ROOM_REGIONS: usize = 64;
 /// Words left unused at the start of an arena, so that position 0 can mean "none" and blocks of
 /// 64 bytes lie in one cache line each.
-const UNUSED_WORDS: usize = 8;
+pub(crate) const UNUSED_WORDS: usize = 8;
 
 /// Where a block begins, in words. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

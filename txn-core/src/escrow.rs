@@ -506,8 +506,7 @@ impl RealmState {
         self.grant(item, pos, self.seat.id, lacking.max(self.share(pool)));
     }
 
-    /// Whether this shard can say by itself that fewer units than `whole` are unspent anywhere;
-    /// `here` are in its escrow.
+    /// Whether this shard can say by itself that fewer units than `whole` are unspent anywhere.
     pub(crate) fn is_sold_out(&self, pos: Pos, whole: u64) -> bool {
         let item = self.inventory.get(pos);
         if item.flags & MARKED != 0 && whole > item.left {

@@ -191,7 +191,7 @@ impl RealmState {
         Time((u64::from(step) + 1) * self.seat.settle_step.as_micros() as u64)
     }
 
-    /// Decides a command and logs it. `None`: an order has to wait, and nothing changed.
+    /// Decides a command and logs it. An error means that an order has to wait: nothing changed.
     pub(crate) fn execute(
         &mut self,
         command: &Record<'_>,

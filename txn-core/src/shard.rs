@@ -126,22 +126,33 @@ impl Shard {
         frame: &mut FrameBuilder,
         replies: &mut Vec<Reply>,
     ) -> Result<(), RecordError> {
+        // Commands are read once; with each, what follows it.
+        let mut window = [None; PREFETCH_COMMANDS];
         loop {
-            let ahead = *commands;
-            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
-                self.prefetch_slots(&command);
+            let (mut ahead, mut read, mut failed) = (*commands, 0, None);
+            while read < PREFETCH_COMMANDS
+                && let Some(command) = ahead.next()
+            {
+                match command.and_then(|command| command.check_undecided().map(|()| command)) {
+                    Ok(command) => {
+                        self.prefetch_slots(&command);
+                        window[read] = Some((command, ahead));
+                        read += 1;
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
             }
-            for command in ahead.take(PREFETCH_COMMANDS).flatten() {
-                self.prefetch_blocks(&command);
+            for (command, _) in window[..read].iter().flatten() {
+                self.prefetch_blocks(command);
             }
-            for _ in 0..PREFETCH_COMMANDS {
+            for (command, after) in window[..read].iter().flatten() {
                 if frame.is_full_for(RECORD_BYTES_MAX) {
                     return Ok(());
                 }
-                let Some(command) = commands.next() else { return Ok(()) };
-                let command = command?;
-                command.check_undecided()?;
-                let reply = match self.execute(now, &command, None, frame) {
+                let reply = match self.execute(now, command, None, frame) {
                     Ok(reply) => reply,
                     Err(shortage) => {
                         self.signals.waits.push((replies.len(), shortage));
@@ -149,6 +160,13 @@ impl Shard {
                     }
                 };
                 replies.push(reply);
+                *commands = *after;
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            if read < PREFETCH_COMMANDS {
+                return Ok(());
             }
         }
     }

@@ -6,6 +6,7 @@
 mod bare;
 mod bare_server;
 mod compare;
+mod core;
 mod crest;
 mod generator;
 mod load;
@@ -32,8 +33,8 @@ pub(crate) struct Bench {
     /// Append the results to BENCHMARKS.md.
     #[arg(long)]
     write: bool,
-    /// Only what has this in its name: apply, append, decode, drill; with --peers: drill, hyper,
-    /// redis, postgres, disk.
+    /// Only what has this in its name: apply, append, decode, drill; with --core: retained,
+    /// shards, scarce; with --peers: drill, hyper, redis, postgres, disk.
     #[arg(long, value_name = "NAME", conflicts_with = "compare")]
     only: Option<String>,
     /// The drill beside a bare HTTP server, Redis, PostgreSQL and the disk, with the same orders.
@@ -42,8 +43,12 @@ pub(crate) struct Bench {
     peers: bool,
     /// `crest load` beside wrk, h2load, oha and k6: what it costs, and what it says. Installs what
     /// is missing; what can't be installed is left out, with a word.
-    #[arg(long, conflicts_with_all = ["peers", "compare", "only"])]
+    #[arg(long, conflicts_with_all = ["peers", "compare", "only", "core"])]
     generator: bool,
+    /// The core at the size that it is for: 20 million orders retained, a hot item, many shards,
+    /// scarce stock. Takes 5 GiB of memory.
+    #[arg(long, conflicts_with_all = ["peers", "compare"])]
+    core: bool,
     /// Say whether the drill got slower since a revision. The exit status is 1 if it did.
     #[arg(long, value_name = "REV", conflicts_with_all = ["peers", "write"])]
     compare: Option<String>,
@@ -67,18 +72,23 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
         return compare::compare(revision, rounds);
     }
     let only = args.only.as_deref();
-    let flags = match (args.peers, args.generator) {
-        (true, _) => " --peers",
-        (_, true) => " --generator",
+    let flags = match (args.peers, args.generator, args.core) {
+        (true, ..) => " --peers",
+        (_, true, _) => " --generator",
+        (.., true) => " --core",
         _ => "",
     };
     let command = match only {
         Some(only) => format!("cargo xtask bench{flags} --only {only}"),
         None => format!("cargo xtask bench{flags}"),
     };
-    let text = match (args.peers, args.generator) {
-        (true, _) => peers::measure(&command, rounds, only)?,
-        (_, true) => generator::measure(&command, rounds)?,
+    let text = match (args.peers, args.generator, args.core) {
+        (true, ..) => peers::measure(&command, rounds, only)?,
+        (_, true, _) => generator::measure(&command, rounds)?,
+        (.., true) => {
+            let (rows, notes) = core::measure(only)?;
+            table::table(&command, core::ROUNDS, &rows, &notes)?
+        }
         _ => table::table(&command, parts::ROUNDS, &measure_parts(only)?, &[])?,
     };
     println!("{text}");

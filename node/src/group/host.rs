@@ -1,9 +1,12 @@
-//! One shard of a group: its frames, its links and its waiting room.
+//! The shards of a group, each with its frames, its links and its waiting room.
 
+use std::cell::Cell;
+use std::ops::{Deref, Index, IndexMut};
 use std::time::Duration;
 
 use model::frame::{FrameBuilder, FramePlace};
 use model::planted::{Bug, is_planted};
+use model::record::entry::StockOp;
 use model::record::{RECORD_BYTES_MAX, RULE_VERSION, Record};
 use model::{Epoch, ItemId, Offset, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
@@ -20,10 +23,76 @@ pub(super) struct Finished {
     pub(super) streams: Vec<((Realm, ShardId), StreamEnds)>,
 }
 
+/// When a host has something to do though nothing happens; the maximum: never.
+#[derive(Clone, Copy)]
+struct Wake {
+    /// By the wall clock, for each realm.
+    due: [Time; 2],
+    /// By the monotonic one.
+    at: Duration,
+}
+
+impl Wake {
+    const NEVER: Wake = Wake { due: [Time(u64::MAX); 2], at: Duration::MAX };
+}
+
+/// All shards of a group. Whoever gets one of them to change it makes it unknown when that wakes
+/// next, so that asking all of them costs little while nothing happens to most.
+pub(super) struct Hosts(Vec<Host>);
+
+impl Hosts {
+    pub(super) fn new(hosts: Vec<Host>) -> Hosts {
+        Hosts(hosts)
+    }
+
+    /// How long none has anything to do in these realms, if nothing happens.
+    pub(super) fn next_wake(&self, now: Now, realms: &[Realm]) -> Option<Duration> {
+        let mut next = Wake::NEVER;
+        for host in &self.0 {
+            let wake = host.wake.get().unwrap_or_else(|| host.look_ahead());
+            for &realm in realms {
+                let due = &mut next.due[realm as usize];
+                *due = (*due).min(wake.due[realm as usize]);
+            }
+            next.at = next.at.min(wake.at);
+        }
+        let due = next.due.into_iter().min().filter(|due| due.0 < u64::MAX);
+        let due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.time.0)));
+        let at = (next.at < Duration::MAX).then(|| next.at.saturating_sub(now.monotonic));
+        due.into_iter().chain(at).min()
+    }
+}
+
+impl Deref for Hosts {
+    type Target = [Host];
+
+    fn deref(&self) -> &[Host] {
+        &self.0
+    }
+}
+
+impl Index<usize> for Hosts {
+    type Output = Host;
+
+    fn index(&self, slot: usize) -> &Host {
+        &self.0[slot]
+    }
+}
+
+impl IndexMut<usize> for Hosts {
+    fn index_mut(&mut self, slot: usize) -> &mut Host {
+        let host = &mut self.0[slot];
+        host.wake.set(None);
+        host
+    }
+}
+
 pub(super) struct Host {
     pub(super) shard: Shard,
     pub(super) links: Links,
     pub(super) room: WaitingRoom,
+    /// What the homes of items are to be asked for, by realm.
+    pub(super) asks: [Vec<StockOp>; 2],
     frame: FrameBuilder,
     /// The time of the frame in the making.
     time: Time,
@@ -33,6 +102,10 @@ pub(super) struct Host {
     pub(super) finished: Vec<Finished>,
     /// It has executed something since the group looked.
     pub(super) is_touched: bool,
+    /// It has decided something that isn't handed over.
+    pub(super) is_unwritten: bool,
+    /// When it wakes next, unless it has changed since somebody asked.
+    wake: Cell<Option<Wake>>,
 }
 
 impl Host {
@@ -44,12 +117,15 @@ impl Host {
         let mut host = Host {
             links: Links::default(),
             room: WaitingRoom::default(),
+            asks: Default::default(),
             frame: FrameBuilder::default(),
             time: end.time,
             epoch: Epoch(end.epoch.0 + 1),
             previous: end.previous,
             finished: Vec::new(),
             is_touched: false,
+            is_unwritten: false,
+            wake: Cell::new(None),
             shard,
         };
         // All that it has executed is durable.
@@ -67,6 +143,17 @@ impl Host {
     /// Bytes of the frame in the making, none if it has no record.
     pub(super) fn unfinished(&self) -> usize {
         if self.frame.is_empty() { 0 } else { self.frame.len() }
+    }
+
+    /// Whether it has decided something that isn't handed over.
+    pub(super) fn has_unwritten(&self) -> bool {
+        !self.frame.is_empty() || !self.finished.is_empty()
+    }
+
+    /// Bytes of what isn't handed over.
+    pub(super) fn unwritten_bytes(&self) -> usize {
+        let finished: usize = self.finished.iter().map(|frame| frame.bytes.len()).sum();
+        self.unfinished() + finished
     }
 
     pub(super) fn execute(
@@ -121,12 +208,18 @@ impl Host {
         peers.into_iter().map(ends).filter(|(_, ends)| said(ends)).collect()
     }
 
-    /// How long it has nothing to do in these realms, if nothing happens.
-    pub(super) fn next_wake(&self, now: Now, realms: &[Realm]) -> Option<Duration> {
-        let of_realm = |realm: &Realm| [self.shard.next_due(*realm), self.shard.next_sweep(*realm)];
-        let due = realms.iter().flat_map(of_realm).flatten();
-        let due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.time.0)));
-        let others = [self.links.next_wake(), self.room.next_wake()].into_iter().flatten();
-        due.chain(others.map(|at| at.saturating_sub(now.monotonic))).min()
+    /// Finds out when it wakes next.
+    fn look_ahead(&self) -> Wake {
+        let due = |realm| {
+            let times = [self.shard.next_due(realm), self.shard.next_sweep(realm)];
+            times.into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+        };
+        let others = [self.links.next_wake(), self.room.next_wake()];
+        let wake = Wake {
+            due: [due(Realm::Live), due(Realm::Drill)],
+            at: others.into_iter().flatten().min().unwrap_or(Duration::MAX),
+        };
+        self.wake.set(Some(wake));
+        wake
     }
 }

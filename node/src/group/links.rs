@@ -114,6 +114,11 @@ impl Links {
         }
     }
 
+    /// Whether there may be something to send, or to hear of.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
     /// When there is something to do though nothing happens.
     pub(super) fn next_wake(&self) -> Option<Duration> {
         let times = self.busy.iter().flat_map(|peer| {

@@ -69,7 +69,7 @@ pub(super) fn apply() -> Result<Vec<Row>, Failure> {
     Ok(vec![row])
 }
 
-fn apply_all(
+pub(super) fn apply_all(
     shard: &mut Shard,
     commands: &CommandBuffer,
     frame: &mut FrameBuilder,
