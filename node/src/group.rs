@@ -35,6 +35,8 @@ use waiting::{Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
 const TIMERS_AT_ONCE: usize = 256;
+/// Sweeps that are done one after the other: each ends with a seller that is at home here.
+const SWEEPS_AT_ONCE: usize = 64;
 
 /// Who asked. The group keeps it with the answer.
 pub trait Token {
@@ -361,8 +363,11 @@ impl<T: Token> ShardGroup<T> {
             }
             for &realm in self.realms() {
                 self.fire(now, slot, realm);
-                let host = &self.hosts[slot];
-                if host.shard.wants_sweep(realm, host.time(now.time)) {
+                for _ in 0..SWEEPS_AT_ONCE {
+                    let host = &self.hosts[slot];
+                    if !host.shard.wants_sweep(realm, host.time(now.time)) {
+                        break;
+                    }
                     let mut command = command_of(realm);
                     command.sweep(SWEEP_MAX);
                     self.execute_own(now, slot, &command);
