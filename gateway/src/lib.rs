@@ -14,6 +14,7 @@ mod door;
 mod drill;
 mod route;
 mod shards;
+mod statement;
 mod timed;
 
 use std::convert::Infallible;
@@ -39,9 +40,9 @@ use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
 pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
-use route::{Route, Single};
+use route::{Page, Route, Single};
 pub use shards::Router;
-use shards::Shards;
+use shards::{Listed, Shards};
 use timed::{TimedStream, Wire};
 
 /// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
@@ -195,6 +196,13 @@ impl Gateway {
                     Err(problem) => Err(problem),
                 }
             }
+            Ok(Route::Statement(page)) => {
+                self.recorder.count_read();
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.statement(realm, &page).await,
+                    Err(problem) => Err(problem),
+                }
+            }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
                 let mut done = None;
@@ -241,6 +249,20 @@ impl Gateway {
             View::Missing => return Err(Problem::missing(&query)),
         }
         Ok(answer::json(hyper::StatusCode::OK, json.finish()))
+    }
+
+    async fn statement(&self, realm: Realm, page: &Page) -> Result<Response<Body>, Problem> {
+        match self.shards.statement(realm, page).await.map_err(unanswered)? {
+            Listed::Page(statement) => {
+                let json = statement::json(page, &statement);
+                Ok(answer::json(hyper::StatusCode::OK, json))
+            }
+            Listed::NoAccount(query) => Err(Problem::missing(&query)),
+            Listed::NotThere(offset) => {
+                let expected = "where a page of this account's statement ended";
+                Err(Problem::bad_path("from", &offset.to_string(), expected))
+            }
+        }
     }
 
     /// `done` is set when a shard has answered.

@@ -10,9 +10,19 @@ use std::task::Poll;
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
+use model::{AccountView, Amount, ItemView, Offset, Outcome, Realm, Reply, ShardId, ids};
 use node::stages::GroupTicks;
-use node::{Answer, Courier, GroupHandle, LocalHandle, SubmitError};
+use node::{Answer, Courier, GroupHandle, LocalHandle, Statement, SubmitError};
+
+use crate::route::Page;
+
+/// What became of a wish for a statement.
+pub(crate) enum Listed {
+    Page(Statement),
+    NoAccount(Query),
+    /// The record there moved no money of that account.
+    NotThere(Offset),
+}
 
 /// Finds the group of a shard.
 #[derive(Clone)]
@@ -143,6 +153,20 @@ impl Shards {
             Query::Account(..) | Query::Item(_) => return self.query_all(realm, query).await,
         };
         self.query_one(ids::shard_of(key, self.count()), realm, query).await
+    }
+
+    /// Reads a page of an account's statement from the log.
+    pub(crate) async fn statement(&self, realm: Realm, page: &Page) -> Result<Listed, SubmitError> {
+        let account = (page.party, page.currency, page.kind);
+        let query = Query::Account(page.party, page.currency, page.kind);
+        let View::Account(view) = self.query(realm, query).await? else {
+            return Ok(Listed::NoAccount(query));
+        };
+        let shard = ids::shard_of(page.party, self.count());
+        let group = self.group(shard).group();
+        let from = page.from.unwrap_or(view.statement);
+        let found = node::statement(group, (shard, realm), account, from, page.limit).await?;
+        Ok(found.map_or(Listed::NotThere(from), Listed::Page))
     }
 
     async fn query_one(

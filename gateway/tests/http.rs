@@ -19,6 +19,8 @@ mod ending;
 mod http2;
 #[path = "http/noise.rs"]
 mod noise;
+#[path = "http/payments.rs"]
+mod payments;
 #[path = "http/platform.rs"]
 mod platform;
 #[path = "http/refusals.rs"]

@@ -384,14 +384,18 @@ layout! {
         order: U128,
     }
     /// [`Kind::Cancel`].
-    CancelBody[16] {
+    CancelBody[24] {
         /// Which order of the buyer.
         order: U128,
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
     }
     /// [`Kind::Refund`].
-    RefundBody[24] {
+    RefundBody[32] {
         /// Which order of the buyer.
         order: U128,
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
         /// Refund lines that follow; 0: all that is left.
         line_count: U16,
         /// [`REFUND_RESTOCK`] or 0.
@@ -424,11 +428,13 @@ layout! {
         reserved: [u8; 6],
     }
     /// [`Kind::Timer`]: the header's scope is the buyer.
-    TimerBody[32] {
+    TimerBody[40] {
         /// The order, or the hold, that is due.
         order: U128,
         /// When it was due, µs since 1970.
         due: U64,
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
         /// A [`TimerKind`].
         kind: u8,
         /// Zero.
@@ -645,7 +651,10 @@ impl<'a> Record<'a> {
             Body::Deliver { entries, .. } => entries.check_undecided()?,
             Body::Refund { refund, .. } => {
                 in_range("refused line", refund.refused_line.get().into(), 0, 0)?;
+                in_range("returned", refund.returned.get(), 0, 0)?;
             }
+            Body::Cancel(body) => in_range("returned", body.returned.get(), 0, 0)?,
+            Body::Timer(body) => in_range("returned", body.returned.get(), 0, 0)?,
             _ => {}
         }
         Ok(())
@@ -1033,6 +1042,20 @@ pub fn set_statements(bytes: &mut [u8], statement: u64, credit: u64) {
     }
 }
 
+/// Writes into the record at the start of `bytes`, which [`Record::split`] accepted, how much of
+/// what came back to its payers the buyer's own account got.
+pub fn set_returned(bytes: &mut [u8], returned: u64) {
+    let (header, rest) = header_mut(bytes);
+    let known = "the record was checked";
+    let field = match Kind::from_byte(header.kind) {
+        Some(Kind::Cancel) => &mut CancelBody::mut_from_prefix(rest).expect(known).0.returned,
+        Some(Kind::Timer) => &mut TimerBody::mut_from_prefix(rest).expect(known).0.returned,
+        Some(Kind::Refund) => &mut RefundBody::mut_from_prefix(rest).expect(known).0.returned,
+        _ => return,
+    };
+    *field = returned.into();
+}
+
 /// The outcome fields of an order's record beyond its header.
 pub struct PlaceMut<'a> {
     /// The fixed part.
@@ -1114,7 +1137,11 @@ pub fn clear_outcome(bytes: &mut [u8]) {
             let body = sweep_mut(bytes);
             *body = SweepBody { count: body.count, ..SweepBody::default() };
         }
-        Some(Kind::Refund) => refund_mut(bytes).refused_line = 0.into(),
+        Some(Kind::Refund) => {
+            refund_mut(bytes).refused_line = 0.into();
+            set_returned(bytes, 0);
+        }
+        Some(Kind::Cancel | Kind::Timer) => set_returned(bytes, 0),
         _ => {}
     }
 }

@@ -10,12 +10,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{Realm, Reply, ShardId};
+use model::{Offset, Realm, Reply, ShardId, Time};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::commit::{Job, Lookup};
 use crate::group::Message as ShardMessage;
 use crate::stages::{self, GroupTicks, Stages, Ticks};
 
@@ -174,9 +176,23 @@ pub struct GroupHandle {
     pub(crate) parcels: mpsc::UnboundedSender<Parcel>,
     pub(crate) room: Arc<Room>,
     pub(crate) stages: Arc<Stages>,
+    log: Sender<Job>,
 }
 
 impl GroupHandle {
+    /// Reads a record of one of these shards from the log, where it is durable: when it was
+    /// decided, and its bytes. `None`: there is no such record, or it can't be read.
+    pub async fn record(
+        &self,
+        shard: ShardId,
+        offset: Offset,
+    ) -> Result<Option<(Time, Vec<u8>)>, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        let lookup = Lookup { shard, offset, answer };
+        self.log.send(Job::Read(lookup)).map_err(|_| SubmitError::Stopped)?;
+        answered.await.map_err(|_| SubmitError::Stopped)
+    }
+
     /// Where the time of what is submitted is recorded.
     pub fn stages(&self) -> &Arc<Stages> {
         &self.stages
@@ -274,10 +290,11 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(stages: Arc<Stages>) -> (GroupHandle, Incoming) {
+    pub(crate) fn new(stages: Arc<Stages>, log: Sender<Job>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
-        (GroupHandle { parcels: sender, room: room.clone(), stages }, Incoming { parcels, room })
+        let handle = GroupHandle { parcels: sender, room: room.clone(), stages, log };
+        (handle, Incoming { parcels, room })
     }
 
     /// Waits for parcels and adds up to `most` of them. None come when every handle is dropped.

@@ -32,6 +32,7 @@ mod reactor;
 mod replay;
 mod rerun;
 pub mod stages;
+mod statement;
 mod threads;
 
 pub use audit::{Audit, AuditError, AuditLog, Sales, audit};
@@ -47,4 +48,5 @@ pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};
 pub use stages::Stages;
+pub use statement::{MOVEMENTS_MAX, Movement, Statement, statement};
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

@@ -216,8 +216,15 @@ impl RealmState {
         self.ledger.post(clearing, suspense, amount);
         let statement = self.ledger.link(suspense, self.offset);
         let legs = self.orders.legs_mut(pos);
-        let number = if usize::from(named) < legs.len() { usize::from(named) } else { 0 };
-        if let Some(leg) = legs.get_mut(number) {
+        // It shows with the leg that was named, or with the last that is paid from outside.
+        let is_outside = |leg: &OrderLeg| {
+            matches!(leg.method(), PaymentMethod::External | PaymentMethod::Awaited)
+        };
+        let number = match usize::from(named) {
+            number if number < legs.len() => Some(number),
+            _ => legs.iter().rposition(is_outside),
+        };
+        if let Some(leg) = number.and_then(|number| legs.get_mut(number)) {
             leg.suspended = leg.suspended.saturating_add(amount);
             if leg.state() == LegState::Voided {
                 // Voided -> Late: it came after all.
@@ -284,18 +291,17 @@ impl RealmState {
             self.free(item, units);
         }
         let forfeits = state == OrderState::Expired && head.flags & FORFEIT != 0;
-        let (amount, statement) = self.end_legs(pos, forfeits);
+        let ended = self.end_legs(pos, forfeits);
         self.orders.head_mut(pos).state = state as u8;
-        let state = Some(state);
-        Decision { state, previous: head.last, statement, ..Decision::ok(amount) }
+        Decision { state: Some(state), previous: head.last, ..ended }
     }
 
-    /// Gives back what came for an order, or, if that is forfeit, to the sellers: how much, and
-    /// the link of the buyer's statement.
-    fn end_legs(&mut self, pos: Pos, forfeits: bool) -> (u64, u64) {
+    /// Gives back what came for an order, or, if that is forfeit, to the sellers.
+    fn end_legs(&mut self, pos: Pos, forfeits: bool) -> Decision {
         let head = *self.orders.head(pos);
         let (buyer, currency) = (Party(head.buyer), checked(head.currency));
-        let (mut moved, mut statement, mut forfeited) = (0, 0, 0);
+        let (mut moved, mut forfeited) = (0, 0);
+        let (mut statement, mut returned) = (0, 0);
         for number in 0..self.orders.legs(pos).len() {
             let leg = self.orders.legs(pos)[number];
             if leg.paid == 0 {
@@ -326,6 +332,7 @@ impl RealmState {
                     let before = self.ledger.link(to, self.offset);
                     // Several legs may go to one account: the first link leads on.
                     statement = if before == self.offset.0 { statement } else { before };
+                    returned += leg.paid;
                 }
                 _ => {}
             }
@@ -333,7 +340,7 @@ impl RealmState {
         if forfeited > 0 {
             moved += self.forfeit(buyer, currency, head.total, forfeited);
         }
-        (moved, statement)
+        Decision { statement, returned, ..Decision::ok(moved) }
     }
 
     /// Pays the sellers what a buyer forfeits, each by its part of the order's total.
@@ -386,7 +393,7 @@ impl RealmState {
         if !self.resolved.iter().all(can_debit) {
             return Decision::of(Outcome::Invalid);
         }
-        let Some(statement) = self.give_to_payers(pos, amount) else {
+        let Some((statement, returned)) = self.give_to_payers(pos, amount) else {
             return Decision::of(Outcome::Invalid);
         };
 
@@ -414,7 +421,7 @@ impl RealmState {
         head.state = state as u8;
         head.refunded += amount;
         let state = Some(state);
-        Decision { state, previous: head.last, statement, ..Decision::ok(amount) }
+        Decision { state, previous: head.last, statement, returned, ..Decision::ok(amount) }
     }
 
     /// Says for each line that was resolved how many units of it to refund. An error names what
@@ -436,9 +443,9 @@ impl RealmState {
         Ok(())
     }
 
-    /// Gives money back to who paid an order: the link of the buyer's statement. `None`: an
-    /// account's sums can't take it, and nothing changed.
-    fn give_to_payers(&mut self, pos: Pos, amount: u64) -> Option<u64> {
+    /// Gives money back to who paid an order: the link of the buyer's statement, and how much the
+    /// buyer's own account got. `None`: an account's sums can't take it, and nothing changed.
+    fn give_to_payers(&mut self, pos: Pos, amount: u64) -> Option<(u64, u64)> {
         let head = *self.orders.head(pos);
         let (buyer, currency) = (Party(head.buyer), checked(head.currency));
         if self.orders.legs(pos).is_empty() {
@@ -448,7 +455,8 @@ impl RealmState {
                 return None;
             }
             self.ledger.credit(to, amount);
-            return Some(self.ledger.link(to, self.offset));
+            let returned = if leg.method() == PaymentMethod::Balance { amount } else { 0 };
+            return Some((self.ledger.link(to, self.offset), returned));
         }
         let count = self.orders.legs(pos).len();
         for number in 0..count {
@@ -460,7 +468,8 @@ impl RealmState {
         }
         let left_of = |leg: &OrderLeg| leg.paid - leg.refunded;
         let all: u64 = self.orders.legs(pos).iter().map(left_of).sum();
-        let (mut running, mut given, mut statement) = (0, 0, 0);
+        let (mut running, mut given) = (0, 0);
+        let (mut statement, mut returned) = (0, 0);
         for number in 0..count {
             let leg = self.orders.legs(pos)[number];
             running += left_of(&leg);
@@ -475,6 +484,7 @@ impl RealmState {
             if leg.method() == PaymentMethod::Balance {
                 let before = self.ledger.link(to, self.offset);
                 statement = if before == self.offset.0 { statement } else { before };
+                returned += part;
             }
             let leg = &mut self.orders.legs_mut(pos)[number];
             leg.refunded += part;
@@ -483,7 +493,7 @@ impl RealmState {
                 leg.state = LegState::Refunded as u8;
             }
         }
-        Some(statement)
+        Some((statement, returned))
     }
 
     /// The account that a leg's money came from, or that takes it back: where the buyer has

@@ -107,6 +107,8 @@ pub(crate) struct Decision {
     /// that it credits.
     pub statement: u64,
     pub credit_statement: u64,
+    /// How much of what came back the buyer's own account got.
+    pub returned: u64,
 }
 
 impl Decision {
@@ -119,6 +121,7 @@ impl Decision {
             previous: 0,
             statement: 0,
             credit_statement: 0,
+            returned: 0,
         }
     }
 
@@ -323,6 +326,7 @@ impl RealmState {
         let state = decision.state.map_or(0, |state| state as u8);
         record::set_outcome(bytes, decision.outcome, state, decision.previous, decision.amount);
         record::set_statements(bytes, decision.statement, decision.credit_statement);
+        record::set_returned(bytes, decision.returned);
         if let (Body::Refund { .. }, Some(line)) = (command.body, decision.line) {
             record::refund_mut(bytes).refused_line = (line + 1).into();
         }

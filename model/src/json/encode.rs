@@ -239,7 +239,7 @@ pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
                     state.word()
                 );
             }
-            None => "the order's state does not allow this",
+            None => "what this is about is not in a state that allows it",
         },
         Outcome::Invalid => "the amounts add up to more than can be kept",
         Outcome::PriceMismatch => "the price, or what the payment legs come to, is another one",

@@ -340,7 +340,7 @@ impl CommandBuffer {
 
     /// Cancels a waiting order.
     pub fn cancel(&mut self, id: ChangeId, buyer: Party, order: OrderId) {
-        let body = CancelBody { order: order.0.into() };
+        let body = CancelBody { order: order.0.into(), ..CancelBody::default() };
         self.push(Kind::Cancel, buyer.0, id.0, body.as_bytes(), &[]);
     }
 
