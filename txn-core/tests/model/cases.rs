@@ -218,7 +218,7 @@ fn what_a_command_says_of_its_outcome_is_no_part_of_it() {
             place_mut(bytes).order.refused_line = 1.into();
         }),
         ("leg amount", place(1, 2, Awaited, &[(5, 2)]), |bytes| {
-            place_mut(bytes).leg.amount = 1.into();
+            place_mut(bytes).legs[0].amount = 1.into();
         }),
         ("list price", place(1, 2, Awaited, &[(5, 2)]), |bytes| {
             place_mut(bytes).lines[0].unit_price = 1.into();

@@ -34,7 +34,12 @@ fn sums_stop_at_their_bounds() {
     commands.extend([pay(1, 1, 8, External), transfer(7, CLEARING, main_of(1), 1)]);
     // What the seller has earned, and what of it can be paid out.
     commands.extend((1..=TIMES).map(|n| place(n, 1, Balance, &[(5, 1)])));
-    commands.extend([transfer(1, SETTLEMENT, main_of(2), MAX), wait(2 * STEP_MICROS), sweep(2)]);
+    commands.extend([
+        transfer(1, SETTLEMENT, main_of(2), MAX),
+        wait(2 * STEP_MICROS),
+        sweep(2),
+        sweep(2),
+    ]);
     commands.extend([transfer(2, SETTLEMENT, main_of(2), MAX), place(2, 2, Balance, &[(5, 1)])]);
     commands.extend([pay(1, 2, 8, Balance), cancel(1, 2, 8)]);
     // What the seller gave, and what a buyer got.
@@ -45,8 +50,13 @@ fn sums_stop_at_their_bounds() {
     let (back, forth) = ((main_of(3), main_of(2)), (main_of(2), main_of(3)));
     commands.extend([transfer(9, forth.0, forth.1, MAX), transfer(1 << 64, back.0, back.1, MAX)]);
     // What is swept when it can't be taken, and what is owed then.
-    commands.extend([transfer(3, main_of(2), SETTLEMENT, REST), wait(2 * STEP_MICROS), sweep(2)]);
-    commands.extend([refund(1, 2, 3, &[]), sweep(2)]);
+    commands.extend([
+        transfer(3, main_of(2), SETTLEMENT, REST),
+        wait(2 * STEP_MICROS),
+        sweep(2),
+        sweep(2),
+    ]);
+    commands.extend([refund(1, 2, 3, &[]), sweep(2), sweep(2)]);
 
     let (mut writer, mut model) = (Writer::new(7), Model::default());
     let mut invalid = BTreeMap::<&str, u64>::new();

@@ -49,7 +49,9 @@ pub fn place(
         for &(item, quantity) in lines {
             place.line(ItemId(item), Quantity(quantity), None);
         }
-        place.expires(deadline);
+        if method == PaymentMethod::Awaited {
+            place.expires(deadline);
+        }
         place.finish(Party(buyer), OrderId(order), GBP, method);
     })
 }
