@@ -9,6 +9,9 @@ mod asked;
 mod bounds;
 mod cases;
 mod command;
+mod coupons;
+mod holds;
+mod legs;
 mod log;
 mod random;
 mod realms;
@@ -216,9 +219,16 @@ const REACHED: &[(&str, &[Outcome])] = {
         ("restock", &[Ok, AlreadyDone, IdReused, UnknownItem]),
         ("place", &[Ok, AlreadyDone, IdReused, SoldOut, InsufficientFunds, Invalid]),
         ("place", &[UnknownAccount, UnknownItem, CurrencyMismatch]),
-        ("place", &[WrongState, SaleNotOpen, OverLimit]),
+        ("place", &[WrongState, SaleNotOpen, OverLimit, PriceMismatch]),
+        ("set overdraft", &[Ok, AlreadyDone, IdReused, UnknownAccount]),
+        ("close", &[Ok, IdReused, UnknownAccount, WrongState]),
+        ("hold", &[Ok, AlreadyDone, IdReused, InsufficientFunds, UnknownAccount, WrongState]),
+        ("capture", &[Ok, AlreadyDone, IdReused, UnknownAccount, WrongState]),
+        ("release", &[Ok, AlreadyDone, UnknownAccount, WrongState]),
+        ("issue coupon", &[Ok, AlreadyDone, IdReused]),
         ("pay", &[Ok, AlreadyDone, IdReused, InsufficientFunds]),
-        ("pay", &[UnknownAccount, UnknownOrder, WrongState]),
+        ("pay", &[UnknownAccount, UnknownOrder, WrongState, Suspended]),
+        ("receive", &[Ok, AlreadyDone, IdReused, UnknownOrder, WrongState]),
         ("cancel", &[Ok, AlreadyDone, IdReused, UnknownOrder, WrongState]),
         ("refund", &[Ok, AlreadyDone, IdReused, UnknownOrder, WrongState]),
         ("due", &[Ok]),

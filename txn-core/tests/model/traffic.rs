@@ -93,6 +93,7 @@ impl Traffic {
         match self.random.below(100) {
             _ if step < BUYERS => self.create_account(Party(1 + step), Currency::GBP),
             _ if step < BUYERS + ITEMS => self.create_item(ItemId(step - BUYERS)),
+            0 if self.random.one_in(2) => self.empty_account(),
             0 => {
                 let (buyer, currency) = (self.buyer(), self.currency());
                 self.create_account(buyer, currency)
@@ -163,9 +164,19 @@ impl Traffic {
                 let overdraft = self.amount(5_000);
                 Command::SetOverdraft { id, party, currency, overdraft }
             }
-            // An account that somebody opens now and then is empty at first.
-            _ => Command::Close { id, account: (party, kind), currency },
+            1 => Command::Close { id, account: (party, kind), currency },
+            _ => {
+                let account = (self.some_buyer(), AccountKind::Main);
+                Command::Close { id, account, currency: yen() }
+            }
         }
+    }
+
+    /// An account that can be closed for a while.
+    fn empty_account(&mut self) -> Command {
+        let (party, currency) = (self.some_buyer(), yen());
+        let (balance, overdraft) = (Amount(0), Amount(0));
+        Command::CreateAccount { party, currency, balance, overdraft }
     }
 
     /// An account that a party disposes of.
