@@ -144,6 +144,8 @@ struct Order {
     legs: Vec<LegView>,
     forfeits: bool,
     is_received: bool,
+    /// What was forfeit could not be taken by the sellers, and stays in the deposit.
+    is_stuck: bool,
     /// An item of it had a limit when it was placed.
     is_limited: bool,
     /// The step in which it was paid.

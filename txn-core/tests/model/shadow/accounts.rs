@@ -105,13 +105,11 @@ impl Shadow {
     }
 
     /// A hold of which something is left, and whose deadline hasn't come.
-    fn live_hold(&self, party: Party, id: ChangeId) -> Result<Hold, Verdict> {
-        let Some(&hold) = self.holds.get(&(party, id)) else {
-            return Err(Verdict::of(Outcome::UnknownAccount));
-        };
+    fn live_hold(&self, party: Party, id: ChangeId) -> Result<Hold, Outcome> {
+        let hold = *self.holds.get(&(party, id)).ok_or(Outcome::UnknownAccount)?;
         let overdue = hold.deadline != Time(0) && hold.deadline <= self.now;
         match hold.left == 0 || overdue {
-            true => Err(Verdict::of(Outcome::WrongState)),
+            true => Err(Outcome::WrongState),
             false => Ok(hold),
         }
     }
@@ -122,28 +120,23 @@ impl Shadow {
         id: ChangeId,
         credit: (Party, AccountKind),
         amount: Option<Amount>,
-    ) -> Verdict {
-        let hold = match self.live_hold(party, id) {
-            Ok(hold) => hold,
-            Err(verdict) => return verdict,
-        };
+    ) -> Result<Verdict, Outcome> {
+        let hold = self.live_hold(party, id)?;
         let amount = amount.map_or(hold.left, |amount| u128::from(amount.0));
         if amount > hold.left {
-            return Verdict::of(Outcome::WrongState);
+            return Err(Outcome::WrongState);
         }
         let (_, currency, kind) = hold.account;
         let mut verdict = self.transfer((party, kind), credit, currency, amount, amount);
         if verdict.outcome == Outcome::Ok {
             verdict.effects.extend(let_go(party, id, hold, amount));
         }
-        verdict
+        Ok(verdict)
     }
 
-    pub(super) fn release_hold(&self, party: Party, id: ChangeId) -> Verdict {
-        match self.live_hold(party, id) {
-            Ok(hold) => Verdict::done(hold.left, let_go(party, id, hold, hold.left).into()),
-            Err(verdict) => verdict,
-        }
+    pub(super) fn release_hold(&self, party: Party, id: ChangeId) -> Result<Verdict, Outcome> {
+        let hold = self.live_hold(party, id)?;
+        Ok(Verdict::done(hold.left, let_go(party, id, hold, hold.left).into()))
     }
 
     /// Its deadline has come.

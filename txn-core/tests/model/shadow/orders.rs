@@ -50,6 +50,7 @@ impl Asked<'_> {
             legs: Vec::new(),
             forfeits: self.forfeits,
             is_received: false,
+            is_stuck: false,
             is_limited: false,
             paid_in: 0,
             placed: 0,

@@ -139,28 +139,43 @@ impl Shadow {
             effects.push(Effect::Units { item: line.item, reserved, sold: 0 });
         }
         let (mut amount, mut forfeited, mut statement) = (0, 0, None);
+        let mut credited = BTreeMap::<AccountName, u128>::new();
         for leg in &mut order.legs {
             let paid = u128::from(leg.paid.0);
-            amount += paid;
             if paid == 0 {
                 let is_late = leg.suspended.0 > 0;
                 leg.state = if is_late { LegState::Late } else { LegState::Voided };
-            } else if is_forfeit && leg.method != PaymentMethod::Coupon {
+                continue;
+            }
+            if is_forfeit && leg.method != PaymentMethod::Coupon {
                 forfeited += paid;
-            } else {
-                (leg.state, leg.refunded) = (LegState::Refunded, leg.paid);
-                let to = self.source(buyer, currency, leg);
-                effects.extend([Effect::Debit(deposit, paid), Effect::Credit(to, paid)]);
-                match leg.method {
-                    PaymentMethod::Balance => statement = Some(to),
-                    PaymentMethod::Coupon => {
-                        effects.push(self.mark_coupon(buyer, leg.coupon, false));
-                    }
-                    _ => {}
+                continue;
+            }
+            let to = self.source(buyer, currency, leg);
+            let credits = credited.entry(to).or_insert(self.sums(to).credits);
+            if *credits + paid > u128::from(u64::MAX) {
+                // An ending is refused by nothing: the money stays in the deposit.
+                leg.state = LegState::Late;
+                continue;
+            }
+            *credits += paid;
+            amount += paid;
+            (leg.state, leg.refunded) = (LegState::Refunded, leg.paid);
+            effects.extend([Effect::Debit(deposit, paid), Effect::Credit(to, paid)]);
+            match leg.method {
+                PaymentMethod::Balance => statement = Some(to),
+                PaymentMethod::Coupon => {
+                    effects.push(self.mark_coupon(buyer, leg.coupon, false));
                 }
+                _ => {}
             }
         }
-        if forfeited > 0 {
+        let takes = |line| {
+            let credits = self.sums(self.payable(line, currency)).credits;
+            credits + forfeited <= u128::from(u64::MAX)
+        };
+        if forfeited > 0 && order.lines.iter().all(takes) {
+            amount += forfeited;
             effects.push(Effect::Debit(deposit, forfeited));
             let parts = split(forfeited, order.lines.iter().map(net_of));
             for (line, part) in order.lines.iter().zip(parts) {
@@ -169,6 +184,8 @@ impl Shadow {
                 effects.push(Effect::Credit(account, part));
                 effects.push(Effect::Earn { account, step, amount: earned });
             }
+        } else if forfeited > 0 {
+            order.is_stuck = true;
         }
         order.state = state;
         Verdict { order: Some(order), statement, ..Verdict::done(amount, effects) }

@@ -20,9 +20,11 @@ impl Shadow {
                 self.hold(id, (party, currency, kind), amount.0.into(), deadline)
             }
             Command::Capture { party, hold, credit, amount, .. } => {
-                self.capture(party, hold, credit, amount)
+                self.capture(party, hold, credit, amount).unwrap_or_else(Verdict::of)
             }
-            Command::Release { party, hold, .. } => self.release_hold(party, hold),
+            Command::Release { party, hold, .. } => {
+                self.release_hold(party, hold).unwrap_or_else(Verdict::of)
+            }
             Command::IssueCoupon { buyer, number, coupon: says } => {
                 let coupon = OneCoupon { says, is_used: false };
                 let effects = vec![Effect::KeepCoupon((buyer, number), coupon)];

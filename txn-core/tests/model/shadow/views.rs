@@ -231,12 +231,17 @@ impl Shadow {
             }
             let gone = [OrderState::Cancelled, OrderState::Expired].contains(&order.state);
             for leg in &order.legs {
-                if order.state == OrderState::Reserved {
+                let is_kept = match order.state {
+                    OrderState::Reserved => true,
+                    _ if gone => leg.state == LegState::Late || order.is_stuck,
+                    _ => false,
+                };
+                if is_kept {
                     let deposit = deposits.entry((buyer, order.currency)).or_default();
-                    *deposit += i128::from(leg.paid.0);
+                    *deposit += i128::from(leg.paid.0 - leg.refunded.0);
                 }
                 let is_coupon = leg.method == PaymentMethod::Coupon && leg.paid.0 > 0;
-                if is_coupon && !gone {
+                if is_coupon && (!gone || leg.state == LegState::Late) {
                     assert!(used.insert((buyer, leg.coupon)), "coupon {} twice", leg.coupon);
                 }
             }
