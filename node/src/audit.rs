@@ -269,18 +269,14 @@ impl Books {
                     return;
                 };
                 self.release(&order, realm);
+                self.earn(realm, order.currency.numeric(), forfeited(&order));
             }
             Body::Timer(body) if body.kind == TimerKind::Order as u8 => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
                 self.release(&order, realm);
-                // What came for it and didn't go back is forfeit, unless it is stuck.
-                let kept = |leg: &LegView| match leg.state {
-                    LegState::Late => 0,
-                    _ => i128::from(leg.paid.0) - i128::from(leg.refunded.0),
-                };
-                self.earn(realm, order.currency.numeric(), order.legs.iter().map(kept).sum());
+                self.earn(realm, order.currency.numeric(), forfeited(&order));
             }
             Body::Refund { refund, lines } => {
                 let Some(order) = self.order(record.party(), refund.order.get(), place) else {
@@ -425,6 +421,15 @@ impl Books {
             self.problem(problem);
         }
     }
+}
+
+/// What came for an order that is over and didn't go back is forfeit, unless it is stuck.
+fn forfeited(order: &OrderView) -> i128 {
+    let kept = |leg: &LegView| match leg.state {
+        LegState::Late => 0,
+        _ => i128::from(leg.paid.0) - i128::from(leg.refunded.0),
+    };
+    order.legs.iter().map(kept).sum()
 }
 
 fn units_of(order: &OrderView) -> u64 {

@@ -189,7 +189,7 @@ impl Books {
             }
             Body::Pay(body) => self.pay(scope, body, time, outcome),
             Body::Cancel(body) => {
-                let wanted = self.cancel((scope, body.order.get()));
+                let wanted = self.cancel((scope, body.order.get()), time);
                 expect(outcome, wanted)
             }
             Body::Refund { refund, lines } => {

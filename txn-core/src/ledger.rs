@@ -24,7 +24,7 @@ pub(crate) struct Account {
     party: u64,
     currency: u16,
     kind: u8,
-    /// [`OPENED`] and [`CLOSED`].
+    /// [`OPENED`], [`CLOSED`], [`SWEPT`].
     flags: u8,
     /// Of a seller: the step in which it was touched last.
     step: u32,
@@ -129,9 +129,22 @@ impl Ledger {
         pos
     }
 
-    /// The account, unless it is closed.
+    /// The account, unless it is closed, or came into being and was never used: that is no
+    /// different from none.
     pub(crate) fn find_open(&self, key: AccountKey) -> Option<Pos> {
-        self.find(key).filter(|pos| !self.is_closed(*pos))
+        self.find(key).filter(|pos| {
+            let account: &Account = self.accounts.get(*pos);
+            account.is_used() && account.flags & CLOSED == 0
+        })
+    }
+
+    /// Has the account swept from now on.
+    pub(crate) fn list_swept(&mut self, pos: Pos) {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        if account.flags & SWEPT == 0 {
+            account.flags |= SWEPT;
+            self.payables.push(pos);
+        }
     }
 
     pub(crate) fn is_closed(&self, pos: Pos) -> bool {
@@ -250,19 +263,10 @@ impl Ledger {
     /// Credits a seller with a sale of this step.
     pub(crate) fn earn(&mut self, pos: Pos, amount: u64, step: u32) {
         self.credit(pos, amount);
-        self.list(pos);
         let account: &mut Account = self.accounts.get_mut(pos);
         account.turn(step);
         account.earned += amount; // Never more than was credited.
-    }
-
-    /// From now on the account is swept.
-    pub(crate) fn list(&mut self, pos: Pos) {
-        let account: &mut Account = self.accounts.get_mut(pos);
-        if account.flags & SWEPT == 0 {
-            account.flags |= SWEPT;
-            self.payables.push(pos);
-        }
+        self.list_swept(pos);
     }
 
     /// Makes a seller's money of a sale in step `sold` available at once.
@@ -297,7 +301,7 @@ impl Ledger {
         (amount != 0).then_some(((Party(account.party), currency, kind), amount))
     }
 
-    /// How many sellers have an account here.
+    /// How many accounts are swept.
     pub(crate) fn payables(&self) -> usize {
         self.payables.len()
     }
@@ -328,23 +332,19 @@ impl Ledger {
         for (&currency, &in_transit) in &self.in_transit {
             balances.insert(currency, Balance { in_transit, ..Balance::default() });
         }
-        for account in self.accounts.iter::<Account>() {
+        for account in self.accounts.iter::<Account>().filter(|account| account.is_used()) {
             let balance = balances.entry(account.currency).or_default();
             balance.debits += u128::from(account.debits_posted);
             balance.credits += u128::from(account.credits_posted);
-            let lowest = u128::from(account.credits_posted) + u128::from(account.overdraft);
-            let negative = u128::from(account.debits_posted) > lowest;
-            balance.overdrawn += u64::from(negative && account.kind == AccountKind::Main as u8);
+            let is_main = account.kind == AccountKind::Main as u8;
+            balance.overdrawn += u64::from(is_main && account.is_overdrawn());
         }
         balances
     }
 
     pub(crate) fn state_hash(&self) -> u64 {
-        // An account that came into being and holds nothing yet is no different from none.
-        let used = |account: &&Account| {
-            account.flags != 0 || account.debits_posted != 0 || account.credits_posted != 0
-        };
-        let accounts = self.accounts.iter::<Account>().filter(used).fold(0u64, |sum, account| {
+        let used = self.accounts.iter::<Account>().filter(|account| account.is_used());
+        let accounts = used.fold(0u64, |sum, account| {
             // Offsets count all records of the log; the state is without them.
             let earned_before = if account.is_own() { 0 } else { account.earned_before };
             let account = Account { earned_before, ..*account };
@@ -389,6 +389,17 @@ impl Ledger {
 }
 
 impl Account {
+    /// An account that came into being and holds nothing yet is no different from none.
+    fn is_used(&self) -> bool {
+        self.flags != 0 || self.debits_posted != 0 || self.credits_posted != 0
+    }
+
+    /// Whether it is further below zero than it may be.
+    fn is_overdrawn(&self) -> bool {
+        let lowest = u128::from(self.credits_posted) + u128::from(self.overdraft);
+        u128::from(self.debits_posted) > lowest
+    }
+
     /// Whether its party disposes of it.
     fn is_own(&self) -> bool {
         AccountKind::from_byte(self.kind).is_some_and(AccountKind::is_own)

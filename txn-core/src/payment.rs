@@ -110,8 +110,10 @@ impl RealmState {
 
     fn pay_from_balance(&mut self, pos: Pos, leg: usize, stated: Option<u64>) -> Decision {
         let head = *self.orders.head(pos);
-        let amount = self.orders.legs(pos)[leg].open();
-        if stated.is_some_and(|stated| stated != amount) {
+        let found = self.orders.legs(pos)[leg];
+        let amount = found.open();
+        // What came from outside goes back there: a leg has one source.
+        if found.paid > 0 || stated.is_some_and(|stated| stated != amount) {
             return answer(&head, Outcome::WrongState);
         }
         let key = (Party(head.buyer), checked(head.currency), AccountKind::Main);
@@ -224,9 +226,10 @@ impl RealmState {
             number if number < legs.len() => Some(number),
             _ => legs.iter().rposition(is_outside),
         };
+        let is_over = head.state != OrderState::Reserved as u8;
         if let Some(leg) = number.and_then(|number| legs.get_mut(number)) {
             leg.suspended = leg.suspended.saturating_add(amount);
-            if leg.state() == LegState::Voided {
+            if leg.state() == LegState::Voided && is_over {
                 // Voided -> Late: it came after all.
                 leg.state = LegState::Late as u8;
             }
@@ -290,7 +293,9 @@ impl RealmState {
             }
             self.free(item, units);
         }
-        let forfeits = state == OrderState::Expired && head.flags & FORFEIT != 0;
+        // Whoever cancels before the timer fires has let the deadline pass as well.
+        let is_overdue = head.moment != 0 && head.moment <= self.now.0;
+        let forfeits = is_overdue && head.flags & FORFEIT != 0;
         let ended = self.end_legs(pos, forfeits);
         self.orders.head_mut(pos).state = state as u8;
         Decision { state: Some(state), previous: head.last, ..ended }
@@ -305,7 +310,9 @@ impl RealmState {
         for number in 0..self.orders.legs(pos).len() {
             let leg = self.orders.legs(pos)[number];
             if leg.paid == 0 {
-                self.orders.legs_mut(pos)[number].state = LegState::Voided as u8;
+                // Overdue, it may have been paid before its timer fired.
+                let state = if leg.suspended > 0 { LegState::Late } else { LegState::Voided };
+                self.orders.legs_mut(pos)[number].state = state as u8;
                 continue;
             }
             let deposit = self.ledger.find_or_make((buyer, currency, AccountKind::Deposit));

@@ -224,7 +224,8 @@ impl RealmState {
             }
             None => self.plan_legs(buyer, currency, asked.legs, total)?,
         }
-        if !self.sellers_can_take(total) {
+        let waits = self.legs.iter().any(|leg| leg.state() == LegState::Awaited);
+        if !waits && !self.sellers_can_take(total) {
             return Err(Decision::of(Outcome::Invalid).into());
         }
         let limited = self.is_limited();
@@ -362,11 +363,16 @@ impl RealmState {
                 return Err(refused(Outcome::InsufficientFunds, None).into());
             }
         }
+        // What is still to come is looked at when it comes.
+        let now = |leg: &&OrderLeg| leg.state() != LegState::Awaited;
+        let paid = self.legs.iter().filter(now).map(|leg| leg.amount).sum();
         let deposit = self.ledger.find_or_make((buyer, currency, AccountKind::Deposit));
-        let mut takes =
-            self.ledger.can_credit(deposit, total) && self.ledger.can_debit(deposit, total);
+        let mut takes = self.ledger.can_credit(deposit, paid);
         for number in 0..self.legs.len() {
             let leg = self.legs[number];
+            if leg.state() == LegState::Awaited {
+                continue;
+            }
             let source = self.source_of(buyer, currency, &leg);
             takes &= self.ledger.can_debit(source, total);
         }
@@ -390,7 +396,7 @@ impl RealmState {
             self.ledger.debit(source, leg.amount);
             match leg.method() {
                 PaymentMethod::Coupon if leg.amount > 0 => {
-                    self.ledger.list(source);
+                    self.ledger.list_swept(source);
                     self.set_coupon(buyer, leg.term, true);
                 }
                 PaymentMethod::Balance => {

@@ -177,9 +177,10 @@ impl RealmState {
         }
     }
 
-    /// Goes on to the time of the frame at hand.
+    /// Goes on to the time of the frame at hand. It never goes back: what was due stays due, and
+    /// what has ripened stays available.
     pub(crate) fn set_now(&mut self, now: Time) {
-        if self.now != now {
+        if self.now < now {
             (self.now, self.step) = (now, self.step_of(now));
         }
     }

@@ -240,12 +240,12 @@ impl Books {
         Outcome::Ok
     }
 
-    pub(super) fn cancel(&mut self, key: (u64, u128)) -> Outcome {
+    pub(super) fn cancel(&mut self, key: (u64, u128), time: Time) -> Outcome {
         let Some(order) = self.orders.get(&key) else { return Outcome::UnknownOrder };
         match (order.state, order.outcome) {
             (OrderState::Cancelled, Outcome::WrongState) => Outcome::Ok, // While it waited.
             (OrderState::Reserved, _) => {
-                self.release(key, OrderState::Cancelled);
+                self.release(key, OrderState::Cancelled, time);
                 Outcome::Ok
             }
             _ => Outcome::WrongState,
@@ -327,19 +327,20 @@ impl Books {
         let is_due = |order: &Order| order.moment() == due && due != 0 && due <= time.0;
         let fires = self.orders.get(&key).is_some_and(is_due);
         if fires {
-            self.release(key, OrderState::Expired);
+            self.release(key, OrderState::Expired, time);
         }
         fires
     }
 
     /// Ends an order that waits.
-    fn release(&mut self, key: (u64, u128), state: OrderState) {
+    fn release(&mut self, key: (u64, u128), state: OrderState, time: Time) {
         let Some(mut order) = self.orders.remove(&key) else { return };
+        let overdue = order.moment() != 0 && order.moment() <= time.0;
         order.state = state;
         for line in &order.lines {
             self.move_units(line, -line.units);
         }
-        let forfeits = order.forfeit && state == OrderState::Expired;
+        let forfeits = order.forfeit && overdue;
         for leg in &mut order.legs {
             if leg.paid > 0 && leg.method == PaymentMethod::Balance && !forfeits {
                 *self.accounts.entry((key.0, order.currency)).or_default() += leg.paid;
