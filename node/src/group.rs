@@ -15,6 +15,7 @@ mod host;
 mod links;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::planted::{Bug, is_planted};
@@ -378,7 +379,9 @@ impl<T: Token> ShardGroup<T> {
                     let room = &mut self.hosts[slot].room;
                     room.woken((realm, item));
                     let is_queued = room.first((realm, item)).is_some();
-                    self.hosts[slot].shard.set_queued(realm, item, is_queued);
+                    let shard = &mut self.hosts[slot].shard;
+                    shard.set_queued(realm, item, is_queued);
+                    shard.set_asked(realm, item, false);
                     self.retry(now, slot, vec![(realm, item)]);
                 }
                 self.answer_recalls(now, slot, &signals.recalled);
@@ -430,10 +433,26 @@ impl<T: Token> ShardGroup<T> {
         if room.is_full() {
             return self.answer(place, Outcome::Busy);
         }
+        let more = higher_items(&command, shortage.item);
         self.waiting += 1;
         let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
         self.hosts[slot].shard.set_queued(realm, shortage.item, true);
         self.ask(now, slot, realm, ticket, shortage);
+        self.ask_ahead(now, slot, realm, more);
+    }
+
+    /// Asks the homes of what an order lacks beside the item that it waits for first.
+    fn ask_ahead(&mut self, now: Now, slot: usize, realm: Realm, items: BTreeMap<ItemId, u64>) {
+        let Host { shard, room, .. } = &mut self.hosts[slot];
+        let mut ops = Vec::new();
+        for (item, whole) in items {
+            let lacking = shard.lacking(realm, item, whole);
+            if lacking > 0 && room.ask_ahead((realm, item)) {
+                shard.set_asked(realm, item, true);
+                ops.push(StockOp::ask(item, lacking, whole, lacking));
+            }
+        }
+        self.stock(now, slot, realm, &ops);
     }
 
     /// Asks the item's home for what the first in line lacks.
@@ -444,6 +463,7 @@ impl<T: Token> ShardGroup<T> {
             return;
         }
         if let Some(wanted) = room.ask(key, &shortage) {
+            self.hosts[slot].shard.set_asked(realm, shortage.item, true);
             let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
             self.stock(now, slot, realm, &[op]);
         }
@@ -635,6 +655,16 @@ impl<T: Token> ShardGroup<T> {
             out.retain(|message| !is_drill(message));
         }
     }
+}
+
+/// Units that an order wants of each item above `item`.
+fn higher_items(command: &Record<'_>, item: ItemId) -> BTreeMap<ItemId, u64> {
+    let mut wanted = BTreeMap::new();
+    let Body::Place { lines, .. } = command.body else { return wanted };
+    for line in lines.iter().filter(|line| line.item.get() > item.0) {
+        *wanted.entry(ItemId(line.item.get())).or_default() += u64::from(line.quantity.get());
+    }
+    wanted
 }
 
 /// The reply to what has no record.
