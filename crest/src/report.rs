@@ -194,6 +194,8 @@ pub(crate) struct SecondFigures {
 pub(crate) struct ReadBack {
     pub(crate) orders: u64,
     pub(crate) lost: u64,
+    /// Whether these are there, nobody said.
+    pub(crate) unread: u64,
 }
 
 impl SalesFigures {
@@ -347,6 +349,10 @@ impl Report {
     pub(crate) fn add_read_back(&mut self, read: ReadBack) {
         if read.lost > 0 {
             self.problem(format!("{} acknowledged orders can't be read back", read.lost));
+        }
+        if read.unread > 0 {
+            let unread = thousands(read.unread);
+            self.problem(format!("{unread} acknowledged orders: the platform answers no reads"));
         }
         self.read_back = Some(read);
     }
