@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use loadgen::Recorder;
 use loadgen::junit::{self, Case, Suite};
 use loadgen::recorder::{Kind, Second};
 use loadgen::threshold::{Checked, Figures, Quantile, Threshold};
 use loadgen::trace::Totals;
+use loadgen::{Profile, Recorder};
+use model::Outcome;
 use serde::Serialize;
 
 use crate::Failure;
@@ -62,6 +63,8 @@ pub(crate) struct Report {
     pub(crate) audit: Option<AuditFigures>,
     pub(crate) read_back: Option<ReadBack>,
     pub(crate) trace: Option<Totals>,
+    /// Where everybody wants one of a few units.
+    pub(crate) sale: Option<SaleFigures>,
     pub(crate) profile: Option<String>,
     pub(crate) seed: Option<u64>,
     /// Whether it was ended early, from outside.
@@ -138,6 +141,19 @@ pub(crate) struct AuditFigures {
     pub(crate) state_hash: String,
 }
 
+/// A sale of a few units to many buyers, as they were answered.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct SaleFigures {
+    /// Units that there were.
+    stocked: u64,
+    /// Units that had to be sold: all that there were, if so many were wanted.
+    wanted: u64,
+    sold: u64,
+    sold_out: u64,
+    /// When the last buyer was answered, from when the first one asked.
+    answered_s: f64,
+}
+
 /// What was ordered, sold and earned.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SalesFigures {
@@ -178,6 +194,8 @@ pub(crate) struct SecondFigures {
 pub(crate) struct ReadBack {
     pub(crate) orders: u64,
     pub(crate) lost: u64,
+    /// Whether these are there, nobody said.
+    pub(crate) unread: u64,
 }
 
 impl SalesFigures {
@@ -214,6 +232,7 @@ impl Report {
             audit: None,
             read_back: None,
             trace: None,
+            sale: None,
             profile: None,
             seed: None,
             stopped: false,
@@ -300,10 +319,40 @@ impl Report {
         }
     }
 
+    /// Takes in how a sale went, after its load. Where the stock was `new`, all of it that was
+    /// wanted must have been sold.
+    pub(crate) fn add_sale(&mut self, profile: &Profile, recorder: &Recorder, new: bool) {
+        let settings = profile.settings();
+        let Some(flash) = settings.flash.as_ref().filter(|_| settings.is_sale()) else { return };
+        let mut wanted = BTreeMap::<u64, u64>::new();
+        for n in 0..self.offered.unwrap_or(0) {
+            for (item, units) in profile.order(n) {
+                *wanted.entry(item.0).or_default() += u64::from(units);
+            }
+        }
+        let sale = SaleFigures {
+            stocked: flash.count * flash.stock,
+            wanted: wanted.values().map(|units| flash.stock.min(*units)).sum(),
+            sold: recorder.outcomes[Outcome::Ok as usize]
+                + recorder.outcomes[Outcome::AlreadyDone as usize],
+            sold_out: recorder.outcomes[Outcome::SoldOut as usize],
+            answered_s: self.duration_s.unwrap_or(0.0),
+        };
+        if new && sale.sold != sale.wanted && recorder.errors() == 0 {
+            let SaleFigures { sold, wanted, .. } = sale;
+            self.problem(format!("{sold} units were sold where {wanted} had to be"));
+        }
+        self.sale = Some(sale);
+    }
+
     /// Takes in what was read again of a foreign platform.
     pub(crate) fn add_read_back(&mut self, read: ReadBack) {
         if read.lost > 0 {
             self.problem(format!("{} acknowledged orders can't be read back", read.lost));
+        }
+        if read.unread > 0 {
+            let unread = thousands(read.unread);
+            self.problem(format!("{unread} acknowledged orders: the platform answers no reads"));
         }
         self.read_back = Some(read);
     }
@@ -604,7 +653,17 @@ impl fmt::Display for Report {
             }
             row(if self.requests_per_s.is_some() { "requests" } else { "orders" }, text)?;
         }
-        if let Some(rates) = &self.orders_per_s {
+        if let Some(sale) = &self.sale {
+            let SaleFigures { stocked, sold, sold_out, answered_s, .. } = *sale;
+            let (sold, stocked) = (thousands(sold), thousands(stocked));
+            let sold_out = thousands(sold_out);
+            let text = format!(
+                "{sold} of {stocked} units sold, {sold_out} told that it is sold out, all \
+                 answered after {answered_s:.2} s"
+            );
+            row("sale", text)?;
+        }
+        if let Some(rates) = self.orders_per_s.as_ref().filter(|_| self.sale.is_none()) {
             let (mean, peak) = (thousands(rates.mean as u64), thousands(rates.peak_1s));
             row("rate", format!("{mean} orders/s, {peak} in the best second"))?;
         }

@@ -201,6 +201,23 @@ fn orders_that_nobody_pays_expire() {
 }
 
 #[test]
+fn a_sale_sells_exactly_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let sale = |options: &[&str]| {
+        let mut args = vec!["drill", "--profile", "flash-sale"];
+        args.extend(options);
+        let (status, figures) = crest(dir.path(), &args);
+        assert_eq!(status, 0, "{}", figures["problems"]);
+        figures["sale"].clone()
+    };
+    let found = sale(&["--buyers", "20000", "--batch", "100"]);
+    assert_eq!((&found["sold"], &found["sold_out"]), (&1_000.into(), &19_000.into()));
+    // Fewer buyers than units: each gets one.
+    let found = sale(&["--buyers", "900", "--batch", "1", "--connections", "32"]);
+    assert_eq!((&found["sold"], &found["sold_out"]), (&900.into(), &0.into()));
+}
+
+#[test]
 fn a_port_that_is_taken_is_not_shared() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(&dir.path().join("data"));

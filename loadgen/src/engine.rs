@@ -7,7 +7,7 @@
 //! ([`Recorder::late`]): a run in which that is much says nothing about the target.
 //!
 //! **Closed loop**: a connection sends the next request when the answer is there. That finds out
-//! what the target can do, and hides its stalls.
+//! what the target can do, and hides its stalls. It goes on for a time, or for so many requests.
 //!
 //! Each thread has its share of the connections and of the schedule: request *k* is thread
 //! *k* mod threads'. Inside a thread nothing is locked. A [`queue`](crate::queue) knows what is
@@ -38,15 +38,18 @@ use crate::wire::{Answer, Request, Tag};
 pub enum Pace {
     /// As fast as answers come, for so long.
     Max(Duration),
+    /// So many requests, as fast as answers come.
+    Count(u64),
     /// On schedule.
     Schedule(Schedule),
 }
 
 impl Pace {
-    /// How long requests fall due.
+    /// How long requests fall due, at most.
     pub fn duration(&self) -> Duration {
         match self {
             Pace::Max(duration) => *duration,
+            Pace::Count(_) => COUNT_MAX,
             Pace::Schedule(schedule) => schedule.duration(),
         }
     }
@@ -174,6 +177,8 @@ pub struct Progress {
     pub refused: AtomicU64,
 }
 
+/// How long requests that are counted may take.
+const COUNT_MAX: Duration = Duration::from_secs(60 * 60);
 /// What fell due and could not be sent is given up so long after the end.
 const OVERTIME: Duration = Duration::from_secs(30);
 /// Requests made ahead of their time, by each thread.
@@ -381,7 +386,7 @@ impl<L: Load> Crew<L> {
     /// Hands out what falls due until there is nothing left to do.
     async fn pace(&self) -> io::Result<()> {
         let pacer = Pacer::new()?;
-        let closed = matches!(self.plan.pace, Pace::Max(_));
+        let closed = !matches!(self.plan.pace, Pace::Schedule(_));
         let mut looked = self.start;
         let mut gave_way = self.start;
         let mut handed_out = self.start;
@@ -520,6 +525,12 @@ impl<L: Load> Crew<L> {
             return None;
         }
         let n = self.together.next.fetch_add(1, Ordering::Relaxed);
+        if let Pace::Count(requests) = self.plan.pace
+            && n >= requests
+        {
+            self.end.set(now);
+            return None;
+        }
         let tag = self.load.borrow_mut().scheduled(n);
         Some(self.build(tag, now))
     }

@@ -15,6 +15,7 @@ mod host;
 mod links;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::planted::{Bug, is_planted};
@@ -23,7 +24,7 @@ use model::record::{
     Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
 };
 use model::reply::{Query, View};
-use model::{ItemId, Outcome, Realm, Reply, ShardId, Time};
+use model::{ItemId, LineKind, Outcome, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
 use slab::Slab;
 use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
@@ -406,7 +407,9 @@ impl<T: Token> ShardGroup<T> {
                     let room = &mut self.hosts[slot].room;
                     room.woken((realm, item));
                     let is_queued = room.first((realm, item)).is_some();
-                    self.hosts[slot].shard.set_queued(realm, item, is_queued);
+                    let shard = &mut self.hosts[slot].shard;
+                    shard.set_queued(realm, item, is_queued);
+                    shard.set_asked(realm, item, false);
                     self.retry(now, slot, vec![(realm, item)]);
                 }
                 self.answer_recalls(now, slot, &signals.recalled);
@@ -478,10 +481,25 @@ impl<T: Token> ShardGroup<T> {
         if room.is_full() {
             return self.answer(place, Outcome::Busy);
         }
+        let more = higher_items(&command, shortage.item);
         self.waiting += 1;
         let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
         self.hosts[slot].shard.set_queued(realm, shortage.item, true);
         self.ask(slot, realm, ticket, shortage);
+        self.ask_ahead(slot, realm, more);
+    }
+
+    /// Asks the homes of what an order lacks beside the item that it waits for first.
+    fn ask_ahead(&mut self, slot: usize, realm: Realm, items: BTreeMap<ItemId, u64>) {
+        let Host { shard, room, asks, .. } = &mut self.hosts[slot];
+        for (item, whole) in items {
+            let lacking = shard.lacking(realm, item, whole);
+            if lacking > 0 && room.ask_ahead((realm, item)) {
+                shard.set_asked(realm, item, true);
+                asks[realm as usize].push(StockOp::ask(item, lacking, whole, lacking));
+            }
+        }
+        self.touch(slot);
     }
 
     /// Asks the item's home for what the first in line lacks, with the others that are to be
@@ -493,6 +511,7 @@ impl<T: Token> ShardGroup<T> {
             return;
         }
         if let Some(wanted) = room.ask(key, &shortage) {
+            self.hosts[slot].shard.set_asked(realm, shortage.item, true);
             let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
             self.hosts[slot].asks[realm as usize].push(op);
             self.touch(slot);
@@ -691,6 +710,17 @@ impl<T: Token> ShardGroup<T> {
             out.retain(|message| !is_drill(message));
         }
     }
+}
+
+/// Units that an order wants of each item above `item`.
+fn higher_items(command: &Record<'_>, item: ItemId) -> BTreeMap<ItemId, u64> {
+    let mut wanted = BTreeMap::new();
+    let Body::Place { lines, .. } = command.body else { return wanted };
+    let goods = lines.iter().filter(|line| line.kind == LineKind::Goods as u8);
+    for line in goods.filter(|line| line.item.get() > item.0) {
+        *wanted.entry(ItemId(line.item.get())).or_default() += u64::from(line.quantity.get());
+    }
+    wanted
 }
 
 fn is_drill(message: &Message) -> bool {

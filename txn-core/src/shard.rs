@@ -227,8 +227,27 @@ impl Shard {
     pub fn set_queued(&mut self, realm: Realm, item: ItemId, queued: bool) {
         let state = self.realm_mut(realm);
         if let Some(pos) = state.inventory.find(item) {
-            state.inventory.get_mut(pos).queued = u16::from(queued);
+            state.inventory.get_mut(pos).queued = u8::from(queued);
         }
+    }
+
+    /// Says whether an item's home was asked for units, so that the shell learns of the answer
+    /// though nobody waits for it.
+    pub fn set_asked(&mut self, realm: Realm, item: ItemId, asked: bool) {
+        let state = self.realm_mut(realm);
+        if let Some(pos) = state.inventory.find(item) {
+            state.inventory.get_mut(pos).asked = u8::from(asked);
+        }
+    }
+
+    /// What an order that wants `whole` units of an item would have to ask its home for: 0 where
+    /// there are enough, or where asking can't help.
+    pub fn lacking(&self, realm: Realm, item: ItemId, whole: u64) -> u64 {
+        let Some(state) = self.realm(realm) else { return 0 };
+        let Some(pos) = state.inventory.find(item) else { return 0 };
+        let lacking = whole.saturating_sub(state.inventory.get(pos).available);
+        let is_here = lacking == 0 || state.can_take_from_pool(pos, lacking);
+        if is_here || state.is_sold_out(pos, whole) { 0 } else { lacking }
     }
 
     /// Items whose recall waits for an answer: what a shell has to see to when it starts.

@@ -136,11 +136,14 @@ pub struct Buyers {
     pub count: u64,
     /// Money in each account, in pence. Default 10¹⁰.
     pub balance: u64,
+    /// They order in turn: each once before anybody orders again. In a closed loop the load ends
+    /// when all have their answers. Default: whoever orders is drawn.
+    pub once: bool,
 }
 
 impl Default for Buyers {
     fn default() -> Buyers {
-        Buyers { count: 1_000_000, balance: BUYER_BALANCE }
+        Buyers { count: 1_000_000, balance: BUYER_BALANCE, once: false }
     }
 }
 
@@ -291,18 +294,14 @@ impl Shape {
     /// How long a closed loop goes on unless something else is said.
     pub const MAX: Duration = Duration::from_secs(20);
 
-    /// When orders are due.
-    pub fn pace(&self, seed: u64) -> Pace {
-        if self.stages.is_empty() {
-            return Pace::Max(self.max.unwrap_or(Shape::MAX));
-        }
+    fn schedule(&self, seed: u64) -> Schedule {
         let stage = |piece: &Piece| Stage {
             from: piece.from.unwrap_or(piece.rate),
             to: piece.rate,
             time: piece.time,
         };
         let stages = self.stages.iter().map(stage).collect();
-        Pace::Schedule(Schedule { stages, arrivals: self.arrivals, seed })
+        Schedule { stages, arrivals: self.arrivals, seed }
     }
 }
 
@@ -331,6 +330,25 @@ impl Settings {
         }
         settings.check()?;
         Ok(settings)
+    }
+
+    /// When orders are due.
+    pub fn pace(&self) -> Pace {
+        match self.shape.stages.is_empty() {
+            false => Pace::Schedule(self.shape.schedule(self.seed)),
+            true if self.buyers.once => Pace::Count(self.buyers.count),
+            true => Pace::Max(self.shape.max.unwrap_or(Shape::MAX)),
+        }
+    }
+
+    /// Whether it is a sale and nothing else: every buyer wants one unit of one of its items, once,
+    /// and nothing comes back.
+    pub fn is_sale(&self) -> bool {
+        let Payments { wait, .. } = self.payment;
+        self.buyers.once
+            && self.flash.as_ref().is_some_and(|flash| flash.share == 1.0)
+            && self.basket.lines.values() == [1]
+            && wait + self.afterwards.refund + self.besides.browse + self.besides.garbage == 0.0
     }
 
     /// Checks every range.
@@ -399,6 +417,13 @@ impl Settings {
             &connections,
             "1 to 100,000",
         )?;
+        let (buyers, whole) = (self.buyers.count, self.buyers.count.is_multiple_of(batch));
+        range(
+            !self.buyers.once || whole,
+            "buyers.count",
+            &buyers,
+            "a multiple of requests.batch where each orders once",
+        )?;
         range(between(threads as u64, 1, 256), "requests.threads", &threads, "1 to 256")?;
         for piece in &self.shape.stages {
             for rate in [piece.rate, piece.from.unwrap_or(0.0)] {
@@ -410,7 +435,7 @@ impl Settings {
                 )?;
             }
         }
-        if let Pace::Schedule(schedule) = self.shape.pace(0) {
+        if let Pace::Schedule(schedule) = self.pace() {
             let expected = schedule.expected();
             range(expected >= 1.0, "shape.stages", &expected, "one order or more")?;
         }
