@@ -508,14 +508,24 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(Object(line)) = seq.next_element::<Object<LineBody>>()? {
+        while let Some(OneLine(line)) = seq.next_element()? {
             if self.0.lines() == LINES_MAX {
                 let most = format_args!("more than {LINES_MAX} lines");
                 return Err(A::Error::custom(most));
             }
-            self.0.add(&line.line().map_err(A::Error::custom)?);
+            self.0.add(&line);
         }
         not_empty(self.0.lines())
+    }
+}
+
+/// A line that was looked at whole while it was read, so that an error names its place.
+struct OneLine(NewLine);
+
+impl<'de> Deserialize<'de> for OneLine {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
+        let Object(body) = Object::<LineBody>::deserialize(json)?;
+        body.line().map(OneLine).map_err(D::Error::custom)
     }
 }
 

@@ -29,8 +29,8 @@ fn an_order_becomes_its_bytes_whatever_the_order_of_its_fields() {
     let commands = decoded(Request::Order, &body).unwrap();
     let record = commands.records().next().unwrap().unwrap();
     assert_eq!((record.party(), record.order().unwrap().to_string()), (Party(9), ID.into()));
-    let Body::Place { leg, lines, .. } = record.body else { panic!("{record:?}") };
-    assert_eq!(leg.method, PaymentMethod::External as u8);
+    let Body::Place { legs, lines, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!((legs.len(), legs[0].method), (1, PaymentMethod::External as u8));
     let lines: Vec<_> = lines.iter().map(|l| (l.item.get(), l.quantity.get(), l.flags)).collect();
     assert_eq!(lines, [(7, 2, 0), (u64::MAX, 1, 1)]);
 }
@@ -68,7 +68,7 @@ fn a_bad_order_is_named_by_its_field() {
         Request::Orders,
         &order(r#"[{"item":1,"quantity":1,"colour":2}]"#),
         expect![
-            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"
+            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`, `list_price`, `payee`, `discount`, `kind`"
         ],
     );
     refused(
@@ -315,11 +315,13 @@ fn only_what_waits_for_payment_has_a_deadline() {
     };
     let commands = decoded(Request::Order, &order("await").replace("ID", ID)).unwrap();
     let record = commands.records().next().unwrap().unwrap();
-    let Body::Place { order: placed, .. } = record.body else { panic!("{record:?}") };
-    assert_eq!(placed.deadline.get(), 7_000);
+    let Body::Place { legs, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!(legs[0].term.get(), 7_000);
     refused(
         Request::Order,
         &order("balance"),
-        expect!["`deadline_ms` is for orders that wait for payment"],
+        expect![
+            "`deadline_ms` is for orders that wait for payment; among `payments`, each that is awaited has its own"
+        ],
     );
 }
