@@ -138,7 +138,8 @@ byte_enum! {
 byte_enum! {
     /// What is done about a payment leg.
     PayStep {
-        /// Pays it from the buyer's main account.
+        /// Pays it from the buyer's main account, all at once: a leg of which a part came from
+        /// outside is paid from there.
         Balance = 1 "balance",
         /// Money came from outside for it, all or a part.
         External = 2 "external",

@@ -477,7 +477,8 @@ pub const LINE_CHECKED: u8 = 2;
 pub const LEG_STATED: u8 = 1;
 /// [`PlaceBody::flags`]: the order was cancelled while it waited. It is recorded as that.
 pub const PLACE_WITHDRAWN: u8 = 1;
-/// [`PlaceBody::flags`]: what was paid is the sellers' when the order expires.
+/// [`PlaceBody::flags`]: what was paid is the sellers' when the order expires, or is cancelled
+/// after its deadline.
 pub const PLACE_FORFEIT: u8 = 2;
 /// [`PayBody::flags`]: the caller states the amount.
 pub const PAY_STATED: u8 = 1;

@@ -5,8 +5,8 @@
 //! looks up records for whoever reads, one at a time.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use model::record::Record;
@@ -47,7 +47,8 @@ pub(crate) enum Committed {
 
 /// The thread that owns the log.
 pub struct LogThread {
-    jobs: Option<Sender<Job>>,
+    /// It runs as long as this or a group of shards has one.
+    jobs: Option<Arc<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<CommitStats>>>,
 }
 
@@ -72,10 +73,10 @@ impl LogThread {
         let thread = std::thread::Builder::new()
             .name(LOG_THREAD.to_string())
             .spawn(move || run(log, recorder, inbox, close))?;
-        Ok(LogThread { jobs: Some(jobs), thread: Mutex::new(Some(thread)) })
+        Ok(LogThread { jobs: Some(Arc::new(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
-    pub(crate) fn jobs(&self) -> Sender<Job> {
+    pub(crate) fn jobs(&self) -> Arc<Sender<Job>> {
         self.jobs.clone().expect("the thread takes jobs until it is joined")
     }
 

@@ -69,7 +69,7 @@ pub struct GroupTask {
     number: u16,
     /// By shard: the number of its group, and the way there.
     peers: Vec<(u16, mpsc::WeakUnboundedSender<Parcel>)>,
-    log: Sender<Job>,
+    log: Arc<Sender<Job>>,
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
     clock: MachineClock,
@@ -97,7 +97,7 @@ impl GroupTask {
         memory: MemoryThread,
         stages: Arc<Stages>,
     ) -> (GroupTask, GroupHandle) {
-        let (handle, inbox) = Incoming::new(stages, log.jobs());
+        let (handle, inbox) = Incoming::new(stages, Arc::downgrade(&log.jobs()));
         let (done_sender, done) = mpsc::unbounded_channel();
         let newest = members.iter().map(|(_, end)| end.time).max().unwrap_or_default();
         let task = GroupTask {

@@ -8,9 +8,9 @@
 //! However it travels, it counts in the shard's [`Room`] from when it is submitted until it is
 //! decided.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
@@ -176,7 +176,8 @@ pub struct GroupHandle {
     pub(crate) parcels: mpsc::UnboundedSender<Parcel>,
     pub(crate) room: Arc<Room>,
     pub(crate) stages: Arc<Stages>,
-    log: Sender<Job>,
+    /// Whoever may submit doesn't keep the log open.
+    log: Weak<Sender<Job>>,
 }
 
 impl GroupHandle {
@@ -189,7 +190,9 @@ impl GroupHandle {
     ) -> Result<Option<(Time, Vec<u8>)>, SubmitError> {
         let (answer, answered) = oneshot::channel();
         let lookup = Lookup { shard, offset, answer };
-        self.log.send(Job::Read(lookup)).map_err(|_| SubmitError::Stopped)?;
+        let log = self.log.upgrade().ok_or(SubmitError::Stopped)?;
+        log.send(Job::Read(lookup)).map_err(|_| SubmitError::Stopped)?;
+        drop(log);
         answered.await.map_err(|_| SubmitError::Stopped)
     }
 
@@ -290,7 +293,7 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(stages: Arc<Stages>, log: Sender<Job>) -> (GroupHandle, Incoming) {
+    pub(crate) fn new(stages: Arc<Stages>, log: Weak<Sender<Job>>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
         let handle = GroupHandle { parcels: sender, room: room.clone(), stages, log };

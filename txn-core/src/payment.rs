@@ -4,7 +4,7 @@
 //! An order that waits has legs, each paid by itself. What came for it lies in the buyer's
 //! deposit account until all of it is there; then the sellers are paid. If the order ends before
 //! that, the money goes back where it came from, or, where the order says so and the buyer let a
-//! deadline pass, to the sellers.
+//! deadline pass, to the sellers: also if the buyer cancels before the timer fires.
 //!
 //! What comes from outside is booked, whatever the order's state: what the order can't take is
 //! the buyer's, in suspense.

@@ -519,6 +519,16 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 }
 
+/// A line that was looked at whole while it was read, so that an error names its place.
+struct OneLine(NewLine);
+
+impl<'de> Deserialize<'de> for OneLine {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
+        let Object(body) = Object::<LineBody>::deserialize(json)?;
+        body.line().map(OneLine).map_err(D::Error::custom)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LineBody {

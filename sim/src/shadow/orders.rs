@@ -215,6 +215,7 @@ impl Books {
                 return Outcome::WrongState;
             }
             PayStep::Authorise => leg.state = LegState::Authorised,
+            PayStep::Balance if leg.paid > 0 => return Outcome::WrongState,
             PayStep::Balance => {
                 if !self.accounts.contains_key(&account) {
                     return Outcome::UnknownAccount;

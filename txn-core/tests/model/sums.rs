@@ -267,3 +267,25 @@ fn a_timer_fires_whatever_is_full() {
         assert_eq!(order.state, OrderState::Expired);
     }
 }
+
+/// A payment that can't be booked makes no suspense account in passing that a later command could
+/// name: the log executed again would find none.
+#[test]
+fn an_invalid_payment_makes_no_account_to_be_named() {
+    let suspense = (Party(0), AccountKind::Suspense);
+    let mut commands = vec![item(5, 1, 9), order(0, 1, &[rest_until(0)], &[goods(5, 1)])];
+    commands.extend((1..=TIMES).map(|party| account(party, MAX)));
+    let full = commands.len();
+    commands.extend([
+        outside(1, 0, 1, 0, REST + 1),
+        outside(2, 0, 2, 0, REST + 1),
+        transfer(1, suspense, CLEARING, 1),
+        transfer(2, main_of(1), suspense, 1),
+        hold(3, suspense, 1, 0),
+        outside(3, 0, 1, 0, REST),
+        transfer(4, main_of(1), suspense, 1),
+    ]);
+    let (shard, got) = invalid(&commands);
+    assert_eq!(got, [full]);
+    assert_eq!(crate::legs::balance_of(&shard, 0, AccountKind::Suspense), REST as i64);
+}

@@ -30,7 +30,7 @@ fn an_order_becomes_its_bytes_whatever_the_order_of_its_fields() {
     let record = commands.records().next().unwrap().unwrap();
     assert_eq!((record.party(), record.order().unwrap().to_string()), (Party(9), ID.into()));
     let Body::Place { legs, lines, .. } = record.body else { panic!("{record:?}") };
-    assert_eq!(legs[0].method, PaymentMethod::External as u8);
+    assert_eq!((legs.len(), legs[0].method), (1, PaymentMethod::External as u8));
     let lines: Vec<_> = lines.iter().map(|l| (l.item.get(), l.quantity.get(), l.flags)).collect();
     assert_eq!(lines, [(7, 2, 0), (u64::MAX, 1, 1)]);
 }
