@@ -548,15 +548,6 @@ struct LineBody {
     kind: Option<ChargeKind>,
 }
 
-struct OneLine(NewLine);
-
-impl<'de> Deserialize<'de> for OneLine {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
-        let body = object::<_, LineBody>(json)?;
-        body.line().map(OneLine).map_err(D::Error::custom)
-    }
-}
-
 impl LineBody {
     fn line(&self) -> Result<NewLine, &'static str> {
         let price = match (&self.unit_price, &self.list_price) {
