@@ -282,9 +282,15 @@ impl Token for Asked {}
 
 impl Grouped {
     fn new(shards: u16) -> Grouped {
-        let placement = Placement { capacity: CAPACITY, ..Placement::new(shards, 1, 1) };
+        let placement = Placement::new(shards, 1, 1);
         let member = |id| {
-            let shard = Shard::new(placement.seat(id), 1, SpareRegions::default());
+            let mut shard = Shard::new(placement.seat(id), 1, SpareRegions::default());
+            let per_shard = |all: u64| all.div_ceil(shards.into());
+            shard.reserve(Capacity {
+                accounts: per_shard(CAPACITY.accounts),
+                orders: per_shard(CAPACITY.orders),
+                ..CAPACITY
+            });
             (shard, LogEnd::default())
         };
         let members = (0..shards).map(ShardId).map(member).collect();

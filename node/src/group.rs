@@ -650,7 +650,7 @@ impl<T: Token> ShardGroup<T> {
     /// What is to be sent to other shards now, also to those of this group.
     pub fn messages(&mut self, now: Now, out: &mut Vec<Message>) {
         for slot in 0..self.hosts.len() {
-            if self.hosts[slot].links.is_busy() {
+            if self.hosts[slot].links.has_messages(now.monotonic) {
                 let host = &mut self.hosts[slot];
                 host.links.messages(now.monotonic, &host.shard, out);
             }

@@ -133,17 +133,20 @@ impl Shard {
             while read < PREFETCH_COMMANDS
                 && let Some(command) = ahead.next()
             {
-                match command.and_then(|command| command.check_undecided().map(|()| command)) {
-                    Ok(command) => {
-                        self.prefetch_slots(&command);
-                        window[read] = Some((command, ahead));
-                        read += 1;
-                    }
+                let command = match command {
+                    Ok(command) => command,
                     Err(error) => {
                         failed = Some(error);
                         break;
                     }
+                };
+                if let Err(error) = command.check_undecided() {
+                    failed = Some(error);
+                    break;
                 }
+                self.prefetch_slots(&command);
+                window[read] = Some((command, ahead));
+                read += 1;
             }
             for (command, _) in window[..read].iter().flatten() {
                 self.prefetch_blocks(command);

@@ -186,12 +186,13 @@ impl Platform {
         for (Asked, found) in self.group.released() {
             let Found::Commands(_, replies) = found else { continue };
             self.open -= 1;
-            let sold_out = replies.iter().filter(|reply| reply.outcome == Outcome::SoldOut).count();
-            let done = replies.iter().filter(|reply| reply.outcome == Outcome::Ok).count();
-            if sold_out + done < replies.len() {
-                return Err("a command of the benchmark was refused".into());
+            for reply in &replies {
+                match reply.outcome {
+                    Outcome::Ok => {}
+                    Outcome::SoldOut => self.spent.sold_out += 1,
+                    refused => return Err(format!("the benchmark was told: {refused:?}").into()),
+                }
             }
-            self.spent.sold_out += sold_out as u64;
             self.spare_replies.push(replies);
         }
         Ok(())
