@@ -312,6 +312,8 @@ impl<T: Token> ShardGroup<T> {
         if deliver.acked.get() > ends.next_out {
             return lost("to", ends.next_out, deliver.acked.get());
         }
+        self.hosts[slot].shard.prefetch_slots(&command);
+        self.hosts[slot].shard.prefetch_blocks(&command);
         let reply = self.execute_on(now, slot, &command, None);
         if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
             self.hosts[slot].links.tell_again(now.monotonic, peer);
@@ -376,7 +378,10 @@ impl<T: Token> ShardGroup<T> {
             self.hosts[slot].is_touched = false;
             while self.hosts[slot].shard.has_signals() {
                 let signals = self.hosts[slot].shard.signals();
-                for (realm, item) in signals.woken {
+                for (number, &(realm, item)) in signals.woken.iter().enumerate() {
+                    if number.is_multiple_of(PREFETCH_COMMANDS) {
+                        self.prefetch_woken(slot, &signals.woken[number..]);
+                    }
                     let room = &mut self.hosts[slot].room;
                     room.woken((realm, item));
                     let is_queued = room.first((realm, item)).is_some();
@@ -388,6 +393,21 @@ impl<T: Token> ShardGroup<T> {
             // What an item's home learns from itself is one of the next things to follow up.
             self.send_asks(now, slot);
         }
+    }
+
+    /// Has the memory fetched that the next orders need which may go on.
+    fn prefetch_woken(&self, slot: usize, woken: &[(Realm, ItemId)]) {
+        let host = &self.hosts[slot];
+        let mut window = [None; PREFETCH_COMMANDS];
+        for (place, item) in window.iter_mut().zip(woken) {
+            *place = host.room.first(*item).and_then(|ticket| {
+                let waiting = host.room.get(ticket);
+                let commands = &self.submissions[waiting.place.submission].commands;
+                Some(Record::split(&commands.bytes()[waiting.bytes.clone()]).ok()?.0)
+            });
+        }
+        window.iter().flatten().for_each(|command| host.shard.prefetch_slots(command));
+        window.iter().flatten().for_each(|command| host.shard.prefetch_blocks(command));
     }
 
     fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {

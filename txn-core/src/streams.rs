@@ -10,8 +10,9 @@ use model::record::entry::{Entry, length_of};
 use model::{Realm, ShardId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Entries are kept in pieces of this many bytes, and forgotten piece by piece.
-const PIECE_BYTES: usize = 16 << 10;
+/// Entries are kept in pieces of this many bytes, and forgotten piece by piece. Whoever looks for
+/// a number walks through its piece, so a piece is some tens of entries.
+const PIECE_BYTES: usize = 1 << 10;
 
 /// Where the two directions between this shard and another stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -54,6 +54,8 @@ pub(super) struct Spent {
     commands: u64,
     /// Of those: refused because nothing was left.
     sold_out: u64,
+    /// And: told to come again, after 250 ms.
+    busy: u64,
     entries: u64,
     messages: u64,
     log_bytes: u64,
@@ -190,6 +192,7 @@ impl Platform {
                 match reply.outcome {
                     Outcome::Ok => {}
                     Outcome::SoldOut => self.spent.sold_out += 1,
+                    Outcome::Busy => self.spent.busy += 1,
                     refused => return Err(format!("the benchmark was told: {refused:?}").into()),
                 }
             }
@@ -220,7 +223,9 @@ impl Spent {
 
     pub(super) fn per_order(&self) -> String {
         let refused = self.sold_out as f64 * 100.0 / self.commands as f64;
-        format!("{}; {refused:.1} % were sold out", self.per_thousand("orders"))
+        let busy = thousands(self.busy);
+        let figures = self.per_thousand("orders");
+        format!("{figures}; {refused:.1} % were sold out, {busy} orders busy")
     }
 }
 
@@ -228,6 +233,7 @@ impl AddAssign for Spent {
     fn add_assign(&mut self, other: Spent) {
         self.commands += other.commands;
         self.sold_out += other.sold_out;
+        self.busy += other.busy;
         self.entries += other.entries;
         self.messages += other.messages;
         self.log_bytes += other.log_bytes;
