@@ -480,7 +480,7 @@ impl<T: Token> ShardGroup<T> {
 
     /// Asks the item's home for what the first in line lacks, with the others that are to be
     /// asked now: what many orders lack is one record.
-    fn ask(&mut self, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
+    fn ask(&mut self, slot: usize, realm: Realm, ticket: usize, shortage: Shortage) {
         let room = &mut self.hosts[slot].room;
         let key = (realm, shortage.item);
         if shortage.lacking == 0 || room.first(key) != Some(ticket) {
@@ -522,13 +522,13 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// An order waits no longer; whoever stood behind it may go on.
-    fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
+    fn leave(&mut self, now: Now, slot: usize, ticket: usize, outcome: Outcome) {
         let items = self.left(now, slot, ticket, Reply::unlogged(outcome));
         self.retry(now, slot, items);
     }
 
     /// Gives an order's answer to all who asked. The items for which others are first now.
-    fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
+    fn left(&mut self, now: Now, slot: usize, ticket: usize, reply: Reply) -> Vec<(Realm, ItemId)> {
         let (waiting, moved) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
         let realm = waiting.order.0;

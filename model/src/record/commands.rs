@@ -46,6 +46,11 @@ pub struct ItemUpdate {
 }
 
 impl CommandBuffer {
+    /// An empty one with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> CommandBuffer {
+        CommandBuffer { bytes: Vec::with_capacity(bytes), ..CommandBuffer::default() }
+    }
+
     /// The commands' bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

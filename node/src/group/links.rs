@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use model::record::{CommandBuffer, ENTRIES_BYTES_MAX, StreamPlace};
+use model::record::{CommandBuffer, DeliverBody, ENTRIES_BYTES_MAX, Header, StreamPlace};
 use model::{Realm, ShardId};
 use txn_core::{Shard, StreamEnds};
 
@@ -42,11 +42,13 @@ pub(super) struct Links {
     ready: Vec<(Realm, ShardId)>,
     /// When others are to be looked at, too: not after the first of their times.
     look_at: Duration,
+    /// Memory for entries on their way into a message.
+    entries: Vec<u8>,
 }
 
 impl Default for Links {
     fn default() -> Links {
-        Links { links: Vec::new(), ready: Vec::new(), look_at: Duration::MAX }
+        Links { links: Vec::new(), ready: Vec::new(), look_at: Duration::MAX, entries: Vec::new() }
     }
 }
 
@@ -107,7 +109,8 @@ impl Links {
         if self.look_at > now {
             for peer in self.ready.drain(..) {
                 let link = self.links[place_of(peer)].as_mut().expect("a link that is ready");
-                self.look_at = self.look_at.min(link.send(now, shard, peer, out));
+                self.look_at =
+                    self.look_at.min(link.send(now, shard, peer, &mut self.entries, out));
             }
             return;
         }
@@ -115,7 +118,8 @@ impl Links {
         self.look_at = Duration::MAX;
         for (place, link) in self.links.iter_mut().enumerate() {
             if let Some(link) = link {
-                self.look_at = self.look_at.min(link.send(now, shard, peer_at(place), out));
+                self.look_at =
+                    self.look_at.min(link.send(now, shard, peer_at(place), &mut self.entries, out));
             }
         }
     }
@@ -166,6 +170,7 @@ impl Link {
         now: Duration,
         shard: &Shard,
         (realm, peer): (Realm, ShardId),
+        entries: &mut Vec<u8>,
         out: &mut Vec<Message>,
     ) -> Duration {
         if self.resend_at.is_some_and(|at| at <= now) {
@@ -178,10 +183,10 @@ impl Link {
         self.next = self.next.max(shard.stream(realm, peer).acked);
         let most = self.sendable.min(self.acked + self.window);
         while self.next < most {
-            let mut entries = Vec::new();
+            entries.clear();
             let range = (self.next, most);
-            let count = shard.copy_entries(realm, peer, range, ENTRIES_BYTES_MAX, &mut entries);
-            out.push(self.message(shard.seat().id, realm, peer, &entries, count));
+            let count = shard.copy_entries(realm, peer, range, ENTRIES_BYTES_MAX, entries);
+            out.push(self.message(shard.seat().id, realm, peer, entries, count));
             self.next += u64::from(count);
             self.resend_at = self.resend_at.or(Some(now + self.resend_after));
         }
@@ -203,7 +208,8 @@ impl Link {
         count: u32,
     ) -> Message {
         let at = StreamPlace { first: self.next, base: self.acked, acked: self.arrived };
-        let mut command = CommandBuffer::default();
+        let fixed = size_of::<Header>() + size_of::<DeliverBody>();
+        let mut command = CommandBuffer::with_capacity(fixed + entries.len());
         command.set_realm(realm);
         command.deliver(from, at, entries, count);
         self.told = self.arrived;
