@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use crate::fuzz::instrumented;
 use crate::run::{Failure, cargo, root, run};
 use crate::tools::CARGO_DENY;
 
 pub(crate) fn lint() -> Result<(), Failure> {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
     run(&mut cargo(&[
         "clippy",
         "--workspace",
@@ -17,6 +19,7 @@ pub(crate) fn lint() -> Result<(), Failure> {
         "-D",
         "warnings",
     ]))?;
+    run(instrumented("clippy")?.args(["--", "-D", "warnings"]))?;
     run(Command::new(CARGO_DENY.get()?)
         .args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
         .current_dir(root()))?;

@@ -1,7 +1,8 @@
-//! The developers' door: `cargo xtask test`, `lint`, `sim`, `bench`, `instructions`, `tools`. CI
-//! calls the same commands.
+//! The developers' door: `cargo xtask test`, `lint`, `sim`, `fuzz`, `bench`, `instructions`, `tools`.
+//! CI calls the same commands.
 
 mod bench;
+mod fuzz;
 mod instructions;
 mod lint;
 mod run;
@@ -31,6 +32,8 @@ enum Command {
     },
     /// Formatting, clippy with warnings denied, licences, bans and sources of dependencies.
     Lint,
+    /// Searches for inputs that break the parsers or the core.
+    Fuzz(fuzz::Fuzz),
     /// Measures the parts, the whole beside other systems (--peers), the load generator beside
     /// others (--generator), or one revision beside another (--compare).
     Bench(bench::Bench),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Test { long } => test::test(long),
         Command::Lint => lint::lint(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Instructions { accept } => instructions::instructions(accept),
         Command::Bench(args) => bench::bench(&args),
         Command::Sim(args) => sim::sim(&args),

@@ -1,5 +1,8 @@
 //! `cargo xtask test`: the one test command.
 
+use std::time::Duration;
+
+use crate::fuzz::search_all;
 use crate::instructions::instructions;
 use crate::lint::lint;
 use crate::run::{Failure, cargo, run};
@@ -7,6 +10,9 @@ use crate::run::{Failure, cargo, run};
 /// Rounds of load, `kill -9` and recovery.
 const CRASH_ROUNDS: &str = "20";
 const CRASH_ROUNDS_LONG: &str = "500";
+/// How long each fuzz target is searched.
+const SEARCH_S: u64 = 6;
+const SEARCH_S_LONG: u64 = 300;
 
 pub(crate) fn test(long: bool) -> Result<(), Failure> {
     lint()?;
@@ -17,6 +23,7 @@ pub(crate) fn test(long: bool) -> Result<(), Failure> {
         tests.env("CREST_SEEDS", "50").env("PROPTEST_CASES", "5000");
     }
     run(&mut tests)?;
+    search_all(Duration::from_secs(if long { SEARCH_S_LONG } else { SEARCH_S }))?;
     // The main job as a stranger runs it, only shorter.
     run(&mut cargo(&[
         "run",

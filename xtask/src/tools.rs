@@ -32,6 +32,7 @@ pub(crate) const CARGO_DENY: Tool = Tool {
     program: "cargo-deny",
     source: Source::Cargo { package: "cargo-deny", version: "0.20.2" },
 };
+pub(crate) const CXX: Tool = debian("c++", "g++");
 pub(crate) const REDIS: Tool = debian("redis-server", "redis-server");
 pub(crate) const POSTGRES: Tool = postgres("postgres");
 pub(crate) const INITDB: Tool = postgres("initdb");
@@ -56,7 +57,7 @@ const fn postgres(program: &'static str) -> Tool {
 /// Installs what is missing, and says where everything is.
 pub(crate) fn tools() -> Result<(), Failure> {
     let mut missing = Vec::new();
-    let tools = [CARGO_DENY, REDIS, POSTGRES, INITDB, K6, OHA, NGINX, OPENSSL, WRK, H2LOAD];
+    let tools = [CARGO_DENY, CXX, REDIS, POSTGRES, INITDB, K6, OHA, NGINX, OPENSSL, WRK, H2LOAD];
     for tool in tools {
         match tool.get() {
             Ok(path) => println!("{:<13} {}", tool.program, path.display()),

@@ -1,0 +1,42 @@
+//! Any bytes as the body of a request: what is decoded is commands, what is refused leaves nothing.
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use model::json::decode::{Request, decode};
+use model::record::CommandBuffer;
+use model::{ItemId, OrderId, Party};
+
+/// An input's first byte says which: `a` the first one.
+const REQUESTS: &[Request] = &[
+    Request::Order,
+    Request::Orders,
+    Request::Account,
+    Request::Accounts,
+    Request::Item,
+    Request::Items,
+    Request::Restock(ItemId(7)),
+    Request::Transfer,
+    Request::Transfers,
+    Request::Pay(Party(42), OrderId(1)),
+    Request::Cancel(Party(42), OrderId(1)),
+    Request::Refund(Party(42), OrderId(1)),
+    Request::UpdateItem(ItemId(7)),
+];
+
+fuzz_target!(|input: &[u8]| -> Corpus {
+    let Some((first, body)) = input.split_first() else { return Corpus::Reject };
+    let request = REQUESTS[usize::from(first.wrapping_sub(b'a')) % REQUESTS.len()];
+    let mut commands = CommandBuffer::default();
+    let decoded = decode(request, body, &mut commands);
+    assert_eq!(decoded.is_err(), commands.bytes().is_empty(), "{decoded:?}");
+    let mut count = 0;
+    for record in commands.records() {
+        let record = record.expect("what was decoded is a record");
+        record.check_undecided().expect("what was decoded is undecided");
+        count += 1;
+    }
+    assert_eq!(count, commands.count());
+    // There are so many ways to be refused that the search would follow nothing else. Each is a
+    // small step from a body that is taken.
+    if decoded.is_ok() { Corpus::Keep } else { Corpus::Reject }
+});
