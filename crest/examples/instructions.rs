@@ -28,7 +28,10 @@ use model::json::decode::Request;
 use model::json::encode::JsonWriter;
 use model::record::{CommandBuffer, RULE_VERSION, Sale};
 use model::reply::{Query, View};
-use model::{Amount, Currency, Epoch, ItemId, Offset, Outcome, Party, Realm, Reply, ShardId, Time};
+use model::{
+    Amount, Currency, Epoch, ItemId, Offset, OrderId, Outcome, Party, PaymentMethod, Quantity,
+    Realm, Reply, ShardId, Time,
+};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
 use node::{Found, GroupHandle, LogThread, Message, Now, Opened, Placement, ShardGroup, Token};
 use tokio::runtime::Runtime;
@@ -118,6 +121,17 @@ fn shards(mut stage: Grouped) -> Grouped {
     stage
 }
 
+// The same where all items are scarce, on 16 shards: nearly every order waits for units from its
+// item's home, and everything is counted until it is answered.
+#[library_benchmark]
+#[bench::scarce(args = (16), setup = Grouped::scarce)]
+fn orders(mut stage: Grouped) -> Grouped {
+    let commands = stage.commands.take().unwrap();
+    stage.run(commands);
+    stage.carry();
+    stage
+}
+
 // From records to a hashed frame, and that to the log.
 #[library_benchmark]
 #[bench::batch(args = (By::Batch), setup = Appending::new)]
@@ -189,7 +203,7 @@ fn load_parse(mut stage: Reading) -> Reading {
 
 library_benchmark_group!(
     name = stages,
-    benchmarks = [decode, apply, shards, append, encode, serve, load_build, load_parse]
+    benchmarks = [decode, apply, shards, orders, append, encode, serve, load_build, load_parse]
 );
 
 main!(
@@ -282,30 +296,70 @@ impl Token for Asked {}
 
 impl Grouped {
     fn new(shards: u16) -> Grouped {
-        let placement = Placement { capacity: CAPACITY, ..Placement::new(shards, 1, 1) };
+        let mut grouped = Grouped::empty(shards);
+        for commands in before(ORDERS_BEFORE) {
+            grouped.run(commands);
+            grouped.carry();
+        }
+        let bodies = bodies(By::Batch, ORDERS_BEFORE, ORDERS);
+        Grouped { commands: Some(commands(By::Batch, &bodies[0])), ..grouped }
+    }
+
+    /// With ten units of each item, and one order each for some of them.
+    fn scarce(shards: u16) -> Grouped {
+        let mut grouped = Grouped::empty(shards);
+        grouped.run(listing(10));
+        grouped.carry();
+        let orders_from = |first| {
+            let mut commands = CommandBuffer::default();
+            for n in first..first + ORDERS {
+                let mut place = commands.place();
+                place.line(ItemId(1 + n * 7 % ITEMS), Quantity(1), None);
+                let (buyer, id) = (Party(1 + n), OrderId(u128::from(n)));
+                place.finish(buyer, id, Currency::GBP, PaymentMethod::Balance);
+            }
+            commands
+        };
+        // So that queues and streams are warm.
+        for first in (ORDERS..ITEMS).step_by(ORDERS as usize) {
+            grouped.run(orders_from(first));
+            grouped.carry();
+        }
+        Grouped { commands: Some(orders_from(0)), ..grouped }
+    }
+
+    fn empty(shards: u16) -> Grouped {
+        let placement = Placement::new(shards, 1, 1);
         let member = |id| {
-            let shard = Shard::new(placement.seat(id), 1, SpareRegions::default());
+            let mut shard = Shard::new(placement.seat(id), 1, SpareRegions::default());
+            let per_shard = |all: u64| all.div_ceil(shards.into());
+            shard.reserve(Capacity {
+                accounts: per_shard(CAPACITY.accounts),
+                orders: per_shard(CAPACITY.orders),
+                ..CAPACITY
+            });
             (shard, LogEnd::default())
         };
         let members = (0..shards).map(ShardId).map(member).collect();
-        let mut grouped = Grouped {
+        Grouped {
             group: ShardGroup::new(shards, members),
             log: MemoryLog::new(),
             commands: None,
             replies: Vec::new(),
             mail: Vec::new(),
-        };
-        for commands in before(ORDERS_BEFORE) {
-            grouped.run(commands);
-            while !grouped.mail.is_empty() {
-                for message in std::mem::take(&mut grouped.mail) {
-                    grouped.group.deliver(NOW, message.to, &message.record).unwrap();
-                }
-                grouped.commit();
-            }
         }
-        let bodies = bodies(By::Batch, ORDERS_BEFORE, ORDERS);
-        Grouped { commands: Some(commands(By::Batch, &bodies[0])), ..grouped }
+    }
+
+    /// Takes what shards have for each other to them, until there is nothing more.
+    fn carry(&mut self) {
+        while !self.mail.is_empty() {
+            let mut mail = std::mem::take(&mut self.mail);
+            for message in mail.drain(..) {
+                self.group.deliver(NOW, message.to, &message.record).unwrap();
+            }
+            self.mail = mail;
+            self.commit();
+        }
     }
 
     fn run(&mut self, commands: CommandBuffer) {
@@ -314,6 +368,9 @@ impl Grouped {
     }
 
     fn commit(&mut self) {
+        if !self.group.has_unwritten() {
+            return;
+        }
         let (frames, _) = self.group.take_frames(NOW);
         let bytes: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         self.log.append(&bytes).unwrap();
@@ -523,20 +580,25 @@ async fn fill(group: &GroupHandle) {
 
 /// What a shard executed before: items, accounts, so many orders in batches.
 fn before(orders: u64) -> impl Iterator<Item = CommandBuffer> {
-    let profile = profile();
-    let mut listed = CommandBuffer::default();
-    for item in (1..=ITEMS).map(ItemId) {
-        let (seller, price) = (profile.seller(item), profile.price(item));
-        listed.create_item(item, seller, Currency::GBP, Amount(price), STOCK, Sale::default());
-    }
-    for buyer in 1..=BUYERS {
-        listed.create_account(Party(buyer), Currency::GBP, Amount(10_000_000_000));
-    }
     let batches = (0..orders).step_by(ORDERS as usize).map(|first| {
         let bodies = bodies(By::Batch, first, ORDERS);
         commands(By::Batch, &bodies[0])
     });
-    std::iter::once(listed).chain(batches)
+    std::iter::once(listing(STOCK)).chain(batches)
+}
+
+/// Items with so much stock of each, and accounts.
+fn listing(stock: u64) -> CommandBuffer {
+    let profile = profile();
+    let mut listed = CommandBuffer::default();
+    for item in (1..=ITEMS).map(ItemId) {
+        let (seller, price) = (profile.seller(item), profile.price(item));
+        listed.create_item(item, seller, Currency::GBP, Amount(price), stock, Sale::default());
+    }
+    for buyer in 1..=BUYERS {
+        listed.create_account(Party(buyer), Currency::GBP, Amount(10_000_000_000));
+    }
+    listed
 }
 
 /// The bodies of requests for so many orders of the profile, from number `first` on.

@@ -80,15 +80,26 @@ impl Shards {
         if self.groups.len() == 1 {
             return self.groups[0].submit(commands, replies).await;
         }
-        let mut homes = commands.records().flatten().map(|command| {
-            let home = command.home(self.count()).expect("callers' commands have a home");
-            self.group_of[usize::from(home.0)]
-        });
-        let first = homes.next().unwrap_or_default();
-        if homes.all(|group| group == first) {
+        let (first, is_whole) = {
+            let mut groups = self.groups_of(&commands).map(|(_, group)| group);
+            let first = groups.next().unwrap_or_default();
+            (first, groups.all(|group| group == first))
+        };
+        if is_whole {
             return self.groups[usize::from(first)].submit(commands, replies).await;
         }
         self.submit_in_parts(commands, replies).await
+    }
+
+    /// Each command, and its group.
+    fn groups_of<'a>(
+        &'a self,
+        commands: &'a CommandBuffer,
+    ) -> impl Iterator<Item = (&'a [u8], u16)> {
+        commands.homes(self.count()).map(|(command, home)| {
+            let home = home.expect("callers' commands have a home");
+            (command, self.group_of[usize::from(home.0)])
+        })
     }
 
     async fn submit_in_parts(
@@ -98,10 +109,8 @@ impl Shards {
     ) -> Result<Answer, SubmitError> {
         let mut parts = vec![CommandBuffer::default(); self.groups.len()];
         let mut order = Vec::with_capacity(commands.count() as usize);
-        for command in commands.records().flatten() {
-            let home = command.home(self.count()).expect("callers' commands have a home");
-            let group = self.group_of[usize::from(home.0)];
-            parts[usize::from(group)].push_record(command.bytes);
+        for (command, group) in self.groups_of(&commands) {
+            parts[usize::from(group)].push_record(command);
             order.push(group);
         }
         let submitted = parts.into_iter().zip(&self.groups).map(|(part, group)| {

@@ -336,6 +336,8 @@ impl<T: Token> ShardGroup<T> {
         if deliver.acked.get() > ends.next_out {
             return lost("to", ends.next_out, deliver.acked.get());
         }
+        self.hosts[slot].shard.prefetch_slots(&command);
+        self.hosts[slot].shard.prefetch_blocks(&command);
         let reply = self.execute_on(now, slot, &command, None);
         if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
             self.hosts[slot].links.tell_again(now.monotonic, peer);
@@ -403,7 +405,10 @@ impl<T: Token> ShardGroup<T> {
             self.hosts[slot].is_touched = false;
             while self.hosts[slot].shard.has_signals() {
                 let signals = self.hosts[slot].shard.signals();
-                for (realm, item) in signals.woken {
+                for (number, &(realm, item)) in signals.woken.iter().enumerate() {
+                    if number.is_multiple_of(PREFETCH_COMMANDS) {
+                        self.prefetch_woken(slot, &signals.woken[number..]);
+                    }
                     let room = &mut self.hosts[slot].room;
                     room.woken((realm, item));
                     let is_queued = room.first((realm, item)).is_some();
@@ -417,6 +422,21 @@ impl<T: Token> ShardGroup<T> {
             // What an item's home learns from itself is one of the next things to follow up.
             self.send_asks(now, slot);
         }
+    }
+
+    /// Has the memory fetched that the next orders need which may go on.
+    fn prefetch_woken(&self, slot: usize, woken: &[(Realm, ItemId)]) {
+        let host = &self.hosts[slot];
+        let mut window = [None; PREFETCH_COMMANDS];
+        for (place, item) in window.iter_mut().zip(woken) {
+            *place = host.room.first(*item).and_then(|ticket| {
+                let waiting = host.room.get(ticket);
+                let commands = &self.submissions[waiting.place.submission].commands;
+                Some(Record::split(&commands.bytes()[waiting.bytes.clone()]).ok()?.0)
+            });
+        }
+        window.iter().flatten().for_each(|command| host.shard.prefetch_slots(command));
+        window.iter().flatten().for_each(|command| host.shard.prefetch_blocks(command));
     }
 
     fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {
@@ -504,7 +524,7 @@ impl<T: Token> ShardGroup<T> {
 
     /// Asks the item's home for what the first in line lacks, with the others that are to be
     /// asked now: what many orders lack is one record.
-    fn ask(&mut self, slot: usize, realm: Realm, ticket: u64, shortage: Shortage) {
+    fn ask(&mut self, slot: usize, realm: Realm, ticket: usize, shortage: Shortage) {
         let room = &mut self.hosts[slot].room;
         let key = (realm, shortage.item);
         if shortage.lacking == 0 || room.first(key) != Some(ticket) {
@@ -547,20 +567,20 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// An order waits no longer; whoever stood behind it may go on.
-    fn leave(&mut self, now: Now, slot: usize, ticket: u64, outcome: Outcome) {
+    fn leave(&mut self, now: Now, slot: usize, ticket: usize, outcome: Outcome) {
         let items = self.left(now, slot, ticket, Reply::unlogged(outcome));
         self.retry(now, slot, items);
     }
 
     /// An order waits no longer, and has its answer. The items for which others are first now.
-    fn left(&mut self, now: Now, slot: usize, ticket: u64, reply: Reply) -> Vec<(Realm, ItemId)> {
+    fn left(&mut self, now: Now, slot: usize, ticket: usize, reply: Reply) -> Vec<(Realm, ItemId)> {
         let realm = self.hosts[slot].room.get(ticket).order.0;
         let moved = self.let_go(slot, ticket, reply);
         self.moved(now, slot, realm, moved)
     }
 
     /// Gives an order's answer to all who asked.
-    fn let_go(&mut self, slot: usize, ticket: u64, reply: Reply) -> Moved {
+    fn let_go(&mut self, slot: usize, ticket: usize, reply: Reply) -> Moved {
         let (waiting, moved) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
         self.reply(waiting.place, reply);
@@ -701,7 +721,7 @@ impl<T: Token> ShardGroup<T> {
     /// What is to be sent to other shards now, also to those of this group.
     pub fn messages(&mut self, now: Now, out: &mut Vec<Message>) {
         for slot in 0..self.hosts.len() {
-            if self.hosts[slot].links.is_busy() {
+            if self.hosts[slot].links.has_messages(now.monotonic) {
                 let host = &mut self.hosts[slot];
                 host.links.messages(now.monotonic, &host.shard, out);
             }

@@ -203,14 +203,22 @@ impl Arena {
 
     /// The block at `pos` as a `T`.
     pub(crate) fn get<T: Block>(&self, pos: Pos) -> &T {
-        T::ref_from_prefix(self.words(pos).as_bytes()).expect("a block is whole and aligned").0
+        const { assert!(align_of::<T>() <= align_of::<u64>()) }
+        let words = self.words(pos);
+        assert!(size_of_val(words) >= size_of::<T>(), "a block is whole");
+        // SAFETY: the words are borrowed, aligned for a `T` and enough for one, and a `T` may be
+        // any bytes.
+        unsafe { &*words.as_ptr().cast::<T>() }
     }
 
     /// The block at `pos` as a `T`, to change.
     pub(crate) fn get_mut<T: Block>(&mut self, pos: Pos) -> &mut T {
-        T::mut_from_prefix(self.words_mut(pos).as_mut_bytes())
-            .expect("a block is whole and aligned")
-            .0
+        const { assert!(align_of::<T>() <= align_of::<u64>()) }
+        let words = self.words_mut(pos);
+        assert!(size_of_val(words) >= size_of::<T>(), "a block is whole");
+        // SAFETY: the words are borrowed by nobody else, aligned for a `T` and enough for one,
+        // and both a `T` and words may be any bytes.
+        unsafe { &mut *words.as_mut_ptr().cast::<T>() }
     }
 
     /// A new block that holds `value`.

@@ -10,8 +10,12 @@ use model::record::entry::{Entry, length_of};
 use model::{Realm, ShardId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Entries are kept in pieces of this many bytes, and forgotten piece by piece.
-const PIECE_BYTES: usize = 16 << 10;
+/// Entries are kept in pieces of about this many bytes. Whoever looks for a number walks through
+/// its piece, so a piece is some tens of entries.
+const PIECE_BYTES: usize = 1 << 10;
+
+/// No entry is longer, header included.
+const ENTRY_BYTES: usize = 64;
 
 /// Where the two directions between this shard and another stand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -43,8 +47,11 @@ struct Peer {
 }
 
 struct Piece {
-    /// Number of its first entry.
+    /// Number of its first entry that isn't acknowledged,
     first: u64,
+    /// and where that begins.
+    start: usize,
+    /// Entries from there on.
     count: u64,
     bytes: Vec<u8>,
 }
@@ -76,8 +83,8 @@ impl Streams {
     pub(crate) fn push(&mut self, to: ShardId, entry: &Entry<'_>) {
         let peer = &mut self.peers[usize::from(to.0)];
         if peer.pieces.back().is_none_or(|piece| piece.bytes.len() >= PIECE_BYTES) {
-            let bytes = Vec::new();
-            peer.pieces.push_back(Piece { first: peer.ends.next_out, count: 0, bytes });
+            let bytes = Vec::with_capacity(PIECE_BYTES + ENTRY_BYTES);
+            peer.pieces.push_back(Piece { first: peer.ends.next_out, start: 0, count: 0, bytes });
         }
         let piece = peer.pieces.back_mut().expect("one was pushed");
         entry.write(&mut piece.bytes);
@@ -128,10 +135,18 @@ impl Streams {
         if acked <= peer.ends.acked {
             return;
         }
-        peer.ends.acked_hash = peer.hash_at(acked).expect("the caller has checked the number");
-        peer.ends.acked = acked;
-        while peer.pieces.front().is_some_and(|piece| piece.first + piece.count <= acked) {
-            peer.pieces.pop_front();
+        while peer.ends.acked < acked {
+            let piece = peer.pieces.front_mut().expect("the caller has checked the number");
+            let entry = &piece.bytes[piece.start..];
+            let entry = &entry[..length_of(entry)];
+            peer.ends.acked_hash = xxh3_64_with_seed(entry, peer.ends.acked_hash);
+            peer.ends.acked += 1;
+            piece.start += entry.len();
+            piece.first += 1;
+            piece.count -= 1;
+            if piece.count == 0 {
+                peer.pieces.pop_front();
+            }
         }
         self.touch(from);
     }
@@ -219,7 +234,7 @@ impl Peer {
 
 impl Piece {
     fn entries(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let (mut rest, mut number) = (&self.bytes[..], self.first);
+        let (mut rest, mut number) = (&self.bytes[self.start..], self.first);
         std::iter::from_fn(move || {
             if rest.is_empty() {
                 return None;

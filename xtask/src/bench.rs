@@ -33,7 +33,7 @@ pub(crate) struct Bench {
     /// Append the results to BENCHMARKS.md.
     #[arg(long)]
     write: bool,
-    /// Only what has this in its name: apply, append, decode, drill; with --core: retained,
+    /// Only what has this in its name: apply, append, decode, drill, shards; with --core: retained,
     /// shards, scarce; with --peers: drill, hyper, redis, postgres, disk.
     #[arg(long, value_name = "NAME", conflicts_with = "compare")]
     only: Option<String>,
@@ -102,11 +102,12 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
 
 fn measure_parts(only: Option<&str>) -> Result<Vec<table::Row>, Failure> {
     type Part = fn() -> Result<Vec<table::Row>, Failure>;
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("apply", parts::apply),
         ("append", parts::append),
         ("decode", parts::decode_orders),
         ("drill", parts::drill),
+        ("shards", parts::drill_shards),
     ];
     let mut rows = Vec::new();
     for (name, part) in parts {

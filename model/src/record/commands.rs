@@ -46,6 +46,11 @@ pub struct ItemUpdate {
 }
 
 impl CommandBuffer {
+    /// An empty one with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> CommandBuffer {
+        CommandBuffer { bytes: Vec::with_capacity(bytes), ..CommandBuffer::default() }
+    }
+
     /// The commands' bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -98,6 +103,22 @@ impl CommandBuffer {
     /// Each command, checked.
     pub fn records(&self) -> Records<'_> {
         Records { rest: &self.bytes }
+    }
+
+    /// Each command's bytes, and the shard, of `shards`, that decides it. They were checked when
+    /// they were written, so orders, which most of them are, aren't read again.
+    pub fn homes(&self, shards: u16) -> impl Iterator<Item = (&[u8], Option<ShardId>)> {
+        let mut rest = self.bytes();
+        std::iter::from_fn(move || {
+            let (header, _) = Header::ref_from_prefix(rest).ok()?;
+            let (command, after) = rest.split_at_checked(header.length.get() as usize)?;
+            rest = after;
+            let home = match header.kind == Kind::Place as u8 {
+                true => Some(home_of(header.scope.get(), shards)),
+                false => Record::split(command).ok()?.0.home(shards),
+            };
+            Some((command, home))
+        })
     }
 
     /// Appends a command of a fixed size.

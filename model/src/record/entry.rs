@@ -286,6 +286,22 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// The item whose units or catalogue entry it is about, if it isn't about money.
+    pub fn item(&self) -> Option<ItemId> {
+        let item = match self {
+            Entry::Listing(body) => body.item,
+            Entry::Ask(body) => body.item,
+            Entry::Return(body) => body.item,
+            Entry::Grant(body)
+            | Entry::Recall(body)
+            | Entry::SoldOut(body)
+            | Entry::Unmark(body)
+            | Entry::Unknown(body) => body.item,
+            Entry::Sweep(_) | Entry::Owed(_) | Entry::Transfer(_) | Entry::Back(_) => return None,
+        };
+        Some(ItemId(item.get()))
+    }
+
     fn kind(&self) -> EntryKind {
         match self {
             Entry::Listing(_) => EntryKind::Listing,

@@ -23,17 +23,23 @@ pub(super) struct Finished {
     pub(super) streams: Vec<((Realm, ShardId), StreamEnds)>,
 }
 
-/// When a host has something to do though nothing happens; the maximum: never.
+/// When a host has something to do though nothing happens; the maximum: never. Plain numbers,
+/// because all hosts' are compared whenever a group comes to rest.
 #[derive(Clone, Copy)]
 struct Wake {
-    /// By the wall clock, for each realm.
-    due: [Time; 2],
-    /// By the monotonic one.
-    at: Duration,
+    /// By the wall clock, for each realm, in µs since 1970.
+    due_us: [u64; 2],
+    /// By the monotonic one, in ns.
+    at_ns: u64,
 }
 
 impl Wake {
-    const NEVER: Wake = Wake { due: [Time(u64::MAX); 2], at: Duration::MAX };
+    const NEVER: Wake = Wake { due_us: [u64::MAX; 2], at_ns: u64::MAX };
+
+    fn earlier(self, other: Wake) -> Wake {
+        let [live, drill] = [0, 1].map(|realm| self.due_us[realm].min(other.due_us[realm]));
+        Wake { due_us: [live, drill], at_ns: self.at_ns.min(other.at_ns) }
+    }
 }
 
 /// All shards of a group. Whoever gets one of them to change it makes it unknown when that wakes
@@ -47,19 +53,14 @@ impl Hosts {
 
     /// How long none has anything to do in these realms, if nothing happens.
     pub(super) fn next_wake(&self, now: Now, realms: &[Realm]) -> Option<Duration> {
-        let mut next = Wake::NEVER;
-        for host in &self.0 {
-            let wake = host.wake.get().unwrap_or_else(|| host.look_ahead());
-            for &realm in realms {
-                let due = &mut next.due[realm as usize];
-                *due = (*due).min(wake.due[realm as usize]);
-            }
-            next.at = next.at.min(wake.at);
-        }
-        let due = next.due.into_iter().min().filter(|due| due.0 < u64::MAX);
-        let due = due.map(|due| Duration::from_micros(due.0.saturating_sub(now.time.0)));
-        let at = (next.at < Duration::MAX).then(|| next.at.saturating_sub(now.monotonic));
-        due.into_iter().chain(at).min()
+        let next = self.0.iter().fold(Wake::NEVER, |next, host| {
+            next.earlier(host.wake.get().unwrap_or_else(|| host.look_ahead()))
+        });
+        let is_ever = |time: &u64| *time < u64::MAX;
+        let due = realms.iter().map(|realm| next.due_us[*realm as usize]).filter(is_ever);
+        let due = due.map(|due| Duration::from_micros(due.saturating_sub(now.time.0)));
+        let at = Some(next.at_ns).filter(is_ever).map(Duration::from_nanos);
+        due.chain(at.map(|at| at.saturating_sub(now.monotonic))).min()
     }
 }
 
@@ -212,12 +213,12 @@ impl Host {
     fn look_ahead(&self) -> Wake {
         let due = |realm| {
             let times = [self.shard.next_due(realm), self.shard.next_sweep(realm)];
-            times.into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+            times.into_iter().flatten().min().map_or(u64::MAX, |due| due.0)
         };
         let others = [self.links.next_wake(), self.room.next_wake()];
         let wake = Wake {
-            due: [due(Realm::Live), due(Realm::Drill)],
-            at: others.into_iter().flatten().min().unwrap_or(Duration::MAX),
+            due_us: [due(Realm::Live), due(Realm::Drill)],
+            at_ns: others.into_iter().flatten().min().map_or(u64::MAX, |at| at.as_nanos() as u64),
         };
         self.wake.set(Some(wake));
         wake

@@ -4,10 +4,9 @@
 //! once; an acknowledgement rides on them, or goes alone after a while. What isn't acknowledged
 //! in time is sent again from there on: the receiver takes every number once.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use model::record::{CommandBuffer, ENTRIES_BYTES_MAX, StreamPlace};
+use model::record::{CommandBuffer, DeliverBody, ENTRIES_BYTES_MAX, Header, StreamPlace};
 use model::{Realm, ShardId};
 use txn_core::{Shard, StreamEnds};
 
@@ -36,11 +35,21 @@ pub struct Message {
 }
 
 /// The links of one shard to all others.
-#[derive(Default)]
 pub(super) struct Links {
-    links: BTreeMap<(Realm, ShardId), Link>,
-    /// Those with something to send, or to hear of.
-    busy: BTreeSet<(Realm, ShardId)>,
+    /// By realm and shard, where there is one.
+    links: Vec<Option<Link>>,
+    /// Those of which something became durable since messages were written.
+    ready: Vec<(Realm, ShardId)>,
+    /// When others are to be looked at, too: not after the first of their times.
+    look_at: Duration,
+    /// Memory for entries on their way into a message.
+    entries: Vec<u8>,
+}
+
+impl Default for Links {
+    fn default() -> Links {
+        Links { links: Vec::new(), ready: Vec::new(), look_at: Duration::MAX, entries: Vec::new() }
+    }
 }
 
 /// A link to one other shard.
@@ -68,99 +77,143 @@ struct Link {
 impl Links {
     /// Takes note of how far a stream is durable here.
     pub(super) fn durable(&mut self, now: Duration, peer: (Realm, ShardId), ends: StreamEnds) {
-        let link = self.links.entry(peer).or_insert_with(|| Link {
-            sendable: ends.acked,
-            next: ends.acked,
-            arrived: 1,
-            told: 1,
-            acked: ends.acked,
-            arrived_at: None,
-            resend_at: None,
-            resend_after: RESEND,
-            window: WINDOW_MAX,
-        });
-        self.busy.insert(peer);
-        link.sendable = ends.next_out;
-        if ends.next_in > link.arrived {
-            link.arrived = ends.next_in;
-            link.arrived_at = link.arrived_at.or(Some(now));
+        let place = place_of(peer);
+        if self.links.len() <= place {
+            self.links.resize_with(place + 1, || None);
         }
-        if ends.acked > link.acked {
-            link.acked = ends.acked;
-            link.next = link.next.max(link.acked);
-            link.resend_after = RESEND;
-            link.window = (link.window * 2).min(WINDOW_MAX);
-            link.resend_at = (link.next > link.acked).then(|| now + RESEND);
-        }
+        self.links[place].get_or_insert_with(|| Link::new(ends.acked)).durable(now, ends);
+        self.ready.push(peer);
     }
 
     /// The other has sent what it should know to have arrived: it is told again.
     pub(super) fn tell_again(&mut self, now: Duration, peer: (Realm, ShardId)) {
-        if let Some(link) = self.links.get_mut(&peer) {
+        if let Some(Some(link)) = self.links.get_mut(place_of(peer)) {
             link.told = 0;
             link.arrived_at = Some(now);
-            self.busy.insert(peer);
+            self.ready.push(peer);
         }
     }
 
     /// What a realm has sent, and nobody has acknowledged, goes out again at once.
     pub(super) fn send_again(&mut self, realm: Realm) {
-        let of_realm = self.links.iter_mut().filter(|(peer, _)| peer.0 == realm);
-        for (peer, link) in of_realm.filter(|(_, link)| link.acked < link.sendable) {
-            link.next = link.acked;
-            link.resend_at = None;
-            link.resend_after = RESEND;
-            self.busy.insert(*peer);
+        for (place, link) in self.links.iter_mut().enumerate() {
+            let peer = peer_at(place);
+            if let Some(link) = link.as_mut().filter(|_| peer.0 == realm)
+                && link.acked < link.sendable
+            {
+                link.next = link.acked;
+                link.resend_at = None;
+                link.resend_after = RESEND;
+                self.ready.push(peer);
+            }
         }
     }
 
-    /// Whether there may be something to send, or to hear of.
-    pub(super) fn is_busy(&self) -> bool {
-        !self.busy.is_empty()
+    /// Whether there may be something to send.
+    pub(super) fn has_messages(&self, now: Duration) -> bool {
+        !self.ready.is_empty() || self.look_at <= now
     }
 
-    /// When there is something to do though nothing happens.
+    /// When there is something to do though nothing happens, or a little earlier.
     pub(super) fn next_wake(&self) -> Option<Duration> {
-        let times = self.busy.iter().flat_map(|peer| {
-            let link = &self.links[peer];
-            [link.arrived_at.map(|at| at + ACK_DELAY), link.resend_at]
-        });
-        times.flatten().min()
+        (self.look_at < Duration::MAX).then_some(self.look_at)
     }
 
     /// Writes what is to be sent now.
     pub(super) fn messages(&mut self, now: Duration, shard: &Shard, out: &mut Vec<Message>) {
-        let links = &mut self.links;
-        self.busy.retain(|&(realm, peer)| {
-            let link = links.get_mut(&(realm, peer)).expect("a busy link is there");
-            if link.resend_at.is_some_and(|at| at <= now) {
-                link.next = link.acked;
-                link.window = WINDOW_MIN;
-                link.resend_after = (link.resend_after * 2).min(RESEND_MAX);
-                link.resend_at = None;
+        if self.look_at > now {
+            for peer in self.ready.drain(..) {
+                let link = self.links[place_of(peer)].as_mut().expect("a link that is ready");
+                self.look_at =
+                    self.look_at.min(link.send(now, shard, peer, &mut self.entries, out));
             }
-            // What was acknowledged since isn't there any more.
-            link.next = link.next.max(shard.stream(realm, peer).acked);
-            let most = link.sendable.min(link.acked + link.window);
-            while link.next < most {
-                let mut entries = Vec::new();
-                let range = (link.next, most);
-                let count = shard.copy_entries(realm, peer, range, ENTRIES_BYTES_MAX, &mut entries);
-                out.push(link.message(shard.seat().id, realm, peer, &entries, count));
-                link.next += u64::from(count);
-                link.resend_at = link.resend_at.or(Some(now + link.resend_after));
+            return;
+        }
+        self.ready.clear();
+        self.look_at = Duration::MAX;
+        for (place, link) in self.links.iter_mut().enumerate() {
+            if let Some(link) = link {
+                self.look_at =
+                    self.look_at.min(link.send(now, shard, peer_at(place), &mut self.entries, out));
             }
-            let is_due = link.arrived_at.is_some_and(|at| at + ACK_DELAY <= now)
-                || link.arrived >= link.told.saturating_add(ACK_ENTRIES);
-            if link.arrived > link.told && is_due {
-                out.push(link.message(shard.seat().id, realm, peer, &[], 0));
-            }
-            link.acked < link.sendable || link.told < link.arrived
-        });
+        }
     }
 }
 
+fn place_of((realm, shard): (Realm, ShardId)) -> usize {
+    2 * usize::from(shard.0) + realm as usize
+}
+
+fn peer_at(place: usize) -> (Realm, ShardId) {
+    let realm = if place.is_multiple_of(2) { Realm::Live } else { Realm::Drill };
+    (realm, ShardId((place / 2) as u16))
+}
+
 impl Link {
+    fn new(acked: u64) -> Link {
+        Link {
+            sendable: acked,
+            next: acked,
+            arrived: 1,
+            told: 1,
+            acked,
+            arrived_at: None,
+            resend_at: None,
+            resend_after: RESEND,
+            window: WINDOW_MAX,
+        }
+    }
+
+    fn durable(&mut self, now: Duration, ends: StreamEnds) {
+        self.sendable = ends.next_out;
+        if ends.next_in > self.arrived {
+            self.arrived = ends.next_in;
+            self.arrived_at = self.arrived_at.or(Some(now));
+        }
+        if ends.acked > self.acked {
+            self.acked = ends.acked;
+            self.next = self.next.max(self.acked);
+            self.resend_after = RESEND;
+            self.window = (self.window * 2).min(WINDOW_MAX);
+            self.resend_at = (self.next > self.acked).then(|| now + RESEND);
+        }
+    }
+
+    /// Writes what is to be sent now. When to look at it again, if nothing happens.
+    fn send(
+        &mut self,
+        now: Duration,
+        shard: &Shard,
+        (realm, peer): (Realm, ShardId),
+        entries: &mut Vec<u8>,
+        out: &mut Vec<Message>,
+    ) -> Duration {
+        if self.resend_at.is_some_and(|at| at <= now) {
+            self.next = self.acked;
+            self.window = WINDOW_MIN;
+            self.resend_after = (self.resend_after * 2).min(RESEND_MAX);
+            self.resend_at = None;
+        }
+        // What was acknowledged since isn't there any more.
+        self.next = self.next.max(shard.stream(realm, peer).acked);
+        let most = self.sendable.min(self.acked + self.window);
+        while self.next < most {
+            entries.clear();
+            let range = (self.next, most);
+            let count = shard.copy_entries(realm, peer, range, ENTRIES_BYTES_MAX, entries);
+            out.push(self.message(shard.seat().id, realm, peer, entries, count));
+            self.next += u64::from(count);
+            self.resend_at = self.resend_at.or(Some(now + self.resend_after));
+        }
+        let is_due = self.arrived_at.is_some_and(|at| at + ACK_DELAY <= now)
+            || self.arrived >= self.told.saturating_add(ACK_ENTRIES);
+        if self.arrived > self.told && is_due {
+            out.push(self.message(shard.seat().id, realm, peer, &[], 0));
+        }
+        let times = [self.arrived_at.map(|at| at + ACK_DELAY), self.resend_at];
+        times.into_iter().flatten().min().unwrap_or(Duration::MAX)
+    }
+
     fn message(
         &mut self,
         from: ShardId,
@@ -170,7 +223,8 @@ impl Link {
         count: u32,
     ) -> Message {
         let at = StreamPlace { first: self.next, base: self.acked, acked: self.arrived };
-        let mut command = CommandBuffer::default();
+        let fixed = size_of::<Header>() + size_of::<DeliverBody>();
+        let mut command = CommandBuffer::with_capacity(fixed + entries.len());
         command.set_realm(realm);
         command.deliver(from, at, entries, count);
         self.told = self.arrived;

@@ -11,12 +11,13 @@
 //! here for whoever is first, and goes back when it is recalled: only the order in which places
 //! are taken keeps circles away, not the order of asking.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 use model::{ItemId, OrderId, Party, Realm};
+use slab::Slab;
 use txn_core::Shortage;
 
 /// How long an order waits for units of one item before its client is told to try again.
@@ -56,7 +57,7 @@ pub(super) struct Waiting {
 
 #[derive(Default)]
 struct Queue {
-    line: VecDeque<u64>,
+    line: VecDeque<usize>,
     /// What all of them want.
     wanted: u64,
     /// The item's home wants its units back, which the first in line keeps for the moment.
@@ -77,7 +78,7 @@ impl Moved {
         &mut self,
         queues: &mut HashMap<ItemKey, Queue>,
         key: ItemKey,
-        ticket: u64,
+        ticket: usize,
         whole: u64,
     ) {
         let queue = queues.get_mut(&key).expect("it stands there");
@@ -99,14 +100,15 @@ impl Moved {
 /// All that wait on one shard.
 #[derive(Default)]
 pub(super) struct WaitingRoom {
-    next_ticket: u64,
-    waiting: BTreeMap<u64, Waiting>,
+    /// By ticket. A ticket is given again when its order is gone.
+    waiting: Slab<Waiting>,
     queues: HashMap<ItemKey, Queue>,
     /// Items whose homes were asked and haven't answered.
     asked: HashSet<ItemKey>,
-    orders: HashMap<OrderKey, u64>,
-    /// When each has waited too long.
-    deadlines: BTreeSet<(Duration, u64)>,
+    orders: HashMap<OrderKey, usize>,
+    /// When each has waited too long, in the order of time, and when others would have: what
+    /// isn't true any more is forgotten when it comes to the front.
+    deadlines: VecDeque<(Duration, usize)>,
 }
 
 impl WaitingRoom {
@@ -115,12 +117,12 @@ impl WaitingRoom {
     }
 
     /// The ticket of an order that waits.
-    pub(super) fn find(&self, order: OrderKey) -> Option<u64> {
+    pub(super) fn find(&self, order: OrderKey) -> Option<usize> {
         self.orders.get(&order).copied()
     }
 
-    pub(super) fn get(&self, ticket: u64) -> &Waiting {
-        &self.waiting[&ticket]
+    pub(super) fn get(&self, ticket: usize) -> &Waiting {
+        &self.waiting[ticket]
     }
 
     /// An order comes in. Its ticket.
@@ -131,9 +133,7 @@ impl WaitingRoom {
         place: ReplyPlace,
         bytes: Range<usize>,
         shortage: Shortage,
-    ) -> u64 {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+    ) -> usize {
         let waiting = Waiting {
             order,
             place,
@@ -144,28 +144,39 @@ impl WaitingRoom {
             queues: Vec::new(),
             repeats: Vec::new(),
         };
-        self.waiting.insert(ticket, waiting);
+        let ticket = self.waiting.insert(waiting);
         self.orders.insert(order, ticket);
-        self.deadlines.insert((now + WAIT_MAX, ticket));
+        self.set_deadline(now + WAIT_MAX, ticket);
         self.line_up(now, ticket, shortage);
         ticket
     }
 
     /// Another copy of an order that waits came in.
-    pub(super) fn repeat(&mut self, ticket: u64, place: ReplyPlace) {
-        self.waiting.get_mut(&ticket).expect("it waits").repeats.push(place);
+    pub(super) fn repeat(&mut self, ticket: usize, place: ReplyPlace) {
+        self.waiting[ticket].repeats.push(place);
+    }
+
+    fn set_deadline(&mut self, until: Duration, ticket: usize) {
+        // Nearly always the last one.
+        let later = self.deadlines.iter().rev().take_while(|(other, _)| *other > until).count();
+        self.deadlines.insert(self.deadlines.len() - later, (until, ticket));
+    }
+
+    fn is_true(&self, (until, ticket): (Duration, usize)) -> bool {
+        self.waiting.get(ticket).is_some_and(|waiting| waiting.until == until)
     }
 
     /// The order goes to the end of the line for what it lacks now, unless it stands there.
-    pub(super) fn line_up(&mut self, now: Duration, ticket: u64, shortage: Shortage) -> Moved {
-        let waiting = self.waiting.get_mut(&ticket).expect("it waits");
-        let realm = waiting.order.0;
+    pub(super) fn line_up(&mut self, now: Duration, ticket: usize, shortage: Shortage) -> Moved {
+        let waiting = &mut self.waiting[ticket];
         if waiting.turn < shortage.item {
             // It has got what it waited for: the next item has a wait of its own.
-            self.deadlines.remove(&(waiting.until, ticket));
-            waiting.until = (now + WAIT_MAX).min(waiting.entered + WAIT_ALL_MAX);
-            self.deadlines.insert((waiting.until, ticket));
+            let until = (now + WAIT_MAX).min(waiting.entered + WAIT_ALL_MAX);
+            waiting.until = until;
+            self.set_deadline(until, ticket);
         }
+        let waiting = &mut self.waiting[ticket];
+        let realm = waiting.order.0;
         waiting.turn = shortage.item;
         let mut moved = Moved::default();
         for (item, whole) in waiting.queues.extract_if(.., |(item, _)| *item > shortage.item) {
@@ -181,7 +192,7 @@ impl WaitingRoom {
     }
 
     /// Who is first in line for an item.
-    pub(super) fn first(&self, item: ItemKey) -> Option<u64> {
+    pub(super) fn first(&self, item: ItemKey) -> Option<usize> {
         self.queues.get(&item)?.line.front().copied()
     }
 
@@ -208,7 +219,7 @@ impl WaitingRoom {
     /// while it waits for its next item, and then the answer is [`WaitingRoom::leave`]'s.
     pub(super) fn recall(&mut self, item: ItemKey) -> bool {
         let Some(first) = self.first(item) else { return true };
-        let keeps = self.waiting[&first].turn != item.1;
+        let keeps = self.waiting[first].turn != item.1;
         if keeps {
             self.queues.get_mut(&item).expect("somebody is in it").is_recalled = true;
         }
@@ -216,10 +227,12 @@ impl WaitingRoom {
     }
 
     /// The order is decided, or waits no longer.
-    pub(super) fn leave(&mut self, ticket: u64) -> (Waiting, Moved) {
-        let waiting = self.waiting.remove(&ticket).expect("it waits");
+    pub(super) fn leave(&mut self, ticket: usize) -> (Waiting, Moved) {
+        let waiting = self.waiting.remove(ticket);
         self.orders.remove(&waiting.order);
-        self.deadlines.remove(&(waiting.until, ticket));
+        while self.deadlines.front().is_some_and(|front| !self.is_true(*front)) {
+            self.deadlines.pop_front();
+        }
         let mut moved = Moved::default();
         for &(item, whole) in &waiting.queues {
             moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
@@ -228,19 +241,20 @@ impl WaitingRoom {
     }
 
     /// Who waits in a realm.
-    pub(super) fn tickets(&self, realm: Realm) -> Vec<u64> {
-        let of_realm = |(_, waiting): &(&u64, &Waiting)| waiting.order.0 == realm;
-        self.waiting.iter().filter(of_realm).map(|(ticket, _)| *ticket).collect()
+    pub(super) fn tickets(&self, realm: Realm) -> Vec<usize> {
+        let of_realm = self.waiting.iter().filter(|(_, waiting)| waiting.order.0 == realm);
+        of_realm.map(|(ticket, _)| ticket).collect()
     }
 
     /// Who has waited too long, if anybody.
-    pub(super) fn overdue(&self, now: Duration) -> Option<u64> {
-        let &(until, ticket) = self.deadlines.first()?;
-        (until <= now).then_some(ticket)
+    pub(super) fn overdue(&self, now: Duration) -> Option<usize> {
+        let due = self.deadlines.iter().take_while(|(until, _)| *until <= now);
+        due.copied().find(|deadline| self.is_true(*deadline)).map(|(_, ticket)| ticket)
     }
 
     /// When somebody will have waited too long.
     pub(super) fn next_wake(&self) -> Option<Duration> {
-        Some(self.deadlines.first()?.0)
+        let first = self.deadlines.iter().find(|deadline| self.is_true(**deadline))?;
+        Some(first.0)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use loadgen::profile::Random;
 use model::frame::FrameBuilder;
-use model::record::{CommandBuffer, Sale};
+use model::record::{Body, CommandBuffer, Sale};
 use model::{Amount, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity};
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
@@ -194,25 +194,27 @@ fn scarce(orders: &Orders) -> Measured {
     }
     let mut notes = vec![format!("All items scarce, {SHARDS} shards: {}.", spent.per_order())];
 
-    // Stock of each item for twice what is asked of it, by Zipf.
+    // New stock, and orders by Zipf that can't use it up.
     let batches: Vec<_> =
         (0..1_000).map(|batch| orders.batch(Popularity::Zipf, batch * BATCH)).collect();
     let mut asked = vec![0u64; ITEMS as usize + 1];
     for record in batches.iter().flat_map(CommandBuffer::records).flatten() {
-        let model::record::Body::Place { lines, .. } = record.body else { continue };
+        let Body::Place { lines, .. } = record.body else { continue };
         asked[lines[0].item.get() as usize] += 1;
     }
-    let mut twice = Platform::new(SHARDS, BUYERS, ITEMS, 0);
-    twice.list(orders)?;
-    let spread = twice.restock(|item| 2 * asked[item as usize])?;
+    let mut ample = Platform::new(SHARDS, BUYERS, ITEMS, 0);
+    ample.list(orders)?;
+    let spread = ample.restock(|item| 1_000 + 2 * asked[item as usize])?;
     notes.push(format!(
-        "New stock for {} items in one go, {SHARDS} shards: {}.",
-        thousands(asked.iter().filter(|units| **units > 0).count() as u64),
+        "New stock of at least 1,000 units for each of {} items, {SHARDS} shards: {}. Orders of \
+         one unit that sell it are at least a thousand times as many.",
+        thousands(ITEMS),
         spread.per_thousand("items"),
     ));
     notes.push(format!(
-        "Stock for twice as much as is asked for of each item, Zipf, {SHARDS} shards: {}.",
-        twice.run(batches)?.per_order()
+        "Ample stock, 1,000 units of each item and twice what is asked for, Zipf, {SHARDS} \
+         shards: {}.",
+        ample.run(batches)?.per_order()
     ));
     Ok((vec![row], notes))
 }

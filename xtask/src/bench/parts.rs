@@ -208,3 +208,24 @@ pub(super) fn drill() -> Result<Vec<Row>, Failure> {
     row.latency = Some(latencies.map(|rounds| typical(&rounds)));
     Ok(vec![row])
 }
+
+/// The drill on many shards, beside one.
+pub(super) fn drill_shards() -> Result<Vec<Row>, Failure> {
+    let crest = crest::build()?;
+    let mut rows = [16, 64].map(|shards| {
+        let what = format!("drill of 8 s on {shards} shards, JSON batches of 1,000");
+        Row::new(what, "orders/s", "on one shard")
+    });
+    for _ in 0..ROUNDS {
+        let mut rates = Vec::new();
+        for shards in ["1", "16", "64"] {
+            let args = ["--duration", "8s", "--shards", shards];
+            rates.push(crest::drill(&crest, &root().join("target"), &args)?.orders_per_s);
+        }
+        for (row, rate) in rows.iter_mut().zip(&rates[1..]) {
+            row.ours.push(*rate);
+            row.peer.push(rates[0]);
+        }
+    }
+    Ok(rows.into())
+}

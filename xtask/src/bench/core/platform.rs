@@ -54,6 +54,8 @@ pub(super) struct Spent {
     commands: u64,
     /// Of those: refused because nothing was left.
     sold_out: u64,
+    /// And: told to come again, after 250 ms.
+    busy: u64,
     entries: u64,
     messages: u64,
     log_bytes: u64,
@@ -186,12 +188,14 @@ impl Platform {
         for (Asked, found) in self.group.released() {
             let Found::Commands(_, replies) = found else { continue };
             self.open -= 1;
-            let sold_out = replies.iter().filter(|reply| reply.outcome == Outcome::SoldOut).count();
-            let done = replies.iter().filter(|reply| reply.outcome == Outcome::Ok).count();
-            if sold_out + done < replies.len() {
-                return Err("a command of the benchmark was refused".into());
+            for reply in &replies {
+                match reply.outcome {
+                    Outcome::Ok => {}
+                    Outcome::SoldOut => self.spent.sold_out += 1,
+                    Outcome::Busy => self.spent.busy += 1,
+                    refused => return Err(format!("the benchmark was told: {refused:?}").into()),
+                }
             }
-            self.spent.sold_out += sold_out as u64;
             self.spare_replies.push(replies);
         }
         Ok(())
@@ -219,7 +223,9 @@ impl Spent {
 
     pub(super) fn per_order(&self) -> String {
         let refused = self.sold_out as f64 * 100.0 / self.commands as f64;
-        format!("{}; {refused:.1} % were sold out", self.per_thousand("orders"))
+        let busy = thousands(self.busy);
+        let figures = self.per_thousand("orders");
+        format!("{figures}; {refused:.1} % were sold out, {busy} orders busy")
     }
 }
 
@@ -227,6 +233,7 @@ impl AddAssign for Spent {
     fn add_assign(&mut self, other: Spent) {
         self.commands += other.commands;
         self.sold_out += other.sold_out;
+        self.busy += other.busy;
         self.entries += other.entries;
         self.messages += other.messages;
         self.log_bytes += other.log_bytes;
