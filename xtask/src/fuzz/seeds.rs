@@ -5,9 +5,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use model::frame::{FrameBuilder, FramePlace};
 use model::record::entry::{Entry, StockOp, Units};
-use model::record::{
-    CommandBuffer, ItemUpdate, RULE_VERSION, RefundLine, Sale, StreamPlace,
-};
+use model::record::{CommandBuffer, ItemUpdate, RULE_VERSION, RefundLine, Sale, StreamPlace};
 use model::{
     AccountKind, Amount, ChangeId, Currency, Epoch, ItemId, Offset, OrderId, Party, PaymentMethod,
     Quantity, ShardId, Time,
