@@ -236,6 +236,11 @@ impl<T: Token> ShardGroup<T> {
                 }
             }
             for (command, slot) in window[..read].iter().flatten() {
+                if let Some(slot) = slot {
+                    self.hosts[*slot].shard.prefetch_sellers(command);
+                }
+            }
+            for (command, slot) in window[..read].iter().flatten() {
                 let place = (*slot, replies.len());
                 replies.push(self.execute(now, command, place, &commands, &mut waits));
             }
@@ -437,6 +442,7 @@ impl<T: Token> ShardGroup<T> {
         }
         window.iter().flatten().for_each(|command| host.shard.prefetch_slots(command));
         window.iter().flatten().for_each(|command| host.shard.prefetch_blocks(command));
+        window.iter().flatten().for_each(|command| host.shard.prefetch_sellers(command));
     }
 
     fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {

@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::index::prefetch;
+
 /// Words of a region: 2 MiB, a huge page. Blocks don't straddle regions; the largest order is
 /// some 100 KiB.
 const REGION_WORDS: usize = 256 << 10;
@@ -25,6 +27,8 @@ const REGIONS_MAX: usize = (1 << 32) / REGION_WORDS;
 const CHUNK_REGIONS: usize = 32;
 /// Regions kept for what has been let in: 128 MiB, many times what a request may hold.
 const ROOM_REGIONS: usize = 64;
+/// A cache line.
+const LINE_WORDS: usize = 8;
 /// Words left unused at the start of an arena, so that position 0 can mean "none" and blocks of
 /// 64 bytes lie in one cache line each.
 pub(crate) const UNUSED_WORDS: usize = 8;
@@ -174,6 +178,14 @@ impl Arena {
         let start = region.used;
         region.used += words;
         Pos((number * REGION_WORDS + start) as u32)
+    }
+
+    /// Asks the processor to fetch the memory of the next block of so many words.
+    pub(crate) fn prefetch_next(&self, words: usize) {
+        let Some(region) = self.regions.last() else { return };
+        for line in region.words()[region.used..].iter().take(words).step_by(LINE_WORDS) {
+            prefetch(line);
+        }
     }
 
     /// Whether there is room for what one submission can take at most, and then some.

@@ -184,6 +184,12 @@ impl Inventory {
         self.index.prefetch(self.hash(item));
     }
 
+    /// Where the account of an item's seller is, or of another's by a rare chance.
+    pub(crate) fn guess_payable(&self, item: ItemId) -> Option<Pos> {
+        let pos = self.index.guess(self.hash(item))?;
+        Some(Pos(self.get(pos).payable))
+    }
+
     pub(crate) fn prefetch_item(&self, item: ItemId) {
         if let Some(pos) = self.index.guess(self.hash(item)) {
             prefetch(&self.items.words(pos)[0]);

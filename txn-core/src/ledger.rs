@@ -383,8 +383,12 @@ impl Ledger {
 
     pub(crate) fn prefetch_account(&self, key: AccountKey) {
         if let Some(pos) = self.index.guess(self.hash(key)) {
-            prefetch(&self.accounts.words(pos)[0]);
+            self.prefetch_block(pos);
         }
+    }
+
+    pub(crate) fn prefetch_block(&self, pos: Pos) {
+        prefetch(&self.accounts.words(pos)[0]);
     }
 }
 

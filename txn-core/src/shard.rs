@@ -151,6 +151,9 @@ impl Shard {
             for (command, _) in window[..read].iter().flatten() {
                 self.prefetch_blocks(command);
             }
+            for (command, _) in window[..read].iter().flatten() {
+                self.prefetch_sellers(command);
+            }
             for (command, after) in window[..read].iter().flatten() {
                 if frame.is_full_for(RECORD_BYTES_MAX) {
                     return Ok(());
@@ -398,6 +401,17 @@ impl Shard {
                 items.for_each(|item| state.inventory.prefetch_item(item));
             }
             _ => {}
+        }
+    }
+
+    /// Asks the processor to fetch what those blocks name: the accounts of sellers.
+    pub fn prefetch_sellers(&self, command: &Record<'_>) {
+        let Body::Place { lines, .. } = command.body else { return };
+        let Some(state) = self.realm(command.realm()) else { return };
+        for line in lines.iter().take(PREFETCH_LINES) {
+            if let Some(seller) = state.inventory.guess_payable(ItemId(line.item.get())) {
+                state.ledger.prefetch_block(seller);
+            }
         }
     }
 

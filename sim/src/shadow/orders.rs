@@ -98,7 +98,7 @@ impl Books {
         let wanted = match outcome {
             Outcome::Ok if pays_here && enough == Some(false) => Outcome::InsufficientFunds,
             Outcome::InsufficientFunds if enough == Some(true) => Outcome::Ok,
-            Outcome::UnknownAccount if !(pays_here && !has_account) && !has_coupon => Outcome::Ok,
+            Outcome::UnknownAccount if (has_account || !pays_here) && !has_coupon => Outcome::Ok,
             Outcome::WrongState if !(withdrawn || late) => Outcome::Ok,
             Outcome::PriceMismatch if !states_prices => Outcome::Ok,
             outcome => outcome,

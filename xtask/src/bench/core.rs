@@ -53,8 +53,8 @@ enum Popularity {
 type Measured = Result<(Vec<Row>, Vec<String>), Failure>;
 
 pub(super) fn measure(only: Option<&str>) -> Measured {
-    let parts: [(&str, fn(&Orders) -> Measured); 3] =
-        [("retained", retained), ("shards", shards), ("scarce", scarce)];
+    type Part = fn(&Orders) -> Measured;
+    let parts: [(&str, Part); 3] = [("retained", retained), ("shards", shards), ("scarce", scarce)];
     let orders = Orders::new();
     let (mut rows, mut notes) = (Vec::new(), Vec::new());
     for (name, part) in parts {

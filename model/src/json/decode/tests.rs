@@ -357,7 +357,7 @@ fn parts_of_a_payment_are_refused_by_name() {
             r#"{{"buyer":1,"id":"{ID}","currency":"GBP",{payments}"lines":[{{"item":1,"quantity":1}}]}}"#
         )
     };
-    let nine = vec![r#"{"method":"balance","amount":1}"#; 9].join(",");
+    let nine = [r#"{"method":"balance","amount":1}"#; 9].join(",");
     for (payments, expected) in [
         ("".to_string(), expect!["payment: missing field `payment`"]),
         (
