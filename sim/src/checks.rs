@@ -1,7 +1,7 @@
 //! What must hold: after every event, and when the world has come to rest.
 
 use model::reply::{Query, View};
-use model::{AccountKind, Currency, OrderId, Outcome, Party, Realm};
+use model::{AccountKind, Currency, OrderId, Outcome, Party, Realm, ShardId};
 use node::Imbalance;
 use txn_core::Shard;
 
@@ -200,6 +200,17 @@ impl World {
             }
             if self.liar.is_none() && hashes(&self.nodes[number]) != before {
                 return Err(format!("node {number} comes up in another state"));
+            }
+            let node = &self.nodes[number];
+            let up = node.up.as_ref().expect("it has just come up");
+            let alone = up.trade_alone(&placement, &node.shards, &self.options.spare);
+            let trade = |id: &ShardId| {
+                let shard = node.members().find(|shard| shard.seat().id == *id);
+                shard.expect("the shard is on this node").realm_hash(Realm::Live)
+            };
+            let whole: Vec<u64> = node.shards.iter().map(trade).collect();
+            if alone.as_ref().ok() != Some(&whole) {
+                return Err(format!("node {number}: without rehearsal, trade is in another state"));
             }
         }
         Ok(())
