@@ -1,6 +1,8 @@
 //! Deciding an order asks the allocator for nothing: what a batch allocates, it allocates once,
 //! however many orders are in it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
