@@ -239,7 +239,7 @@ fn a_record_that_was_changed_is_named_by_shard_and_offset() {
           verdict    FAIL
           audit      NOT OK: 1 records executed again, 0 duplicated, 0 oversold, 0 unbalanced, 0 inconsistent
                      the first difference is at shard 1, offset 1
-          problem    audit: the log does not execute to what it records, at shard 1, offset 1: logged as ok, executed again as ok
+          problem    audit: the log does not execute to what it records, at shard 1, offset 1: CreateAccount logged with amount 101, executed again with 100
         ok false
         first_difference {"offset":1,"shard":1}
     "#]],
