@@ -136,8 +136,10 @@ fn orders_come_from_everywhere_and_no_unit_is_sold_twice() {
         assert_eq!(shop.post(&path, refund).status, 200);
         let late =
             |n| order(buyer_on(5, n as usize), n, "external", r#"[{"item":1,"quantity":1}]"#);
-        assert_eq!(shop.post("/v1/orders", late(100)).status, 201);
-        assert_eq!(shop.post("/v1/orders", late(101)).status, 409);
+        // Until its shard has heard of it, by way of the item's home, it refuses.
+        let is_placed = |n| shop.post("/v1/orders", late(n)).status == 201;
+        assert!((100..1_000).any(is_placed));
+        assert_eq!(shop.post("/v1/orders", late(1_000)).status, 409);
     }
 }
 
