@@ -1,4 +1,5 @@
-//! The admin port: is it alive, is it ready, what did it do, where did the time go.
+//! The admin port: is it alive, is it ready, what did it do, where did the time go; and the kill
+//! switch for drills.
 //!
 //! It runs on the main thread, beside the reactors and not on them. Figures are read when they
 //! are asked for: a scrape copies counters, and nobody who places an order waits for it.
@@ -12,9 +13,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
-use node::{Inbox, Stages, ThreadState};
+use node::{DrillSwitch, Inbox, Stages, ThreadState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -35,6 +37,22 @@ pub(crate) struct Admin {
     /// By shard.
     inboxes: Vec<Inbox>,
     stopping: watch::Receiver<bool>,
+    drills: Drills,
+}
+
+/// The switch for drills: at the doors, and at every group behind them.
+#[derive(Clone)]
+pub(crate) struct Drills {
+    pub(crate) door: DrillDoor,
+    pub(crate) groups: Vec<DrillSwitch>,
+}
+
+impl Drills {
+    fn stop(&self, stopped: bool) {
+        self.door.stop(stopped);
+        self.groups.iter().for_each(|group| group.stop(stopped));
+        tracing::warn!(stopped, "drills were switched");
+    }
 }
 
 impl Admin {
@@ -43,8 +61,9 @@ impl Admin {
         stages: Arc<Stages>,
         inboxes: Vec<Inbox>,
         stopping: watch::Receiver<bool>,
+        drills: Drills,
     ) -> Admin {
-        Admin { stages, inboxes, stopping }
+        Admin { stages, inboxes, stopping, drills }
     }
 
     /// Answers on a task of the current runtime, as long as that runs. The listener must not
@@ -56,6 +75,9 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/stages", get(stages))
+            .route("/drill", get(drill))
+            .route("/drill/stop", post(stop_drill))
+            .route("/drill/start", post(start_drill))
             .with_state(Arc::new(self));
         tokio::spawn(async move {
             // It ends with the runtime; a connection that breaks is its client's business.
@@ -70,6 +92,23 @@ async fn ready(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
         false => (StatusCode::OK, "ready\n"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
     }
+}
+
+/// Whether there is a key for drills, and whether they are stopped.
+async fn drill(State(admin): State<Arc<Admin>>) -> Response {
+    let door = &admin.drills.door;
+    let text = format!("{{\"key\":{},\"stopped\":{}}}", door.has_key(), door.is_stopped());
+    ([(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+async fn stop_drill(State(admin): State<Arc<Admin>>) -> Response {
+    admin.drills.stop(true);
+    drill(State(admin)).await
+}
+
+async fn start_drill(State(admin): State<Arc<Admin>>) -> Response {
+    admin.drills.stop(false);
+    drill(State(admin)).await
 }
 
 async fn stages(State(admin): State<Arc<Admin>>) -> Response {
@@ -143,10 +182,14 @@ impl Metrics {
             "Requests, by what they ask for; unknown: for a path or method that there isn't",
             kinds.map(|(kind, count)| ([("kind", kind)], count)),
         )?;
+        let help = "Requests of a drill, of those that read or write";
+        encoder
+            .encode_descriptor("crest_drill_requests", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&requests.drill, None)?;
         counters(
             encoder,
             "crest_orders",
-            "Orders that were to be placed, by what became of them",
+            "Orders that were to be placed, by what became of them; not a drill's",
             requests.orders.iter().map(|(outcome, n)| ([("outcome", outcome.as_str())], *n)),
         )
     }

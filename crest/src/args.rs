@@ -76,6 +76,11 @@ pub(crate) struct Serve {
     /// Plain HTTP without a key, so not for the world. Port 0 takes a free one; `off`: none.
     #[arg(long, value_name = "ADDR", default_value = ADMIN, value_parser = admin)]
     pub(crate) admin: Admin,
+    /// File with the key of drills: 16 bytes or more, without the white space around them. Requests
+    /// that are marked with it are rehearsal. Default: the environment variable CREST_DRILL_KEY
+    /// has the key itself; without either, what is marked is refused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) drill_key: Option<PathBuf>,
     /// Threads that serve connections, each with its part of the shards. Default: one for each
     /// core.
     #[arg(long, value_name = "N")]
@@ -194,6 +199,10 @@ pub(crate) struct Drill {
     /// order is read back at the end instead of an audit.
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     pub(crate) target: Option<String>,
+    /// With --target: mark everything as rehearsal, with the key in this file, which the platform
+    /// has to have (`serve --drill-key`). Trade isn't touched.
+    #[arg(long, value_name = "FILE", requires = "target")]
+    pub(crate) drill_key: Option<PathBuf>,
     /// With --target: the platform's admin port, such as 127.0.0.1:9090, to be asked where the
     /// time went.
     #[arg(long, value_name = "ADDR", requires = "target")]

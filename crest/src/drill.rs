@@ -40,6 +40,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let plan::Drill { settings, pace, protocol } = plan::of(args)?;
     let expected = match &pace {
         engine::Pace::Max(duration) => EXPECTED_RATE * duration.as_secs_f64(),
+        engine::Pace::Count(orders) => *orders as f64,
         engine::Pace::Schedule(schedule) => schedule.expected(),
     };
     let expected = expected.min(EXPECTED_MAX);
@@ -55,9 +56,6 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         requests.connections,
         settings.seed
     );
-    for words in settings.left_out() {
-        say(&format!("left out: {words}"));
-    }
     let scene = Scene::set(args, profile.buyers(), profile.items(), expected as u64)?;
     let stop = interrupts(scene.killer())?;
     let started = Instant::now();
@@ -77,6 +75,9 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         threads: requests.threads.min(requests.connections),
         pace: match pace {
             engine::Pace::Schedule(orders) => engine::Pace::Schedule(orders.scaled(in_requests)),
+            engine::Pace::Count(orders) => {
+                engine::Pace::Count((orders as f64 * in_requests).ceil() as u64)
+            }
             max => max,
         },
         grain: engine::GRAIN,
@@ -92,7 +93,11 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     };
     let before = scene.cpu();
     let figures = scene.figures();
-    let ran = watched(&progress, plan.pace.duration(), "orders", || {
+    let duration = match &plan.pace {
+        engine::Pace::Count(_) => Duration::from_secs_f64(expected / EXPECTED_RATE),
+        pace => pace.duration(),
+    };
+    let ran = watched(&progress, duration, "orders", || {
         engine::run(&plan, |_| Orders::new(profile.clone(), run), &progress)
     })??;
     let cpu = scene.cpu().since(&before);
@@ -111,6 +116,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let mut thresholds = settings.thresholds.clone();
     thresholds.extend(args.threshold.iter().cloned());
     report.add_load(&ran.recorder, ran.elapsed, &thresholds);
+    report.add_sale(&profile, &ran.recorder, args.target.is_none());
     let mut acks = Acks::new(run, requests.batch);
     ran.loads.into_iter().for_each(|load| acks.merge(load.acks));
     if let Some(data) = scene.stop(&mut report)? {

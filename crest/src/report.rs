@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use loadgen::Recorder;
 use loadgen::junit::{self, Case, Suite};
 use loadgen::recorder::{Kind, Second};
 use loadgen::threshold::{Checked, Figures, Quantile, Threshold};
 use loadgen::trace::Totals;
+use loadgen::{Profile, Recorder};
+use model::Outcome;
 use serde::Serialize;
 
 use crate::Failure;
@@ -44,6 +45,8 @@ pub(crate) struct Report {
     pub(crate) rejected: Option<BTreeMap<&'static str, u64>>,
     pub(crate) errors: Option<u64>,
     pub(crate) retries: Option<u64>,
+    /// Orders that were answered as busy, each time; they were sent again.
+    pub(crate) busy: Option<u64>,
     pub(crate) orders_per_s: Option<Rates>,
     pub(crate) requests_per_s: Option<Rates>,
     /// Answers by HTTP status.
@@ -60,6 +63,8 @@ pub(crate) struct Report {
     pub(crate) audit: Option<AuditFigures>,
     pub(crate) read_back: Option<ReadBack>,
     pub(crate) trace: Option<Totals>,
+    /// Where everybody wants one of a few units.
+    pub(crate) sale: Option<SaleFigures>,
     pub(crate) profile: Option<String>,
     pub(crate) seed: Option<u64>,
     /// Whether it was ended early, from outside.
@@ -131,7 +136,32 @@ pub(crate) struct AuditFigures {
     pub(crate) lines: u64,
     pub(crate) records: u64,
     pub(crate) revenue: BTreeMap<String, i128>,
+    /// What was rehearsed; nothing above counts it but `records`. Null where there was nothing.
+    pub(crate) rehearsal: Option<SalesFigures>,
     pub(crate) state_hash: String,
+}
+
+/// A sale of a few units to many buyers, as they were answered.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct SaleFigures {
+    /// Units that there were.
+    stocked: u64,
+    /// Units that had to be sold: all that there were, if so many were wanted.
+    wanted: u64,
+    sold: u64,
+    sold_out: u64,
+    /// When the last buyer was answered, from when the first one asked.
+    answered_s: f64,
+}
+
+/// What was ordered, sold and earned.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SalesFigures {
+    orders: u64,
+    lines: u64,
+    units_sold: u64,
+    units_refunded: u64,
+    revenue: BTreeMap<String, i128>,
 }
 
 /// A record: offsets are those of its shard.
@@ -164,6 +194,15 @@ pub(crate) struct SecondFigures {
 pub(crate) struct ReadBack {
     pub(crate) orders: u64,
     pub(crate) lost: u64,
+    /// Whether these are there, nobody said.
+    pub(crate) unread: u64,
+}
+
+impl SalesFigures {
+    fn of(sales: &node::Sales) -> Option<SalesFigures> {
+        let node::Sales { orders, lines, units_sold, units_refunded, revenue } = sales.clone();
+        (orders > 0).then_some(SalesFigures { orders, lines, units_sold, units_refunded, revenue })
+    }
 }
 
 impl Report {
@@ -179,6 +218,7 @@ impl Report {
             rejected: None,
             errors: None,
             retries: None,
+            busy: None,
             orders_per_s: None,
             requests_per_s: None,
             statuses: None,
@@ -192,6 +232,7 @@ impl Report {
             audit: None,
             read_back: None,
             trace: None,
+            sale: None,
             profile: None,
             seed: None,
             stopped: false,
@@ -221,6 +262,7 @@ impl Report {
         self.add_load(recorder, elapsed, thresholds);
         self.requests_per_s = self.orders_per_s.take();
         self.rejected = None;
+        self.busy = None;
         self.statuses = Some(recorder.statuses.clone());
         self.reasons = Some(recorder.reasons.clone());
         self.body_bytes = Some(recorder.body_bytes);
@@ -243,6 +285,7 @@ impl Report {
         self.rejected = Some(recorder.rejected().map(|(o, count)| (o.word(), count)).collect());
         self.errors = Some(recorder.errors());
         self.retries = Some(recorder.retries);
+        self.busy = Some(recorder.busy);
         self.orders_per_s = Some(Rates {
             mean: orders.accepted as f64 / seconds,
             peak_1s: recorder.seconds.iter().map(|second| second.accepted).max().unwrap_or(0),
@@ -276,10 +319,40 @@ impl Report {
         }
     }
 
+    /// Takes in how a sale went, after its load. Where the stock was `new`, all of it that was
+    /// wanted must have been sold.
+    pub(crate) fn add_sale(&mut self, profile: &Profile, recorder: &Recorder, new: bool) {
+        let settings = profile.settings();
+        let Some(flash) = settings.flash.as_ref().filter(|_| settings.is_sale()) else { return };
+        let mut wanted = BTreeMap::<u64, u64>::new();
+        for n in 0..self.offered.unwrap_or(0) {
+            for (item, units) in profile.order(n) {
+                *wanted.entry(item.0).or_default() += u64::from(units);
+            }
+        }
+        let sale = SaleFigures {
+            stocked: flash.count * flash.stock,
+            wanted: wanted.values().map(|units| flash.stock.min(*units)).sum(),
+            sold: recorder.outcomes[Outcome::Ok as usize]
+                + recorder.outcomes[Outcome::AlreadyDone as usize],
+            sold_out: recorder.outcomes[Outcome::SoldOut as usize],
+            answered_s: self.duration_s.unwrap_or(0.0),
+        };
+        if new && sale.sold != sale.wanted && recorder.errors() == 0 {
+            let SaleFigures { sold, wanted, .. } = sale;
+            self.problem(format!("{sold} units were sold where {wanted} had to be"));
+        }
+        self.sale = Some(sale);
+    }
+
     /// Takes in what was read again of a foreign platform.
     pub(crate) fn add_read_back(&mut self, read: ReadBack) {
         if read.lost > 0 {
             self.problem(format!("{} acknowledged orders can't be read back", read.lost));
+        }
+        if read.unread > 0 {
+            let unread = thousands(read.unread);
+            self.problem(format!("{unread} acknowledged orders: the platform answers no reads"));
         }
         self.read_back = Some(read);
     }
@@ -352,7 +425,7 @@ impl Report {
         });
         self.audit = Some(AuditFigures {
             ok: audit.is_ok() && lost.unwrap_or(0) == 0,
-            orders: audit.orders,
+            orders: audit.trade.orders,
             lost,
             duplicated: audit.duplicated,
             oversold: audit.oversold,
@@ -361,11 +434,12 @@ impl Report {
             first_difference: audit
                 .first_difference
                 .map(|(shard, offset)| RecordPlace { shard: shard.0, offset: offset.0 }),
-            units_sold: audit.units_sold,
-            units_refunded: audit.units_refunded,
-            lines: audit.lines,
+            units_sold: audit.trade.units_sold,
+            units_refunded: audit.trade.units_refunded,
+            lines: audit.trade.lines,
             records: audit.records,
-            revenue: audit.revenue.clone(),
+            revenue: audit.trade.revenue.clone(),
+            rehearsal: SalesFigures::of(&audit.rehearsal),
             state_hash: format!("{:016x}", audit.state_hash),
         });
         for problem in &audit.problems {
@@ -574,9 +648,22 @@ impl fmt::Display for Report {
             if let Some(retries) = self.retries.filter(|&retries| retries > 0) {
                 let _ = write!(text, ", {} requests sent again", thousands(retries));
             }
+            if let Some(busy) = self.busy.filter(|&busy| busy > 0) {
+                let _ = write!(text, ", {} answers of busy", thousands(busy));
+            }
             row(if self.requests_per_s.is_some() { "requests" } else { "orders" }, text)?;
         }
-        if let Some(rates) = &self.orders_per_s {
+        if let Some(sale) = &self.sale {
+            let SaleFigures { stocked, sold, sold_out, answered_s, .. } = *sale;
+            let (sold, stocked) = (thousands(sold), thousands(stocked));
+            let sold_out = thousands(sold_out);
+            let text = format!(
+                "{sold} of {stocked} units sold, {sold_out} told that it is sold out, all \
+                 answered after {answered_s:.2} s"
+            );
+            row("sale", text)?;
+        }
+        if let Some(rates) = self.orders_per_s.as_ref().filter(|_| self.sale.is_none()) {
             let (mean, peak) = (thousands(rates.mean as u64), thousands(rates.peak_1s));
             row("rate", format!("{mean} orders/s, {peak} in the best second"))?;
         }
@@ -646,17 +733,14 @@ impl fmt::Display for Report {
             if let Some(RecordPlace { shard, offset }) = audit.first_difference {
                 row("", format!("the first difference is at shard {shard}, offset {offset}"))?;
             }
-            let mut text = format!(
-                "{} orders, {} lines, {} units sold, {} refunded",
-                thousands(audit.orders),
-                thousands(audit.lines),
-                thousands(audit.units_sold),
-                thousands(audit.units_refunded)
-            );
-            for (currency, revenue) in &audit.revenue {
-                let _ = write!(text, ", {currency} {}", money(currency, *revenue));
+            let AuditFigures { orders, lines, units_sold, units_refunded, .. } = *audit;
+            let books = [orders, lines, units_sold, units_refunded];
+            row("books", books_text(books, &audit.revenue))?;
+            if let Some(sales) = &audit.rehearsal {
+                let SalesFigures { orders, lines, units_sold, units_refunded, .. } = *sales;
+                let books = [orders, lines, units_sold, units_refunded];
+                row("rehearsed", books_text(books, &sales.revenue))?;
             }
-            row("books", text)?;
         }
         if let Some(read) = &self.read_back {
             let (orders, lost) = (thousands(read.orders), thousands(read.lost));
@@ -697,6 +781,24 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Orders, lines, units sold and refunded, and what was earned.
+fn books_text(
+    [orders, lines, sold, refunded]: [u64; 4],
+    revenue: &BTreeMap<String, i128>,
+) -> String {
+    let mut text = format!(
+        "{} orders, {} lines, {} units sold, {} refunded",
+        thousands(orders),
+        thousands(lines),
+        thousands(sold),
+        thousands(refunded)
+    );
+    for (currency, revenue) in revenue {
+        let _ = write!(text, ", {currency} {}", money(currency, *revenue));
+    }
+    text
 }
 
 /// Minor units as a person writes them: 123456 pence as 1,234.56.

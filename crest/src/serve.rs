@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 
-use gateway::{Door, Gateway, Limits, Router};
+use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
 use node::{CommitStats, DataDir, GroupHandle, GroupTask, LogThread, MakeDir, ShardFailed};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
@@ -14,11 +16,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use txn_core::Capacity;
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Drills};
 use crate::{Failure, args};
 
 /// The log failed (`EX_SOFTWARE` of sysexits.h).
 const EXIT_LOG_FAILED: u8 = 70;
+/// Holds the drill key where no file does.
+const DRILL_KEY_VARIABLE: &str = "CREST_DRILL_KEY";
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -33,6 +37,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),
     };
+    let drill_door = DrillDoor::new(drill_key(args)?);
     let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
     let (opened, recovered) = node::open(&dir, reactors, capacity)?;
     tracing::info!(records = opened.replayed, cut_bytes = recovered.cut_bytes, "recovered");
@@ -53,18 +58,22 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let groups: BTreeMap<u16, &GroupHandle> =
         opened.handles.iter().map(|(number, handle)| (*number, handle)).collect();
     let inboxes = groups.values().map(|handle| handle.inbox()).collect();
-    let watched = Admin::new(opened.handles[0].1.stages().clone(), inboxes, stopped.clone());
+    let switches = groups.values().map(|handle| handle.drill_switch()).collect();
+    let drills = Drills { door: drill_door.clone(), groups: switches };
+    let stages = opened.handles[0].1.stages().clone();
+    let watched = Admin::new(stages, inboxes, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();
     let threads: Vec<_> = Door::for_all(listeners)
         .into_iter()
         .enumerate()
         .map(|(number, door)| {
-            let (router, stopped) = (router.clone(), stopped.clone());
+            let gateway = (router.clone(), drill_door.clone());
+            let stopped = stopped.clone();
             let group = tasks.next().map(|task| (task, failed.clone()));
             thread::Builder::new()
                 .name(format!("crest-{number}"))
-                .spawn(move || reactor(number, router, door, stopped, group))
+                .spawn(move || reactor(number, gateway, door, stopped, group))
         })
         .collect::<Result<_, _>>()?;
     // From here on only reactors hold the shards: when they are done, those are.
@@ -116,6 +125,23 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The key for drills, if there is one.
+fn drill_key(args: &args::Serve) -> Result<Option<DrillKey>, Failure> {
+    if let Some(file) = &args.drill_key {
+        return read_drill_key(file).map(Some);
+    }
+    let Some(secret) = std::env::var_os(DRILL_KEY_VARIABLE) else { return Ok(None) };
+    let key = DrillKey::new(secret.as_bytes());
+    Ok(Some(key.map_err(|error| format!("{DRILL_KEY_VARIABLE}: {error}"))?))
+}
+
+/// The drill key that a file holds.
+pub(crate) fn read_drill_key(file: &Path) -> Result<DrillKey, Failure> {
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let secret = std::fs::read(file).map_err(|error| wrong(&error))?;
+    Ok(DrillKey::new(&secret).map_err(|error| wrong(&error))?)
+}
+
 /// Waits until the reactors are done, then the log.
 fn end(
     reactors: Vec<thread::JoinHandle<std::io::Result<()>>>,
@@ -161,7 +187,7 @@ fn fail(failed: &ShardFailed) -> ExitCode {
 /// One core's connections, and its shards.
 fn reactor(
     number: usize,
-    router: Router,
+    (router, drills): (Router, DrillDoor),
     door: Door,
     stopped: watch::Receiver<bool>,
     group: Option<(GroupTask, mpsc::Sender<ShardFailed>)>,
@@ -179,7 +205,8 @@ fn reactor(
                 }
             })
         });
-        Gateway::new(router, Limits::default(), number).serve(door, stopped).await?;
+        let gateway = Gateway::new(router, Limits::default(), number).with_drills(drills);
+        gateway.serve(door, stopped).await?;
         if let Some(group) = group {
             group.await.map_err(std::io::Error::other)?;
         }

@@ -19,6 +19,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long anything that the platform does on its own may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What drills are marked with.
+const DRILL_KEY: &str = "sixteen bytes, and more";
+
 /// A platform that a test started. Killed when dropped.
 struct Platform {
     child: Child,
@@ -33,6 +36,7 @@ impl Platform {
             .args(["--reactors", "2", "--data"])
             .arg(data)
             .env("CREST_LOG", "warn")
+            .env("CREST_DRILL_KEY", DRILL_KEY)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -354,4 +358,39 @@ fn the_port_can_be_left_out_and_is_named_when_it_is_taken() {
     let words = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{words}");
     assert!(words.contains(&address) && words.contains("--admin"), "{words}");
+}
+
+#[test]
+fn drills_are_stopped_and_started_while_trade_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(dir.path());
+    let switch = |path: &str| {
+        let mut admin = Connection::to(platform.admin);
+        admin.send(post(path, ""));
+        admin.receive()
+    };
+    let mark = gateway::DrillKey::new(DRILL_KEY.as_bytes()).unwrap().mark(4_102_444_800);
+    let mut connection = Connection::to(platform.http);
+    let mut create = |party: u64, is_drill: bool| {
+        let body = format!(r#"{{"party":{party},"currency":"GBP"}}"#);
+        let header = format!("host: crest\r\ncrest-drill: {mark}\r\n");
+        let request = post("/v1/accounts", &body);
+        connection.send(if is_drill {
+            request.replacen("host: crest\r\n", &header, 1)
+        } else {
+            request
+        });
+        connection.receive().0
+    };
+    assert_eq!(get(platform.admin, "/drill"), (200, r#"{"key":true,"stopped":false}"#.to_string()));
+    assert_eq!((create(1, true), create(1, false)), (201, 201));
+    assert_eq!(switch("/drill/stop"), (200, r#"{"key":true,"stopped":true}"#.to_string()));
+    assert_eq!((create(2, true), create(2, false)), (503, 201));
+    assert_eq!(get(platform.admin, "/drill").1, r#"{"key":true,"stopped":true}"#);
+    assert_eq!(switch("/drill/start").0, 200);
+    assert_eq!((create(2, true), create(3, false)), (201, 201));
+    // A look switches nothing.
+    assert_eq!(get(platform.admin, "/drill/stop").0, 405);
+    assert_eq!(create(4, true), 201);
+    assert_eq!(platform.figures().requests.drill, 3);
 }

@@ -137,6 +137,87 @@ fn a_platform_that_runs_is_driven_and_read_back() {
 }
 
 #[test]
+fn a_drill_that_is_marked_leaves_trade_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, data) = (dir.path().join("drill.key"), dir.path().join("data"));
+    std::fs::write(&key, "a key for rehearsals\n").unwrap();
+    let key = key.to_str().unwrap();
+    let platform = Platform::start_with(&data, &["--drill-key", key]);
+    let options = ["--batch", "100", "--target", &platform.url, "--drill-key", key];
+    let (status, rehearsed) = crest(dir.path(), &small(&options));
+    assert_eq!((status, &rehearsed["verdict"]), (0, &Value::from("pass")));
+    assert_eq!(rehearsed["read_back"]["orders"], rehearsed["accepted"]);
+    assert_eq!(rehearsed["read_back"]["lost"], 0);
+    // The same buyers, items and seed; as trade.
+    let options = ["--batch", "100", "--rate", "2000", "--target", &platform.url];
+    let (status, traded) = crest(dir.path(), &small(&options));
+    assert_eq!(status, 0);
+    // A key that isn't the platform's.
+    let wrong = dir.path().join("wrong.key");
+    std::fs::write(&wrong, "a key of somebody else's").unwrap();
+    let wrong = wrong.to_str().unwrap();
+    let (status, _) = crest(dir.path(), &small(&["--target", &platform.url, "--drill-key", wrong]));
+    assert_eq!(status, 2);
+    drop(platform);
+    let (status, audited) = crest(dir.path(), &["audit", data.to_str().unwrap()]);
+    assert_eq!(status, 0);
+    assert_eq!(audited["audit"]["orders"], traded["accepted"]);
+    assert_eq!(audited["audit"]["rehearsal"]["orders"], rehearsed["accepted"]);
+}
+
+#[test]
+fn orders_that_nobody_pays_expire() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("unpaid.toml");
+    let text = "[payment]\nawait = 0.5\n[afterwards]\npay = 0.3\ncancel = 0.2\nwithin = \"200ms\"\n\
+                expire = \"600ms\"\n[requests]\nbatch = 10\n[shape]\n\
+                stages = [{ for = \"2s\", rate = 200 }]\n";
+    std::fs::write(&profile, text).unwrap();
+    let profile = profile.to_str().unwrap();
+    let data = dir.path().join("data");
+    let (status, figures) = crest(
+        dir.path(),
+        &[
+            "drill",
+            "--profile",
+            profile,
+            "--buyers",
+            "100",
+            "--items",
+            "10",
+            "--data",
+            data.to_str().unwrap(),
+        ],
+    );
+    // A machine that is busy elsewhere may make the generator late.
+    assert!(matches!(status, 0 | 3), "{status}");
+    assert_eq!(figures["audit"]["ok"], true);
+    let mut expired = 0;
+    node::audit(&data, |record, _, _| {
+        expired += u64::from(matches!(record.body, model::record::Body::Timer(_)));
+    })
+    .unwrap();
+    assert!(expired > 0, "nothing expired");
+}
+
+#[test]
+fn a_sale_sells_exactly_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let sale = |options: &[&str]| {
+        let mut args = vec!["drill", "--profile", "flash-sale"];
+        args.extend(options);
+        let (status, figures) = crest(dir.path(), &args);
+        assert_eq!(status, 0, "{}", figures["problems"]);
+        figures["sale"].clone()
+    };
+    let found = sale(&["--buyers", "20000", "--batch", "100"]);
+    assert_eq!((&found["sold"], &found["sold_out"]), (&1_000.into(), &19_000.into()));
+    // Fewer buyers than units: each gets one.
+    let found = sale(&["--buyers", "900", "--batch", "1", "--connections", "32"]);
+    assert_eq!((&found["sold"], &found["sold_out"]), (&900.into(), &0.into()));
+}
+
+#[test]
 fn a_port_that_is_taken_is_not_shared() {
     let dir = tempfile::tempdir().unwrap();
     let platform = Platform::start(&dir.path().join("data"));

@@ -8,11 +8,14 @@ use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use model::frame::FrameBuilder;
 use model::money::STOCK_MAX;
-use model::record::{Body, CommandBuffer, Record, Records, RefundLine, Sale};
+use model::record::{
+    Body, CommandBuffer, Coupon, LEGS_MAX, NewLeg, NewLine, Price, Record, Records, RefundLine,
+    Sale,
+};
 use model::reply::{Query, View};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity, Realm,
-    Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Party, PayStep,
+    PaymentMethod, Quantity, Realm, Time,
 };
 use txn_core::{Seat, Shard, SpareRegions};
 
@@ -119,7 +122,7 @@ fn write_command(
     to: &mut CommandBuffer,
 ) -> Result<()> {
     let id = if u.ratio(1, 8)? { u.int_in_range(0..=fresh)? } else { fresh };
-    let kind = u.int_in_range(0..=15)?;
+    let kind = u.int_in_range(0..=23)?;
     let (change, (buyer, order)) = (ChangeId(id), *u.choose(placed)?);
     match kind {
         0 => to.create_account(party(u)?, currency(u)?, amount(u)?),
@@ -133,17 +136,54 @@ fn write_command(
             placed.push((party(u)?, OrderId(id)));
             let mut place = to.place();
             for _ in 0..u.int_in_range(1..=3)? {
-                let agreed = if u.ratio(1, 4)? { Some(amount(u)?) } else { None };
-                place.line(item(u)?, quantity(u)?, agreed);
+                place.add(&line(u)?);
             }
             let (buyer, order) = placed[placed.len() - 1];
-            place.finish(buyer, order, currency(u)?, *u.choose(PaymentMethod::ALL)?);
+            if u.ratio(1, 2)? {
+                place.finish(buyer, order, currency(u)?, *u.choose(PaymentMethod::ALL)?);
+                return Ok(());
+            }
+            if u.ratio(1, 4)? {
+                place.forfeits();
+            }
+            let mut legs = Vec::new();
+            for _ in 0..u.int_in_range(1..=LEGS_MAX)? {
+                legs.push(leg(u)?);
+            }
+            place.finish_legs(buyer, order, currency(u)?, &legs);
         }
         9 | 10 => {
             let method = *u.choose(&[PaymentMethod::Balance, PaymentMethod::External])?;
             to.pay(change, buyer, order, method);
         }
         11 | 12 => to.cancel(change, buyer, order),
+        13 | 14 => {
+            let leg = if u.ratio(1, 2)? { Some(u.int_in_range(0..=3)?) } else { None };
+            let stated = if u.ratio(1, 2)? { Some(amount(u)?) } else { None };
+            to.pay_leg(change, buyer, order, *u.choose(PayStep::ALL)?, leg, stated);
+        }
+        15 => to.receive(change, buyer, order),
+        16 => {
+            let seller = if u.ratio(1, 2)? { Some(party(u)?) } else { None };
+            let coupon = Coupon {
+                funder: party(u)?,
+                seller,
+                currency: currency(u)?,
+                amount: amount(u)?,
+                minimum: amount(u)?,
+                expires: Time(0),
+            };
+            to.issue_coupon(party(u)?, u.int_in_range(0..=3)?, &coupon);
+        }
+        17 | 18 => to.hold(change, account(u)?, currency(u)?, amount(u)?, Time(0)),
+        19 => {
+            let hold = ChangeId(u.int_in_range(0..=fresh)?);
+            let stated = if u.ratio(1, 2)? { Some(amount(u)?) } else { None };
+            to.capture_hold(change, party(u)?, hold, account(u)?, stated);
+        }
+        20 => to.release_hold(change, party(u)?, ChangeId(u.int_in_range(0..=fresh)?)),
+        21 => to.set_overdraft(change, party(u)?, currency(u)?, amount(u)?),
+        22 => to.close_account(change, party(u)?, currency(u)?, *u.choose(AccountKind::ALL)?),
         _ => {
             let mut lines = Vec::new();
             for _ in 0..u.int_in_range(0..=3)? {
@@ -155,6 +195,31 @@ fn write_command(
         }
     }
     Ok(())
+}
+
+fn line(u: &mut Unstructured<'_>) -> Result<NewLine> {
+    let quantity = quantity(u)?;
+    let line = NewLine::goods(item(u)?, quantity);
+    Ok(match u.int_in_range(0..=7)? {
+        0 => NewLine { price: Price::Agreed(amount(u)?), ..line },
+        1 => NewLine { price: Price::Checked(amount(u)?), ..line },
+        2 => NewLine { payee: Some(party(u)?), discount: amount(u)?, ..line },
+        3 => {
+            let charge = NewLine::charge(*u.choose(LineKind::ALL)?, party(u)?, amount(u)?);
+            NewLine { quantity, discount: amount(u)?, ..charge }
+        }
+        _ => line,
+    })
+}
+
+fn leg(u: &mut Unstructured<'_>) -> Result<NewLeg> {
+    let stated = if u.ratio(3, 4)? { Some(amount(u)?) } else { None };
+    Ok(match u.int_in_range(0..=3)? {
+        0 => NewLeg::Balance(stated),
+        1 => NewLeg::External(stated),
+        2 => NewLeg::Awaited(stated, Time(u64::from(u.int_in_range(0..=15u8)?) * 1_000_000)),
+        _ => NewLeg::Coupon(u.int_in_range(0..=3)?),
+    })
 }
 
 fn party(u: &mut Unstructured<'_>) -> Result<Party> {

@@ -4,7 +4,7 @@
 use libfuzzer_sys::{Corpus, fuzz_target};
 use model::json::decode::{Request, decode};
 use model::record::CommandBuffer;
-use model::{ItemId, OrderId, Party};
+use model::{ChangeId, ItemId, OrderId, Party};
 
 /// An input's first byte says which: `a` the first one.
 const REQUESTS: &[Request] = &[
@@ -21,6 +21,17 @@ const REQUESTS: &[Request] = &[
     Request::Cancel(Party(42), OrderId(1)),
     Request::Refund(Party(42), OrderId(1)),
     Request::UpdateItem(ItemId(7)),
+    Request::UpdateAccount(Party(42)),
+    Request::CloseAccount(Party(42)),
+    Request::Hold,
+    Request::CaptureHold(Party(42), ChangeId(1)),
+    Request::ReleaseHold(Party(42), ChangeId(1)),
+    Request::Coupon,
+    Request::Coupons,
+    Request::Authorise(Party(42), OrderId(1)),
+    Request::Capture(Party(42), OrderId(1)),
+    Request::Void(Party(42), OrderId(1)),
+    Request::Receive(Party(42), OrderId(1)),
 ];
 
 fuzz_target!(|input: &[u8]| -> Corpus {

@@ -15,6 +15,7 @@ use model::record::CommandBuffer;
 use model::reply::Query;
 use model::{OrderId, Outcome, Party, Reply};
 
+use crate::drill::DRILL_HEADER;
 use crate::route::Single;
 
 pub(crate) type Body = Full<Bytes>;
@@ -108,6 +109,10 @@ impl Problem {
                 ("unknown_account", format!("party {party} has no {kind} account in {currency}"))
             }
             Query::Item(item) => ("unknown_item", format!("there is no item {item}")),
+            Query::Hold(party, id) => ("unknown_hold", format!("party {party} has no hold {id}")),
+            Query::Coupon(buyer, number) => {
+                ("unknown_coupon", format!("buyer {buyer} has no coupon {number}"))
+            }
         };
         Problem::new(StatusCode::NOT_FOUND, kind, detail)
     }
@@ -127,6 +132,28 @@ impl Problem {
         let detail = "the shard stopped, and what became of this is not known: \
                       repeat it with the same id when it is back";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
+    }
+
+    pub(crate) fn malformed_mark() -> Problem {
+        let detail = format!(
+            "`{DRILL_HEADER}` is one mark: Unix seconds, a dot, and their HMAC-SHA256 in 64 \
+             hexadecimal digits"
+        );
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
+        Problem { field: Some(DRILL_HEADER.into()), ..problem }
+    }
+
+    pub(crate) fn bad_mark(why: &str) -> Problem {
+        let detail =
+            format!("the mark in `{DRILL_HEADER}` is refused, and nothing was done: {why}");
+        let problem = Problem::new(StatusCode::FORBIDDEN, "drill_refused", detail);
+        Problem { field: Some(DRILL_HEADER.into()), ..problem }
+    }
+
+    pub(crate) fn drill_stopped() -> Problem {
+        let detail = "drills are stopped; nothing was done";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "drill_stopped", detail);
         Problem { header: Some(Header::RetryAfter), ..problem }
     }
 

@@ -11,8 +11,10 @@ mod answer;
 mod buffers;
 mod connections;
 mod door;
+mod drill;
 mod route;
 mod shards;
+mod statement;
 mod timed;
 
 use std::convert::Infallible;
@@ -20,6 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
@@ -36,9 +39,10 @@ use answer::{Body, Problem};
 use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
-use route::{Route, Single};
+pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
+use route::{Page, Route, Single};
 pub use shards::Router;
-use shards::Shards;
+use shards::{Listed, Shards};
 use timed::{TimedStream, Wire};
 
 /// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
@@ -85,6 +89,7 @@ pub struct Gateway {
     limits: Limits,
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
+    drill: DrillDoor,
 }
 
 impl Gateway {
@@ -94,7 +99,13 @@ impl Gateway {
         let pool = Pool::new(limits.bodies_bytes);
         let recorder = Rc::new(router.first().stages().reactor(reactor));
         let (shards, couriers) = Shards::new(&router);
-        Gateway { shards, couriers, limits, pool, recorder }
+        let drill = DrillDoor::default();
+        Gateway { shards, couriers, limits, pool, recorder, drill }
+    }
+
+    /// One that takes drills, too. Without this it takes none.
+    pub fn with_drills(self, drill: DrillDoor) -> Gateway {
+        Gateway { drill, ..self }
     }
 
     /// Accepts connections until `stop` says so, then lets open requests end.
@@ -180,7 +191,17 @@ impl Gateway {
         let answered = match Route::of(request.method(), request.uri()) {
             Ok(Route::Read(query)) => {
                 self.recorder.count_read();
-                self.read(query).await
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.read(realm, query).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            Ok(Route::Statement(page)) => {
+                self.recorder.count_read();
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.statement(realm, &page).await,
+                    Err(problem) => Err(problem),
+                }
             }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
@@ -203,16 +224,45 @@ impl Gateway {
         if head_only { answer::without_body(response) } else { response }
     }
 
-    async fn read(&self, query: model::reply::Query) -> Result<Response<Body>, Problem> {
-        let view = self.shards.query(Realm::Live, query).await.map_err(unanswered)?;
+    /// Where a request happens.
+    fn realm(&self, headers: &HeaderMap) -> Result<Realm, Problem> {
+        let realm = self.drill.realm(headers)?;
+        if realm == Realm::Drill {
+            self.recorder.count_drill();
+        }
+        Ok(realm)
+    }
+
+    async fn read(
+        &self,
+        realm: Realm,
+        query: model::reply::Query,
+    ) -> Result<Response<Body>, Problem> {
+        let view = self.shards.query(realm, query).await.map_err(unanswered)?;
         let mut json = JsonWriter::default();
         match view {
             View::Order(order) => json.order(&order),
             View::Account(account) => json.account(&account),
             View::Item(item) => json.item(&item),
+            View::Hold(hold) => json.hold(&hold),
+            View::Coupon(coupon) => json.coupon(&coupon),
             View::Missing => return Err(Problem::missing(&query)),
         }
         Ok(answer::json(hyper::StatusCode::OK, json.finish()))
+    }
+
+    async fn statement(&self, realm: Realm, page: &Page) -> Result<Response<Body>, Problem> {
+        match self.shards.statement(realm, page).await.map_err(unanswered)? {
+            Listed::Page(statement) => {
+                let json = statement::json(page, &statement);
+                Ok(answer::json(hyper::StatusCode::OK, json))
+            }
+            Listed::NoAccount(query) => Err(Problem::missing(&query)),
+            Listed::NotThere(offset) => {
+                let expected = "where a page of this account's statement ended";
+                Err(Problem::bad_path("from", &offset.to_string(), expected))
+            }
+        }
     }
 
     /// `done` is set when a shard has answered.
@@ -225,14 +275,16 @@ impl Gateway {
         wire: &Wire,
         done: &mut Option<WriteTicks>,
     ) -> Result<Response<Body>, Problem> {
+        let realm = self.realm(request.headers())?;
         answer::accept_json(request.headers())?;
         let mut buffers = self.pool.take();
+        buffers.commands.set_realm(realm);
         let limits = &self.limits;
         let answered = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await
         {
             Ok(()) => {
                 let arrived = (begun, wire.received());
-                self.decode_and_submit(wanted, single, &mut buffers, arrived, done).await
+                self.decode_and_submit(wanted, single, &mut buffers, arrived, done, realm).await
             }
             Err(problem) => Err(problem),
         };
@@ -247,6 +299,7 @@ impl Gateway {
         buffers: &mut Buffers,
         (begun, received): (Ticks, Ticks),
         done: &mut Option<WriteTicks>,
+        realm: Realm,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
         let decoded = self.recorder.now();
@@ -260,7 +313,7 @@ impl Gateway {
             resumed: self.recorder.now(),
             commands: answer.commands.count(),
         });
-        if matches!(wanted, Request::Order | Request::Orders) {
+        if realm == Realm::Live && matches!(wanted, Request::Order | Request::Orders) {
             self.recorder.count_orders(&answer.replies);
         }
         let response = match single {
@@ -283,6 +336,7 @@ fn amount_name(request: Request) -> Option<&'static str> {
         Request::Item
         | Request::Items
         | Request::UpdateItem(_)
+        | Request::CloseAccount(_)
         | Request::Restock(_)
         | Request::Cancel(..) => None,
         _ => Some("amount"),

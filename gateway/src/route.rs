@@ -3,7 +3,8 @@
 use hyper::{Method, Uri};
 use model::json::decode::{Request, parse_uuid};
 use model::reply::Query;
-use model::{AccountKind, Currency, ItemId, OrderId, Party};
+use model::{AccountKind, ChangeId, Currency, ItemId, Offset, OrderId, Party};
+use node::MOVEMENTS_MAX;
 
 use crate::answer::Problem;
 
@@ -12,8 +13,22 @@ use crate::answer::Problem;
 pub(crate) enum Route {
     /// To see something.
     Read(Query),
+    /// To see what moved an account's money.
+    Statement(Page),
     /// To change something; alone, or a batch whose answer is a list of results.
     Write(Request, Option<Single>),
+}
+
+/// A page of a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub party: Party,
+    pub currency: Currency,
+    pub kind: AccountKind,
+    /// Where it begins; `None`: with the newest.
+    pub from: Option<Offset>,
+    /// How many movements, 1 to [`MOVEMENTS_MAX`].
+    pub limit: usize,
 }
 
 /// How the answer to a single change looks when it is done.
@@ -53,6 +68,37 @@ impl Route {
             ["orders", "batch"] => post(Orders, None),
             ["accounts"] => post(Account, Some(Created)),
             ["accounts", "batch"] => post(Accounts, None),
+            ["accounts", party, "statement"] => match *method {
+                Method::GET | Method::HEAD => Ok(Route::Statement(statement(party, uri.query())?)),
+                _ => Err(Problem::wrong_method("GET, HEAD")),
+            },
+            ["accounts", party, change] => {
+                let party = Party(number("party", party)?);
+                match change {
+                    "update" => post(UpdateAccount(party), Some(Changed)),
+                    "close" => post(CloseAccount(party), Some(Changed)),
+                    _ => Err(Problem::no_path(path)),
+                }
+            }
+            ["accounts", party, "holds", hold] => {
+                get(Query::Hold(Party(number("party", party)?), ChangeId(uuid("hold", hold)?)))
+            }
+            ["accounts", party, "holds", hold, change] => {
+                let party = Party(number("party", party)?);
+                let hold = ChangeId(uuid("hold", hold)?);
+                match change {
+                    "capture" => post(CaptureHold(party, hold), Some(Changed)),
+                    "release" => post(ReleaseHold(party, hold), Some(Changed)),
+                    _ => Err(Problem::no_path(path)),
+                }
+            }
+            ["holds"] => post(Hold, Some(Created)),
+            ["coupons"] => post(Coupon, Some(Created)),
+            ["coupons", "batch"] => post(Coupons, None),
+            ["buyers", buyer, "coupons", coupon] => {
+                let buyer = Party(number("buyer", buyer)?);
+                get(Query::Coupon(buyer, number("coupon", coupon)?))
+            }
             ["accounts", party] => get(account(party, uri.query())?),
             ["items"] => post(Item, Some(Created)),
             ["items", "batch"] => post(Items, None),
@@ -72,6 +118,10 @@ impl Route {
                 let (buyer, id) = (Party(number("buyer", buyer)?), order(id)?);
                 match change {
                     "pay" => post(Pay(buyer, id), Some(Changed)),
+                    "authorise" => post(Authorise(buyer, id), Some(Changed)),
+                    "capture" => post(Capture(buyer, id), Some(Changed)),
+                    "void" => post(Void(buyer, id), Some(Changed)),
+                    "receive" => post(Receive(buyer, id), Some(Changed)),
                     "cancel" => post(Cancel(buyer, id), Some(Changed)),
                     "refund" => post(Refund(buyer, id), Some(Changed)),
                     _ => Err(Problem::no_path(path)),
@@ -91,14 +141,39 @@ fn number(field: &str, text: &str) -> Result<u64, Problem> {
 }
 
 fn order(text: &str) -> Result<OrderId, Problem> {
-    parse_uuid(text)
-        .map(OrderId)
-        .ok_or_else(|| Problem::bad_path("id", text, "a UUID in its hyphenated form"))
+    uuid("id", text).map(OrderId)
+}
+
+fn uuid(field: &str, text: &str) -> Result<u128, Problem> {
+    parse_uuid(text).ok_or_else(|| Problem::bad_path(field, text, "a UUID in its hyphenated form"))
 }
 
 /// `?currency=GBP`, and `&kind=` where it isn't the main account.
 fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
+    let page = parameters(party, query, "a parameter; `currency` and `kind` are")?;
+    match (page.from, page.limit) {
+        (None, 0) => Ok(Query::Account(page.party, page.currency, page.kind)),
+        (from, _) => {
+            let name = if from.is_some() { "from" } else { "limit" };
+            Err(Problem::bad_path(name, name, "a parameter; `currency` and `kind` are"))
+        }
+    }
+}
+
+/// The same with `&from=` and `&limit=`.
+fn statement(party: &str, query: Option<&str>) -> Result<Page, Problem> {
+    let expected = "a parameter; `currency`, `kind`, `from` and `limit` are";
+    let page = parameters(party, query, expected)?;
+    if !page.kind.is_own() {
+        let expected = "`main`, `settlement` or `suspense`: others have no statement";
+        return Err(Problem::bad_path("kind", page.kind.word(), expected));
+    }
+    Ok(Page { limit: if page.limit == 0 { MOVEMENTS_MAX } else { page.limit }, ..page })
+}
+
+fn parameters(party: &str, query: Option<&str>, expected: &str) -> Result<Page, Problem> {
     let (mut currency, mut kind) = (None, AccountKind::Main);
+    let (mut from, mut limit) = (None, 0);
     for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=').unwrap_or((pair, "")) {
             ("currency", code) => {
@@ -112,22 +187,24 @@ fn account(party: &str, query: Option<&str>) -> Result<Query, Problem> {
                     Problem::bad_path(
                         "kind",
                         word,
-                        "`main`, `payable`, `settlement`, `suspense` or `clearing`",
+                        "`main`, `payable`, `settlement`, `suspense`, `deposit`, `funding` or \
+                         `clearing`",
                     )
                 })?;
             }
-            (name, _) => {
-                return Err(Problem::bad_path(
-                    name,
-                    name,
-                    "a parameter; `currency` and `kind` are",
-                ));
+            ("from", offset) => from = Some(Offset(number("from", offset)?)),
+            ("limit", text) => {
+                limit = number("limit", text)? as usize;
+                if !(1..=MOVEMENTS_MAX).contains(&limit) {
+                    return Err(Problem::bad_path("limit", text, "an integer from 1 to 100"));
+                }
             }
+            (name, _) => return Err(Problem::bad_path(name, name, expected)),
         }
     }
     let currency = currency
         .ok_or_else(|| Problem::bad_path("currency", "", "an ISO 4217 code such as GBP"))?;
-    Ok(Query::Account(Party(number("party", party)?), currency, kind))
+    Ok(Page { party: Party(number("party", party)?), currency, kind, from, limit })
 }
 
 #[cfg(test)]
@@ -174,6 +251,11 @@ mod tests {
             (Method::GET, "/v1/buyers/1/orders/1", 400),
             (Method::GET, "/v1/accounts/1", 400),
             (Method::GET, "/v1/accounts/1?currency=GBP&colour=red", 400),
+            (Method::GET, "/v1/accounts/1?currency=GBP&limit=3", 400),
+            (Method::GET, "/v1/accounts/1/statement", 400),
+            (Method::GET, "/v1/accounts/1/statement?currency=GBP&limit=101", 400),
+            (Method::GET, "/v1/accounts/1/statement?currency=GBP&kind=payable", 400),
+            (Method::POST, "/v1/accounts/1/statement?currency=GBP", 405),
         ] {
             assert_eq!(route(method, uri), Err(status), "{uri}");
         }

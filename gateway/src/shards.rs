@@ -10,9 +10,19 @@ use std::task::Poll;
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{AccountKind, AccountView, Amount, ItemView, Outcome, Realm, Reply, ShardId, ids};
+use model::{AccountView, Amount, ItemView, Offset, Outcome, Realm, Reply, ShardId, ids};
 use node::stages::GroupTicks;
-use node::{Answer, Courier, GroupHandle, LocalHandle, SubmitError};
+use node::{Answer, Courier, GroupHandle, LocalHandle, Statement, SubmitError};
+
+use crate::route::Page;
+
+/// What became of a wish for a statement.
+pub(crate) enum Listed {
+    Page(Statement),
+    NoAccount(Query),
+    /// The record there moved no money of that account.
+    NotThere(Offset),
+}
 
 /// Finds the group of a shard.
 #[derive(Clone)]
@@ -146,14 +156,26 @@ impl Shards {
     /// Reads. What it shows is durable.
     pub(crate) async fn query(&self, realm: Realm, query: Query) -> Result<View, SubmitError> {
         let key = match query {
-            Query::Order(buyer, _) => buyer,
+            Query::Order(party, _) | Query::Hold(party, _) | Query::Coupon(party, _) => party,
+            Query::Account(party, _, kind) if !kind.is_sharded() => party,
             // These have a part on every shard.
-            Query::Account(_, _, AccountKind::Payable | AccountKind::Clearing) | Query::Item(_) => {
-                return self.query_all(realm, query).await;
-            }
-            Query::Account(party, ..) => party,
+            Query::Account(..) | Query::Item(_) => return self.query_all(realm, query).await,
         };
         self.query_one(ids::shard_of(key, self.count()), realm, query).await
+    }
+
+    /// Reads a page of an account's statement from the log.
+    pub(crate) async fn statement(&self, realm: Realm, page: &Page) -> Result<Listed, SubmitError> {
+        let account = (page.party, page.currency, page.kind);
+        let query = Query::Account(page.party, page.currency, page.kind);
+        let View::Account(view) = self.query(realm, query).await? else {
+            return Ok(Listed::NoAccount(query));
+        };
+        let shard = ids::shard_of(page.party, self.count());
+        let group = self.group(shard).group();
+        let from = page.from.unwrap_or(view.statement);
+        let found = node::statement(group, (shard, realm), account, from, page.limit).await?;
+        Ok(found.map_or(Listed::NotThere(from), Listed::Page))
     }
 
     async fn query_one(

@@ -11,12 +11,16 @@
 mod changes;
 #[path = "http/client.rs"]
 mod client;
+#[path = "http/drill.rs"]
+mod drill;
 #[path = "http/ending.rs"]
 mod ending;
 #[path = "http/http2.rs"]
 mod http2;
 #[path = "http/noise.rs"]
 mod noise;
+#[path = "http/payments.rs"]
+mod payments;
 #[path = "http/platform.rs"]
 mod platform;
 #[path = "http/refusals.rs"]

@@ -74,11 +74,11 @@ impl Acks {
         }
     }
 
-    /// Keeps the answers to a batch; `None`: none came.
+    /// Keeps the answers to a batch; `None`: none came. An order that is busy has none yet.
     pub fn add(&mut self, batch: u64, unix_ms: u64, outcomes: Option<&[u8]>) {
         let start = self.outcomes.len() as u64 + 1;
         match outcomes {
-            Some(outcomes) => self.outcomes.extend_from_slice(outcomes),
+            Some(outcomes) => self.outcomes.extend(outcomes.iter().map(|&outcome| kept(outcome))),
             None => self.outcomes.resize(self.outcomes.len() + self.batch_orders as usize, UNCLEAR),
         }
         let at = batch as usize;
@@ -86,6 +86,12 @@ impl Acks {
             self.batches.resize(at + 1, Batch { unix_ms: 0, start: 0 });
         }
         self.batches[at] = Batch { unix_ms, start };
+    }
+
+    /// Keeps a later answer to order `n`, of a batch that was added.
+    pub fn set(&mut self, n: u64, outcome: u8) {
+        let at = self.at(n).expect("its batch was added");
+        self.outcomes[at] = kept(outcome);
     }
 
     /// A change of order `n` was acknowledged.
@@ -172,6 +178,11 @@ impl Acks {
         let start = batch.start.checked_sub(1)?;
         Some((start + n % self.batch_orders) as usize)
     }
+}
+
+/// The byte that is kept of an outcome.
+fn kept(outcome: u8) -> u8 {
+    if outcome == Outcome::Busy as u8 { UNCLEAR } else { outcome }
 }
 
 #[cfg(test)]

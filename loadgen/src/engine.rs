@@ -7,7 +7,7 @@
 //! ([`Recorder::late`]): a run in which that is much says nothing about the target.
 //!
 //! **Closed loop**: a connection sends the next request when the answer is there. That finds out
-//! what the target can do, and hides its stalls.
+//! what the target can do, and hides its stalls. It goes on for a time, or for so many requests.
 //!
 //! Each thread has its share of the connections and of the schedule: request *k* is thread
 //! *k* mod threads'. Inside a thread nothing is locked. A [`queue`](crate::queue) knows what is
@@ -38,15 +38,18 @@ use crate::wire::{Answer, Request, Tag};
 pub enum Pace {
     /// As fast as answers come, for so long.
     Max(Duration),
+    /// So many requests, as fast as answers come.
+    Count(u64),
     /// On schedule.
     Schedule(Schedule),
 }
 
 impl Pace {
-    /// How long requests fall due.
+    /// How long requests fall due, at most.
     pub fn duration(&self) -> Duration {
         match self {
             Pace::Max(duration) => *duration,
+            Pace::Count(_) => COUNT_MAX,
             Pace::Schedule(schedule) => schedule.duration(),
         }
     }
@@ -106,14 +109,14 @@ pub trait Load: Send + 'static {
     fn kinds(&self) -> &'static [&'static str];
     /// What the schedule's request `n` is.
     fn scheduled(&mut self, n: u64) -> Tag;
-    /// Units in a request.
-    fn units(&self, tag: Tag) -> u64;
-    /// Makes a request. `request` is empty but for its tag and its time.
+    /// Units in a request that are still to be decided.
+    fn units(&self, request: &Request) -> u64;
+    /// Makes a request. `request` is empty but for its tag, its time and the target's headers.
     fn build(&mut self, tag: Tag, request: &mut Request);
     /// Takes the answer.
     fn answered(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         answer: Answer<'_>,
         recorder: &mut Recorder,
         follow_ups: &mut Vec<FollowUp>,
@@ -138,6 +141,14 @@ pub enum Taken {
     Done {
         /// Units that were done as wished.
         accepted: u64,
+    },
+    /// Some of its units are decided. The request was made anew of the others, which
+    /// [`Request::rest`] names, and is to be sent again.
+    Partly {
+        /// Units that were done as wished.
+        accepted: u64,
+        /// Why the others aren't.
+        why: String,
     },
     /// Nothing is known: send it again.
     Again(String),
@@ -166,6 +177,8 @@ pub struct Progress {
     pub refused: AtomicU64,
 }
 
+/// How long requests that are counted may take.
+const COUNT_MAX: Duration = Duration::from_secs(60 * 60);
 /// What fell due and could not be sent is given up so long after the end.
 const OVERTIME: Duration = Duration::from_secs(30);
 /// Requests made ahead of their time, by each thread.
@@ -373,7 +386,7 @@ impl<L: Load> Crew<L> {
     /// Hands out what falls due until there is nothing left to do.
     async fn pace(&self) -> io::Result<()> {
         let pacer = Pacer::new()?;
-        let closed = matches!(self.plan.pace, Pace::Max(_));
+        let closed = !matches!(self.plan.pace, Pace::Schedule(_));
         let mut looked = self.start;
         let mut gave_way = self.start;
         let mut handed_out = self.start;
@@ -442,6 +455,7 @@ impl<L: Load> Crew<L> {
         request.clear();
         request.tag = tag;
         request.unix_ms = unix_ms();
+        request.headers.extend_from_slice(self.plan.target.headers.as_bytes());
         self.load.borrow_mut().build(tag, &mut request);
         Job { request, due, sent: due, first_sent: None }
     }
@@ -511,6 +525,12 @@ impl<L: Load> Crew<L> {
             return None;
         }
         let n = self.together.next.fetch_add(1, Ordering::Relaxed);
+        if let Pace::Count(requests) = self.plan.pace
+            && n >= requests
+        {
+            self.end.set(now);
+            return None;
+        }
         let tag = self.load.borrow_mut().scheduled(n);
         Some(self.build(tag, now))
     }
@@ -559,7 +579,7 @@ impl<L: Load> Crew<L> {
         let mut recorder = self.recorder.borrow_mut();
         if first {
             let tag = job.request.tag;
-            let units = self.load.borrow().units(tag);
+            let units = self.load.borrow().units(&job.request);
             recorder.kinds[usize::from(tag.kind)].offered += units;
             if let Pace::Schedule(_) = self.plan.pace {
                 let ready = job.due.max(free_at);
@@ -572,31 +592,37 @@ impl<L: Load> Crew<L> {
     }
 
     /// A job has its answer.
-    pub(crate) fn answered(&self, job: Job, answer: Answer<'_>, now: Instant) {
+    pub(crate) fn answered(&self, mut job: Job, answer: Answer<'_>, now: Instant) {
         self.under_way.set(self.under_way.get() - 1);
         let mut load = self.load.borrow_mut();
         let mut recorder = self.recorder.borrow_mut();
         let mut follow_ups = self.follow_ups.borrow_mut();
         *recorder.statuses.entry(answer.status).or_default() += 1;
         recorder.body_bytes += answer.body_bytes;
-        match load.answered(&job.request, answer, &mut recorder, &mut follow_ups) {
-            Taken::Done { accepted } => {
-                let tag = job.request.tag;
-                let units = load.units(tag);
-                let (latency, elapsed) = (now - job.due, now - self.start);
-                recorder.answered(tag.kind, units, accepted, latency, elapsed);
-                self.progress.accepted.fetch_add(accepted, Ordering::Relaxed);
-                self.progress.refused.fetch_add(units - accepted, Ordering::Relaxed);
-                let mut queue = self.queue.borrow_mut();
-                for follow_up in follow_ups.drain(..) {
-                    let due = job.due + follow_up.after;
-                    // What leads to it must have happened.
-                    queue.add_follow_up(follow_up.tag, due.max(now));
-                    if due < self.armed.get() {
-                        self.nudge.notify_one();
-                    }
+        let (kind, asked) = (job.request.tag.kind, load.units(&job.request));
+        let taken = load.answered(&mut job.request, answer, &mut recorder, &mut follow_ups);
+        if let Taken::Done { accepted } | Taken::Partly { accepted, .. } = taken {
+            let left = if let Taken::Done { .. } = taken { 0 } else { load.units(&job.request) };
+            let units = asked - left;
+            let (latency, elapsed) = (now - job.due, now - self.start);
+            recorder.answered(kind, units, accepted, latency, elapsed);
+            self.progress.accepted.fetch_add(accepted, Ordering::Relaxed);
+            self.progress.refused.fetch_add(units - accepted, Ordering::Relaxed);
+            let mut queue = self.queue.borrow_mut();
+            for follow_up in follow_ups.drain(..) {
+                let due = job.due + follow_up.after;
+                // What leads to it must have happened.
+                queue.add_follow_up(follow_up.tag, due.max(now));
+                if due < self.armed.get() {
+                    self.nudge.notify_one();
                 }
-                queue.give_back(job.request);
+            }
+        }
+        match taken {
+            Taken::Done { .. } => self.queue.borrow_mut().give_back(job.request),
+            Taken::Partly { why, .. } => {
+                drop((load, recorder, follow_ups));
+                self.again(job, &why, now);
             }
             Taken::Again(why) => {
                 drop((load, recorder, follow_ups));
@@ -649,7 +675,7 @@ impl<L: Load> Crew<L> {
         let mut load = self.load.borrow_mut();
         let mut recorder = self.recorder.borrow_mut();
         let tag = job.request.tag;
-        let units = load.units(tag);
+        let units = load.units(&job.request);
         if job.first_sent.is_none() {
             recorder.kinds[usize::from(tag.kind)].offered += units;
         }

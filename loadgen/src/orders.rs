@@ -11,8 +11,8 @@ use http::Method;
 use model::{OrderId, Outcome};
 
 use crate::acks::{Acks, Change};
-use crate::engine::{FollowUp, Load, Taken};
-use crate::profile::{Profile, RunId, Then};
+use crate::engine::{FollowUp, Load, Taken, unix_ms};
+use crate::profile::{Payment, Profile, RunId, Then};
 use crate::recorder::Recorder;
 use crate::results::{parse_results, parse_single};
 use crate::wire::{Answer, Request, Tag};
@@ -64,7 +64,12 @@ pub struct Orders {
     /// What was acknowledged.
     pub acks: Acks,
     outcomes: Vec<u8>,
+    /// Unpaid orders expire so many milliseconds after the time in their ids.
+    expire_ms: Option<u64>,
 }
+
+/// How far the platform's clock may be ahead of this one.
+const SKEW_MS: u64 = 1_000;
 
 impl Orders {
     /// Of this profile, under the ids of this run.
@@ -75,7 +80,9 @@ impl Orders {
         let browse = settings.besides.browse * per_request;
         let garbage = browse + settings.besides.garbage * per_request;
         let acks = Acks::new(run, batch);
-        Orders { profile, run, batch, browse, garbage, acks, outcomes: Vec::new() }
+        let expire_ms = settings.afterwards.expire.map(|after| after.as_millis() as u64);
+        let outcomes = Vec::new();
+        Orders { profile, run, batch, browse, garbage, acks, outcomes, expire_ms }
     }
 
     fn place(&mut self, request: &mut Request) {
@@ -88,6 +95,14 @@ impl Orders {
             let (unix_ms, body) = (request.unix_ms, &mut request.body);
             write_orders(&self.profile, self.run, first, self.batch, unix_ms, body);
         }
+    }
+
+    /// The batch again, of those orders that aren't decided.
+    fn place_rest(&self, request: &mut Request) {
+        let first = request.tag.n * self.batch;
+        let rest = request.rest.iter().map(|&at| first + u64::from(at));
+        request.body.clear();
+        write_batch(&self.profile, self.run, rest, request.unix_ms, &mut request.body);
     }
 
     /// A request that concerns order `n`: a change of it, or the order again.
@@ -133,11 +148,22 @@ impl Orders {
         }
     }
 
-    /// Keeps the answers to orders, and says what follows.
-    fn placed(&mut self, request: &Request, follow_ups: &mut Vec<FollowUp>) {
+    /// Keeps the answers to orders, and says what follows. Which of them are busy is left in the
+    /// request.
+    fn placed(&mut self, request: &mut Request, follow_ups: &mut Vec<FollowUp>) {
         let batch = request.tag.n;
-        self.acks.add(batch, request.unix_ms, Some(&self.outcomes));
-        for (n, &outcome) in (batch * self.batch..).zip(&self.outcomes) {
+        let asked = std::mem::take(&mut request.rest);
+        if asked.is_empty() {
+            self.acks.add(batch, request.unix_ms, Some(&self.outcomes));
+        }
+        for (number, &outcome) in self.outcomes.iter().enumerate() {
+            let at = asked.get(number).copied().unwrap_or(number as u16);
+            let n = batch * self.batch + u64::from(at);
+            if outcome == Outcome::Busy as u8 {
+                request.rest.push(at);
+            } else if !asked.is_empty() {
+                self.acks.set(n, outcome);
+            }
             if outcome > Outcome::AlreadyDone as u8 {
                 continue;
             }
@@ -151,6 +177,12 @@ impl Orders {
             };
             follow_ups.push(FollowUp { after: fate.after, tag: kind.tag(n) });
         }
+    }
+
+    /// Whether order `n`, if it is unpaid, may have expired by now.
+    fn may_have_expired(&self, n: u64) -> bool {
+        let due = self.expire_ms.map(|after| self.acks.unix_ms(n) + after);
+        due.is_some_and(|due| unix_ms() + SKEW_MS >= due)
     }
 
     /// The answer to a change of order `n`.
@@ -194,8 +226,12 @@ impl Load for Orders {
         kind.tag(n)
     }
 
-    fn units(&self, tag: Tag) -> u64 {
-        if Kind::of(tag) == Kind::Place { self.batch } else { 1 }
+    fn units(&self, request: &Request) -> u64 {
+        match Kind::of(request.tag) {
+            Kind::Place if request.rest.is_empty() => self.batch,
+            Kind::Place => request.rest.len() as u64,
+            _ => 1,
+        }
     }
 
     fn build(&mut self, tag: Tag, request: &mut Request) {
@@ -218,7 +254,7 @@ impl Load for Orders {
 
     fn answered(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         answer: Answer<'_>,
         recorder: &mut Recorder,
         follow_ups: &mut Vec<FollowUp>,
@@ -226,6 +262,7 @@ impl Load for Orders {
         let Answer { status, body, .. } = answer;
         let words = |why: &str| format!("{why}: status {status}: {}", excerpt(body));
         if status >= 500 {
+            recorder.busy += u64::from(is_busy(body));
             return Taken::Again(words("not now"));
         }
         let kind = Kind::of(request.tag);
@@ -237,9 +274,10 @@ impl Load for Orders {
             _ => {}
         }
         self.outcomes.clear();
-        let units = self.units(request.tag);
-        let parsed = match units {
-            1 => parse_single(body, &mut self.outcomes),
+        let units = self.units(request);
+        let is_batch = kind == Kind::Place && self.batch > 1;
+        let parsed = match is_batch {
+            false => parse_single(body, &mut self.outcomes),
             _ if status == 200 => parse_results(body, &mut self.outcomes),
             _ => return Taken::Failed(words("refused")),
         };
@@ -252,9 +290,17 @@ impl Load for Orders {
         if kind == Kind::Place {
             let accepted = recorder.outcomes(&self.outcomes);
             self.placed(request, follow_ups);
-            return Taken::Done { accepted };
+            if request.rest.is_empty() {
+                return Taken::Done { accepted };
+            }
+            self.place_rest(request);
+            return Taken::Partly { accepted, why: Outcome::Busy.word().to_string() };
         }
         let outcome = Outcome::from_byte(self.outcomes[0]).expect("it was read as an outcome");
+        let is_late = matches!(kind, Kind::Pay | Kind::Cancel) && outcome == Outcome::WrongState;
+        if is_late && self.may_have_expired(request.tag.n) {
+            return Taken::Done { accepted: 0 };
+        }
         match self.changed(kind, request.tag.n, outcome) {
             Ok(()) => Taken::Done { accepted: 1 },
             Err(why) => Taken::Failed(words(&why)),
@@ -263,7 +309,8 @@ impl Load for Orders {
 
     fn failed(&mut self, request: &Request) {
         // A change without an answer may have happened or not; both are right.
-        if Kind::of(request.tag) == Kind::Place {
+        // Of a batch that was answered in part, the answers are kept already.
+        if Kind::of(request.tag) == Kind::Place && request.rest.is_empty() {
             self.acks.add(request.tag.n, request.unix_ms, None);
         }
     }
@@ -271,6 +318,12 @@ impl Load for Orders {
 
 fn excerpt(answer: &[u8]) -> String {
     String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned()
+}
+
+/// Whether a refusal says that the order is busy.
+fn is_busy(answer: &[u8]) -> bool {
+    let mut outcomes = Vec::new();
+    parse_single(answer, &mut outcomes).is_ok() && outcomes == [Outcome::Busy as u8]
 }
 
 /// The body of a batch: `orders` from `first` on, whose ids carry `unix_ms`.
@@ -282,9 +335,19 @@ pub fn write_orders(
     unix_ms: u64,
     out: &mut Vec<u8>,
 ) {
+    write_batch(profile, run, first..first + orders, unix_ms, out);
+}
+
+fn write_batch(
+    profile: &Profile,
+    run: RunId,
+    orders: impl Iterator<Item = u64>,
+    unix_ms: u64,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"orders\":[");
-    for n in first..first + orders {
-        if n > first {
+    for (at, n) in orders.enumerate() {
+        if at > 0 {
             out.push(b',');
         }
         write_order(profile, run, n, unix_ms, out);
@@ -300,8 +363,15 @@ fn write_order(profile: &Profile, run: RunId, n: u64, unix_ms: u64, out: &mut Ve
     out.extend_from_slice(b",\"id\":\"");
     write_uuid(run.order_id(unix_ms, n), out);
     out.extend_from_slice(b"\",\"currency\":\"GBP\",\"payment\":\"");
-    out.extend_from_slice(profile.fate(n).payment.word().as_bytes());
-    out.extend_from_slice(b"\",\"lines\":[");
+    let payment = profile.fate(n).payment;
+    out.extend_from_slice(payment.word().as_bytes());
+    if let (Payment::Await, Some(after)) = (payment, profile.settings().afterwards.expire) {
+        out.extend_from_slice(b"\",\"deadline_ms\":");
+        out.extend_from_slice(digits.format(unix_ms + after.as_millis() as u64).as_bytes());
+        out.extend_from_slice(b",\"lines\":[");
+    } else {
+        out.extend_from_slice(b"\",\"lines\":[");
+    }
     for (number, (item, quantity)) in order.enumerate() {
         out.extend_from_slice(if number > 0 { b",{\"item\":" } else { b"{\"item\":" });
         out.extend_from_slice(digits.format(item.0).as_bytes());
@@ -318,4 +388,85 @@ pub(crate) fn write_uuid(id: OrderId, out: &mut Vec<u8>) {
     out.extend_from_slice(
         uuid::Uuid::from_u128(id.0).as_hyphenated().encode_lower(&mut text).as_bytes(),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::built_in;
+
+    fn answer(status: u16, body: &str) -> Answer<'_> {
+        Answer { status, body: body.as_bytes(), body_bytes: body.len() as u64 }
+    }
+
+    /// A load of batches of `batch` orders, and its first request.
+    fn load(batch: u64) -> (Orders, Request) {
+        let mut settings = built_in("default").unwrap().unwrap();
+        settings.requests.batch = batch;
+        let mut load = Orders::new(Arc::new(Profile::of(settings)), RunId::new(1));
+        let tag = load.scheduled(0);
+        let mut request = Request { tag, unix_ms: 1_700_000_000_000, ..Request::default() };
+        load.build(tag, &mut request);
+        (load, request)
+    }
+
+    /// The ids in a body.
+    fn ids(body: &[u8]) -> Vec<String> {
+        let text = std::str::from_utf8(body).unwrap();
+        text.split("\"id\":\"").skip(1).map(|rest| rest[..36].to_string()).collect()
+    }
+
+    #[test]
+    fn busy_orders_of_a_batch_are_sent_again_until_they_are_decided() {
+        let (mut load, mut request) = load(4);
+        let (mut recorder, mut follow_ups) = (Recorder::new(&KINDS), Vec::new());
+        let all = ids(&request.body);
+        assert_eq!((all.len(), load.units(&request)), (4, 4));
+
+        let text = r#"{"results":[{"outcome":"ok"},{"outcome":"busy"},{"outcome":"sold_out"},{"outcome":"busy"}]}"#;
+        let taken = load.answered(&mut request, answer(200, text), &mut recorder, &mut follow_ups);
+        assert_eq!(taken, Taken::Partly { accepted: 1, why: "busy".to_string() });
+        assert_eq!(ids(&request.body), [all[1].clone(), all[3].clone()]);
+        assert_eq!(load.units(&request), 2);
+
+        let text = r#"{"results":[{"outcome":"busy"},{"outcome":"already_done"}]}"#;
+        let taken = load.answered(&mut request, answer(200, text), &mut recorder, &mut follow_ups);
+        assert_eq!(taken, Taken::Partly { accepted: 1, why: "busy".to_string() });
+        assert_eq!(ids(&request.body), [all[1].clone()]);
+
+        // One is left, and goes as a batch of one.
+        let text = r#"{"results":[{"outcome":"sold_out"}]}"#;
+        let taken = load.answered(&mut request, answer(200, text), &mut recorder, &mut follow_ups);
+        assert_eq!(taken, Taken::Done { accepted: 0 });
+
+        let acked: Vec<_> =
+            load.acks.acknowledged().map(|(n, _, outcome)| (n, outcome.word())).collect();
+        assert_eq!(acked, [(0, "ok"), (1, "sold_out"), (2, "sold_out"), (3, "already_done")]);
+        assert_eq!(recorder.busy, 3);
+        let rejected: Vec<_> = recorder.rejected().collect();
+        assert_eq!(rejected, [(Outcome::SoldOut, 2)]);
+    }
+
+    #[test]
+    fn what_stays_busy_was_never_acknowledged() {
+        let (mut load, mut request) = load(2);
+        let (mut recorder, mut follow_ups) = (Recorder::new(&KINDS), Vec::new());
+        let text = r#"{"results":[{"outcome":"busy"},{"outcome":"ok"}]}"#;
+        load.answered(&mut request, answer(200, text), &mut recorder, &mut follow_ups);
+        load.failed(&request);
+        let acked: Vec<_> = load.acks.acknowledged().map(|(n, ..)| n).collect();
+        assert_eq!(acked, [1]);
+    }
+
+    #[test]
+    fn a_busy_single_order_is_counted_and_sent_again() {
+        let (mut load, mut request) = load(1);
+        let (mut recorder, mut follow_ups) = (Recorder::new(&KINDS), Vec::new());
+        let text = r#"{"type":"urn:crest:problem:busy","status":503,"outcome":"busy"}"#;
+        let taken = load.answered(&mut request, answer(503, text), &mut recorder, &mut follow_ups);
+        assert!(matches!(taken, Taken::Again(_)));
+        let taken = load.answered(&mut request, answer(503, "{}"), &mut recorder, &mut follow_ups);
+        assert!(matches!(taken, Taken::Again(_)));
+        assert_eq!(recorder.busy, 1);
+    }
 }

@@ -162,7 +162,11 @@ impl Profile {
     /// Order `n`.
     pub fn order(&self, n: u64) -> OrderSketch<'_> {
         let mut random = Random(mix(self.settings.seed ^ mix(n)));
-        let buyer = Party(1 + random.below(self.settings.buyers.count));
+        let buyers = &self.settings.buyers;
+        let buyer = match buyers.once {
+            true => Party(1 + n % buyers.count),
+            false => Party(1 + random.below(buyers.count)),
+        };
         let lines = self.settings.basket.lines.sample(&mut random);
         OrderSketch { buyer, left: lines, random, profile: self }
     }
@@ -255,6 +259,19 @@ mod tests {
         assert_eq!(order(1, 7), order(1, 7));
         assert_ne!(order(1, 7), order(2, 7));
         assert_ne!(order(1, 7), order(1, 8));
+    }
+
+    #[test]
+    fn in_a_sale_everybody_orders_once() {
+        let mut settings = built_in("flash-sale").unwrap().unwrap();
+        settings.buyers.count = 5_000;
+        assert!(settings.is_sale());
+        assert_eq!(settings.pace(), crate::Pace::Count(5_000));
+        let profile = Profile::of(settings);
+        let mut buyers: Vec<u64> = (0..5_000).map(|n| profile.buyer(n).0).collect();
+        buyers.sort_unstable();
+        assert!(buyers.into_iter().eq(1..=5_000));
+        assert!((0..5_000).all(|n| profile.order(n).map(|(_, units)| units).eq([1])));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Recorder {
     pub statuses: BTreeMap<u16, u64>,
     /// Requests that were sent again because nothing was known of the first.
     pub retries: u64,
+    /// Orders that were answered as busy, each time.
+    pub busy: u64,
     /// Why units failed.
     pub reasons: BTreeMap<String, u64>,
     /// Bytes of the answers' bodies.
@@ -131,6 +133,7 @@ impl Recorder {
             seconds: Vec::new(),
             statuses: BTreeMap::new(),
             retries: 0,
+            busy: 0,
             reasons: BTreeMap::new(),
             body_bytes: 0,
             connects: 0,
@@ -182,10 +185,15 @@ impl Recorder {
         &mut self.seconds[second]
     }
 
-    /// Counts what became of orders, each by the byte of its outcome; how many were done.
+    /// Counts what became of orders, each by the byte of its outcome; how many were done. Those
+    /// that are busy are counted apart: something is still to become of them.
     pub fn outcomes(&mut self, outcomes: &[u8]) -> u64 {
         let mut done = 0;
         for &outcome in outcomes {
+            if outcome == Outcome::Busy as u8 {
+                self.busy += 1;
+                continue;
+            }
             self.outcomes[usize::from(outcome).min(Outcome::ALL.len())] += 1;
             done += u64::from(outcome <= Outcome::AlreadyDone as u8);
         }
@@ -265,6 +273,7 @@ impl Recorder {
         }
         self.waited += other.waited;
         self.retries += other.retries;
+        self.busy += other.busy;
         self.body_bytes += other.body_bytes;
         self.connects += other.connects;
         self.left_out += other.left_out;

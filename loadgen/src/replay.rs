@@ -2,7 +2,8 @@
 //!
 //! Buyers are spread over connections, and each connection keeps the file's order: an order is
 //! answered before a refund of it is sent, without waiting for anybody else. Orders that stand
-//! together go as one batch; refunds go to their order's own path.
+//! together go as one batch; refunds go to their order's own path. Orders that are answered as busy
+//! are sent again, with the same ids, before the connection goes on.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const KINDS: [&str; 1] = ["event"];
 const BATCH: usize = 100;
 /// Lines per request, so that its body stays well below the platform's limit.
 const BATCH_LINES: usize = 20_000;
+/// Between two attempts to place orders that are busy.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a trace is replayed.
 #[derive(Clone)]
@@ -43,6 +46,8 @@ pub struct Replay {
     pub connections: usize,
     /// Times as fast as it happened; `None`: as fast as it goes.
     pub speed: Option<f64>,
+    /// How long orders that are busy are sent again before they count as failed.
+    pub retry_for: Duration,
 }
 
 /// What came of it.
@@ -152,13 +157,13 @@ impl Lane {
                 self.flush(&mut connection, &mut batch, &mut recorder, &mut acked).await?;
             }
             match event {
-                Event::Order { buyer, lines, .. } => {
+                Event::Order { lines, .. } => {
                     let full = batch.lines + lines.len() > BATCH_LINES;
                     if batch.events.len() == BATCH || full {
                         self.flush(&mut connection, &mut batch, &mut recorder, &mut acked).await?;
                     }
                     batch.due = batch.due.or(Some(due));
-                    batch.push(self.id(number), *buyer, lines, number);
+                    self.push(&mut batch, number);
                 }
                 Event::Refund { buyer, order, lines, invoice, .. } => {
                     self.flush(&mut connection, &mut batch, &mut recorder, &mut acked).await?;
@@ -220,32 +225,58 @@ impl Lane {
     ) -> Result<(), ReplayError> {
         let Some(due) = batch.due else { return Ok(()) };
         self.wait(due).await;
-        batch.body.extend_from_slice(b"]}");
         recorder.kinds[0].offered += batch.events.len() as u64;
-        let mut head = Vec::new();
-        self.replay.target.post("/v1/orders/batch", batch.body.len(), &mut head);
-        let sent = Instant::now();
-        connection.send(&head, &batch.body).await?;
-        let (status, answer) = connection.receive().await?;
-        let mut outcomes = Vec::new();
-        let parsed = parse_results(answer, &mut outcomes);
-        if status != 200 || parsed.is_err() || outcomes.len() != batch.events.len() {
-            let first = &self.replay.plan.events[batch.events[0].0];
-            return Err(refused(first.invoice(), status, answer));
+        let first_sent = Instant::now();
+        while !batch.events.is_empty() {
+            batch.body.extend_from_slice(b"]}");
+            let mut head = Vec::new();
+            self.replay.target.post("/v1/orders/batch", batch.body.len(), &mut head);
+            connection.send(&head, &batch.body).await?;
+            let (status, answer) = connection.receive().await?;
+            let mut outcomes = Vec::new();
+            let parsed = parse_results(answer, &mut outcomes);
+            if status != 200 || parsed.is_err() || outcomes.len() != batch.events.len() {
+                let first = &self.replay.plan.events[batch.events[0].0];
+                return Err(refused(first.invoice(), status, answer));
+            }
+            let answered = std::mem::take(batch);
+            for (&(number, buyer), &outcome) in answered.events.iter().zip(&outcomes) {
+                match Outcome::from_byte(outcome).expect("it was parsed") {
+                    Outcome::Busy => self.push(batch, number),
+                    outcome => acked.push((buyer, self.id(number), outcome)),
+                }
+            }
+            self.count(recorder, &outcomes, due, first_sent);
+            if batch.events.is_empty() {
+                break;
+            }
+            if first_sent.elapsed() >= self.replay.retry_for {
+                let (units, elapsed) = (batch.events.len() as u64, self.start.elapsed());
+                recorder.failed(0, units, Outcome::Busy.word(), elapsed);
+                self.progress.refused.fetch_add(units, Ordering::Relaxed);
+                break;
+            }
+            recorder.retries += 1;
+            tokio::time::sleep(BUSY_PAUSE).await;
         }
-        for (&(number, buyer), &outcome) in batch.events.iter().zip(&outcomes) {
-            let outcome = Outcome::from_byte(outcome).expect("it was parsed");
-            acked.push((buyer, self.id(number), outcome));
-        }
-        self.count(recorder, &outcomes, due, sent);
         batch.clear();
         Ok(())
+    }
+
+    /// Adds an order to those that are sent together.
+    fn push(&self, batch: &mut Batch, number: usize) {
+        let Event::Order { buyer, lines, .. } = &self.replay.plan.events[number] else {
+            unreachable!("only orders are sent together")
+        };
+        batch.push(self.id(number), *buyer, lines, number);
     }
 
     fn count(&self, recorder: &mut Recorder, outcomes: &[u8], due: Duration, sent: Instant) {
         let now = Instant::now();
         let since = if self.replay.speed.is_some() { self.start + due } else { sent };
-        let (units, accepted) = (outcomes.len() as u64, recorder.outcomes(outcomes));
+        let is_busy = |outcome: &&u8| **outcome == Outcome::Busy as u8;
+        let units = (outcomes.len() - outcomes.iter().filter(is_busy).count()) as u64;
+        let accepted = recorder.outcomes(outcomes);
         recorder.answered(0, units, accepted, now - since, now - self.start);
         self.progress.accepted.fetch_add(accepted, Ordering::Relaxed);
         self.progress.refused.fetch_add(units - accepted, Ordering::Relaxed);

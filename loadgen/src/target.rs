@@ -13,6 +13,8 @@ pub struct Target {
     pub authority: String,
     /// Whether it is spoken to through TLS.
     pub tls: bool,
+    /// What every request to it says: lines of `name: value\r\n`, names in lower case.
+    pub headers: String,
 }
 
 impl Target {
@@ -49,7 +51,8 @@ impl Target {
             (false, false) => format!("{authority}:80"),
         };
         let address = with_port.to_socket_addrs()?.next().ok_or_else(wrong)?;
-        Ok((Target { address, authority: authority.to_string(), tls }, path))
+        let (authority, headers) = (authority.to_string(), String::new());
+        Ok((Target { address, authority, tls, headers }, path))
     }
 
     /// The host without its port, as a certificate names it.
@@ -63,17 +66,21 @@ impl Target {
 
     /// The head of a POST with a JSON body of so many bytes, appended to `out`.
     pub fn post(&self, path: &str, body_bytes: usize, out: &mut Vec<u8>) {
-        for part in ["POST ", path, " HTTP/1.1\r\nhost: ", &self.authority] {
-            out.extend_from_slice(part.as_bytes());
-        }
-        out.extend_from_slice(b"\r\ncontent-type: application/json\r\ncontent-length: ");
+        self.head("POST ", path, out);
+        out.extend_from_slice(b"content-type: application/json\r\ncontent-length: ");
         out.extend_from_slice(itoa::Buffer::new().format(body_bytes).as_bytes());
         out.extend_from_slice(b"\r\n\r\n");
     }
 
     /// A GET, appended to `out`.
     pub fn get(&self, path: &str, out: &mut Vec<u8>) {
-        for part in ["GET ", path, " HTTP/1.1\r\nhost: ", &self.authority, "\r\n\r\n"] {
+        self.head("GET ", path, out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn head(&self, method: &str, path: &str, out: &mut Vec<u8>) {
+        let host = [" HTTP/1.1\r\nhost: ", &self.authority, "\r\n"].concat();
+        for part in [method, path, &host, &self.headers] {
             out.extend_from_slice(part.as_bytes());
         }
     }

@@ -38,6 +38,8 @@ pub struct Request {
     pub body: Vec<u8>,
     /// Milliseconds since 1970 that its ids carry.
     pub unix_ms: u64,
+    /// Which of its units are still to be decided, once the others are; empty: all of them.
+    pub rest: Vec<u16>,
 }
 
 impl Request {
@@ -46,6 +48,7 @@ impl Request {
         self.path.clear();
         self.headers.clear();
         self.body.clear();
+        self.rest.clear();
         self.method = Method::GET;
     }
 

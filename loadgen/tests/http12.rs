@@ -6,7 +6,7 @@
 mod servers;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loadgen::{Pace, Protocol, Target, Trust};
 use servers::http12::{Options, start};
@@ -203,4 +203,15 @@ fn what_was_under_way_when_the_run_was_stopped_has_failed() {
     assert!(ran.stopped);
     assert_eq!(ran.recorder.main_reason(), Some("the run was stopped"));
     assert_eq!(count(&server.seen.begun), ran.recorder.offered());
+}
+
+#[test]
+fn a_closed_loop_may_be_for_so_many_requests() {
+    for options in [PLAIN_1, PLAIN_2] {
+        let server = start(options);
+        let started = Instant::now();
+        let ran = test(&server, options, Pace::Count(777), mixed).run_without_errors();
+        assert_eq!((ran.recorder.accepted(), count(&server.seen.whole)), (777, 777));
+        assert!(ran.elapsed <= started.elapsed() && !ran.stopped);
+    }
 }

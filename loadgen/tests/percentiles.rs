@@ -306,7 +306,7 @@ impl Load for Numbered {
         Tag { kind: 0, n }
     }
 
-    fn units(&self, _tag: Tag) -> u64 {
+    fn units(&self, _request: &Request) -> u64 {
         1
     }
 
@@ -316,7 +316,7 @@ impl Load for Numbered {
 
     fn answered(
         &mut self,
-        _request: &Request,
+        _request: &mut Request,
         answer: Answer<'_>,
         _recorder: &mut Recorder,
         _follow_ups: &mut Vec<FollowUp>,

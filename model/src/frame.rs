@@ -19,7 +19,7 @@ use crate::{Epoch, Offset, ShardId, Time};
 /// The first four bytes of every frame.
 pub const FRAME_MAGIC: [u8; 4] = *b"CRFR";
 /// The version of the layout of frames and records.
-pub const LAYOUT_VERSION: u16 = 1;
+pub const LAYOUT_VERSION: u16 = 2;
 /// The most bytes of a frame, header included.
 ///
 /// Small enough for a message of every log engine, large enough for some thousands of orders.

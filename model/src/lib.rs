@@ -17,5 +17,7 @@ pub mod reply;
 use ids::home_of;
 pub use ids::{ChangeId, Epoch, ItemId, Offset, OrderId, Party, ShardId, Time};
 pub use money::{Amount, Currency, Quantity};
-pub use outcome::{AccountKind, OrderState, Outcome, PaymentMethod, Realm};
-pub use reply::{AccountView, ItemView, LineView, OrderView, Reply};
+pub use outcome::{
+    AccountKind, LegState, LineKind, OrderState, Outcome, PayStep, PaymentMethod, Realm,
+};
+pub use reply::{AccountView, CouponView, HoldView, ItemView, LegView, LineView, OrderView, Reply};

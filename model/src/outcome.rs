@@ -62,13 +62,19 @@ byte_enum! {
         /// Not decided: a shard that may hold the units did not answer in time, or too many wait.
         /// Neither logged nor remembered: repeat it with the same id.
         Busy = 14 "busy",
+        /// A list price, or what the payment legs come to, isn't what the order states. Final for
+        /// this id.
+        PriceMismatch = 15 "price_mismatch",
+        /// Money came from outside for an order that can't take it. It is booked to the buyer's
+        /// suspense account, and can be given back from there. Final for this id.
+        Suspended = 16 "suspended",
     }
 }
 
 impl Outcome {
     /// Whether the command changed, or had changed, what it asked for.
     pub fn is_done(self) -> bool {
-        matches!(self, Outcome::Ok | Outcome::AlreadyDone)
+        matches!(self, Outcome::Ok | Outcome::AlreadyDone | Outcome::Suspended)
     }
 
     /// Whether a command with this outcome is in the log: it is then final for its id.
@@ -106,6 +112,55 @@ byte_enum! {
         Balance = 1 "balance",
         /// Outside, by a provider that has confirmed; booked against the clearing account.
         External = 2 "external",
+        /// With a coupon of the buyer's, at once; who funds it is charged.
+        Coupon = 3 "coupon",
+    }
+}
+
+byte_enum! {
+    /// Where a payment leg is.
+    LegState {
+        /// Nobody has paid it yet.
+        Awaited = 1 "awaited",
+        /// A provider has promised it; the order doesn't expire by this leg.
+        Authorised = 2 "authorised",
+        /// Paid in full.
+        Captured = 3 "captured",
+        /// The promise was withdrawn, or the order ended before it was paid.
+        Voided = 4 "voided",
+        /// All of it was given back.
+        Refunded = 5 "refunded",
+        /// Paid when the order could no longer take it; the money is in suspense.
+        Late = 6 "late",
+    }
+}
+
+byte_enum! {
+    /// What is done about a payment leg.
+    PayStep {
+        /// Pays it from the buyer's main account, all at once: a leg of which a part came from
+        /// outside is paid from there.
+        Balance = 1 "balance",
+        /// Money came from outside for it, all or a part.
+        External = 2 "external",
+        /// A provider has promised it.
+        Authorise = 3 "authorise",
+        /// The provider's promise is over.
+        Void = 4 "void",
+    }
+}
+
+byte_enum! {
+    /// What a line of an order is for.
+    LineKind {
+        /// Units of an item.
+        Goods = 0 "goods",
+        /// Bringing them.
+        Shipping = 1 "shipping",
+        /// A tax.
+        Tax = 2 "tax",
+        /// A fee.
+        Fee = 3 "fee",
     }
 }
 
@@ -124,6 +179,22 @@ byte_enum! {
         Settlement = 4 "settlement",
         /// Money that came for somebody who can't take it, until a person decides.
         Suspense = 5 "suspense",
+        /// What a buyer has paid towards orders that aren't paid in full.
+        Deposit = 6 "deposit",
+        /// What a party's coupons have paid on a shard, until it is swept to its home.
+        Funding = 7 "funding",
+    }
+}
+
+impl AccountKind {
+    /// Whether its party disposes of it: transfers and holds may name it.
+    pub fn is_own(self) -> bool {
+        matches!(self, AccountKind::Main | AccountKind::Settlement | AccountKind::Suspense)
+    }
+
+    /// Whether every shard has a part of it.
+    pub fn is_sharded(self) -> bool {
+        matches!(self, AccountKind::Payable | AccountKind::Clearing | AccountKind::Funding)
     }
 }
 

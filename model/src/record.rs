@@ -7,9 +7,9 @@
 //! command again and compare.
 //!
 //! An order is `Header, PlaceBody, Leg × leg_count, Line × line_count, Extra × extra_count`.
-//! Extras carry what few lines have (another payee, a discount); today's rules accept none.
+//! Extras carry what few lines have: another payee, a discount.
 //!
-//! Kinds 1 to 8 and 13 are what callers ask for. The others are what shards tell themselves and
+//! Kinds 1 to 8 and 13 to 18 are what callers ask for. The others are what shards tell themselves and
 //! each other: what came on a stream ([`entry`]), stock asked for and given back, a timer that
 //! is due, a sweep. They are commands like any others, so a log holds all that a shard decides on.
 
@@ -32,20 +32,26 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::money::STOCK_MAX;
 use crate::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod,
-    Quantity, Realm, ShardId, Time, home_of,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Outcome, Party, PayStep,
+    PaymentMethod, Quantity, Realm, ShardId, Time, home_of,
 };
 
-pub use commands::{CommandBuffer, ItemUpdate, PlaceWriter, Sale, StreamPlace};
+pub use commands::{
+    CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, PlaceWriter, Price, Sale, StreamPlace,
+};
 use entry::{Entries, StockOp};
 
 /// The most lines that an order, or a refund, may have.
 pub const LINES_MAX: usize = 2_000;
 
-/// The most bytes a record takes: an order with [`LINES_MAX`] lines, extras and 16 legs.
+/// The most payment legs of an order.
+pub const LEGS_MAX: usize = 8;
+
+/// The most bytes a record takes: an order with [`LINES_MAX`] lines and extras, and
+/// [`LEGS_MAX`] legs.
 pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
     + size_of::<PlaceBody>()
-    + 16 * size_of::<Leg>()
+    + LEGS_MAX * size_of::<Leg>()
     + LINES_MAX * (size_of::<Line>() + size_of::<Extra>());
 
 /// The most bytes of stream entries in one [`Kind::Deliver`].
@@ -59,7 +65,17 @@ const _: () = assert!(ENTRIES_BYTES_MAX + 128 < RECORD_BYTES_MAX);
 const _: () = assert!(STOCK_OPS_MAX * size_of::<StockOp>() + 128 < RECORD_BYTES_MAX);
 
 /// The rules by which today's core decides. Frames name them.
-pub const RULE_VERSION: u16 = 2;
+pub const RULE_VERSION: u16 = 3;
+
+/// What a [`Kind::Timer`] is for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum TimerKind {
+    /// An order expires.
+    Order = 0,
+    /// A hold is released.
+    Hold = 1,
+}
 
 /// What a record asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +91,7 @@ pub enum Kind {
     Restock = 4,
     /// Places an order.
     Place = 5,
-    /// Pays an order that waits for payment.
+    /// Pays a leg of an order, authorises it, or voids that.
     Pay = 6,
     /// Cancels an order that waits for payment.
     Cancel = 7,
@@ -91,6 +107,16 @@ pub enum Kind {
     Sweep = 12,
     /// Changes an item's price, window or limit.
     UpdateItem = 13,
+    /// Confirms that an order was received: what sellers earned with it is available at once.
+    Receive = 14,
+    /// Gives a buyer a coupon.
+    IssueCoupon = 15,
+    /// Holds money of an account.
+    Hold = 16,
+    /// Captures or releases what is held.
+    SettleHold = 17,
+    /// Changes how far an account may be overdrawn, or closes it.
+    UpdateAccount = 18,
 }
 
 impl Kind {
@@ -110,6 +136,11 @@ impl Kind {
             11 => Kind::Timer,
             12 => Kind::Sweep,
             13 => Kind::UpdateItem,
+            14 => Kind::Receive,
+            15 => Kind::IssueCoupon,
+            16 => Kind::Hold,
+            17 => Kind::SettleHold,
+            18 => Kind::UpdateAccount,
             _ => return None,
         })
     }
@@ -117,7 +148,7 @@ impl Kind {
 
 layout! {
     /// What every record begins with.
-    Header[48] {
+    Header[56] {
         /// Bytes of the whole record.
         length: U32,
         /// A [`Kind`].
@@ -137,9 +168,12 @@ layout! {
         previous: U64,
         /// *Outcome*: the money that moved, or the order's total.
         amount: U64,
+        /// *Outcome*: offset of the record before it for the account whose money it moves, or 0:
+        /// the link of that account's statement.
+        statement: U64,
     }
     /// [`Kind::CreateAccount`].
-    CreateAccountBody[16] {
+    CreateAccountBody[24] {
         /// ISO 4217 numeric.
         currency: U16,
         /// An [`AccountKind`]; `Main` for now.
@@ -148,9 +182,73 @@ layout! {
         reserved: [u8; 5],
         /// Money it opens with, booked against clearing.
         balance: U64,
+        /// How far it may go below zero.
+        overdraft: U64,
+    }
+    /// [`Kind::UpdateAccount`].
+    UpdateAccountBody[16] {
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// `Main`, or for closing also `Settlement`.
+        kind: u8,
+        /// [`ACCOUNT_OVERDRAFT`] or [`ACCOUNT_CLOSE`].
+        flags: u8,
+        /// Zero.
+        reserved: [u8; 4],
+        /// How far it may go below zero, with [`ACCOUNT_OVERDRAFT`].
+        overdraft: U64,
+    }
+    /// [`Kind::Hold`].
+    HoldBody[24] {
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// [`AccountKind`] whose money is held, of the header's scope.
+        kind: u8,
+        /// Zero.
+        reserved: [u8; 5],
+        /// How much, at least 1.
+        held: U64,
+        /// When it is released, µs since 1970; 0: never.
+        deadline: U64,
+    }
+    /// [`Kind::SettleHold`].
+    SettleHoldBody[48] {
+        /// Which hold of the party.
+        hold: U128,
+        /// 0: releases what is left. 1: captures, and the rest stays held.
+        op: u8,
+        /// [`AccountKind`] that is credited with what is captured.
+        credit_kind: u8,
+        /// Zero.
+        reserved: [u8; 6],
+        /// Party that is credited.
+        credit_party: U64,
+        /// How much is captured; 0: all that is left.
+        captured: U64,
+        /// *Outcome*: as the header's `statement`, for the credited account.
+        credit_statement: U64,
+    }
+    /// [`Kind::IssueCoupon`]: the header's scope is the buyer.
+    IssueCouponBody[56] {
+        /// Its number, unique for the buyer.
+        number: U64,
+        /// Who funds it: a seller, or the platform's own party.
+        funder: U64,
+        /// Whose lines it is good for; 0: everybody's.
+        seller: U64,
+        /// What it is worth, at least 1.
+        amount: U64,
+        /// What the lines it is good for must come to.
+        minimum: U64,
+        /// Until when it is good, µs since 1970; 0: for ever.
+        expires: U64,
+        /// ISO 4217 numeric.
+        currency: U16,
+        /// Zero.
+        reserved: [u8; 6],
     }
     /// [`Kind::Transfer`].
-    TransferBody[24] {
+    TransferBody[32] {
         /// ISO 4217 numeric.
         currency: U16,
         /// [`AccountKind`] that is debited, of the header's scope.
@@ -163,6 +261,8 @@ layout! {
         credit_party: U64,
         /// How much, at least 1.
         moved: U64,
+        /// *Outcome*: as the header's `statement`, for the credited account.
+        credit_statement: U64,
     }
     /// [`Kind::CreateItem`].
     CreateItemBody[48] {
@@ -204,55 +304,53 @@ layout! {
         quantity: U64,
     }
     /// [`Kind::Place`].
-    PlaceBody[24] {
+    PlaceBody[16] {
         /// ISO 4217 numeric.
         currency: U16,
         /// Lines that follow, 1 to [`LINES_MAX`].
         line_count: U16,
-        /// Extras that follow the lines; 0 under today's rules.
+        /// Extras that follow the lines, at most one for each.
         extra_count: U16,
-        /// Payment legs before the lines; 1 under today's rules.
-        leg_count: u8,
-        /// [`PLACE_WITHDRAWN`] or 0.
-        flags: u8,
-        /// When an unpaid order expires, µs since 1970; 0: never.
-        deadline: U64,
         /// *Outcome*: 1 + the line that a refusal is about, or 0.
         refused_line: U16,
+        /// Payment legs before the lines, 1 to [`LEGS_MAX`].
+        leg_count: u8,
+        /// [`PLACE_WITHDRAWN`] and [`PLACE_FORFEIT`].
+        flags: u8,
         /// Zero.
         reserved: [u8; 6],
     }
-    /// One way in which an order is paid.
+    /// One way in which an order is paid. Its number is its place among the legs.
     Leg[24] {
-        /// Its number within the order.
-        id: U16,
         /// A [`PaymentMethod`].
         method: u8,
-        /// Zero.
+        /// [`LEG_STATED`] or 0.
         flags: u8,
         /// Zero.
-        reserved: [u8; 4],
-        /// *Outcome*: how much of the order it pays.
+        reserved: [u8; 6],
+        /// How much of the order it pays, with [`LEG_STATED`]; else *outcome*: what a coupon is
+        /// worth here, or the rest.
         amount: U64,
-        /// When it must be there, µs since 1970; 0: no deadline.
-        deadline: U64,
+        /// For a leg that is awaited, until when, µs since 1970, or 0; for a coupon its number.
+        term: U64,
     }
     /// One line of an order.
     Line[24] {
-        /// What is ordered.
+        /// What is ordered; for shipping, tax and fees: who is paid.
         item: U64,
-        /// The price agreed for a unit ([`LINE_AGREED`]); else *outcome*: the list price.
+        /// The price of a unit as the caller states it ([`LINE_AGREED`], [`LINE_CHECKED`]); else
+        /// *outcome*: the list price.
         unit_price: U64,
         /// Units, at least 1.
         quantity: U32,
-        /// 0: goods. Shipping, tax and fees come with later rules.
+        /// A [`LineKind`].
         kind: u8,
-        /// [`LINE_AGREED`] or 0.
+        /// [`LINE_AGREED`], [`LINE_CHECKED`] or 0.
         flags: u8,
         /// *Outcome*: the version of the item's catalogue entry that the order saw, modulo 2¹⁶.
         version: U16,
     }
-    /// What few lines have.
+    /// What few lines have. Extras stand in the order of their lines.
     Extra[24] {
         /// The line it belongs to.
         line: U16,
@@ -266,23 +364,38 @@ layout! {
         discount: U64,
     }
     /// [`Kind::Pay`].
-    PayBody[24] {
+    PayBody[32] {
         /// Which order of the buyer.
         order: U128,
-        /// `Balance` or `External`.
-        method: u8,
+        /// With [`PAY_STATED`], how much.
+        stated: U64,
+        /// Which leg, or [`ANY_LEG`]: the first that is open.
+        leg: U16,
+        /// A [`PayStep`].
+        step: u8,
+        /// [`PAY_STATED`] or 0.
+        flags: u8,
         /// Zero.
-        reserved: [u8; 7],
+        reserved: [u8; 4],
+    }
+    /// [`Kind::Receive`].
+    ReceiveBody[16] {
+        /// Which order of the buyer.
+        order: U128,
     }
     /// [`Kind::Cancel`].
-    CancelBody[16] {
+    CancelBody[24] {
         /// Which order of the buyer.
         order: U128,
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
     }
     /// [`Kind::Refund`].
-    RefundBody[24] {
+    RefundBody[32] {
         /// Which order of the buyer.
         order: U128,
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
         /// Refund lines that follow; 0: all that is left.
         line_count: U16,
         /// [`REFUND_RESTOCK`] or 0.
@@ -315,24 +428,35 @@ layout! {
         reserved: [u8; 6],
     }
     /// [`Kind::Timer`]: the header's scope is the buyer.
-    TimerBody[32] {
-        /// The order that is due.
+    TimerBody[40] {
+        /// The order, or the hold, that is due.
         order: U128,
         /// When it was due, µs since 1970.
         due: U64,
-        /// 0: the order expires.
+        /// *Outcome*: how much of what came back the buyer's own account got.
+        returned: U64,
+        /// A [`TimerKind`].
         kind: u8,
         /// Zero.
         reserved: [u8; 7],
     }
     /// [`Kind::Sweep`].
-    SweepBody[16] {
+    ///
+    /// It ends with the first seller that is at home here, so that this one's statement can link
+    /// to it: the header's amount is what was moved.
+    SweepBody[24] {
         /// Sellers' accounts to look at, at least 1.
         count: U32,
+        /// *Outcome*: the currency of what was moved here, ISO 4217 numeric, or 0.
+        currency: U16,
+        /// *Outcome*: 1 if what was moved here was owed by the seller.
+        owed: u8,
         /// Zero.
-        reserved: [u8; 4],
-        /// *Outcome*: accounts whose money was sent.
+        reserved: u8,
+        /// *Outcome*: accounts whose money was moved.
         swept: U64,
+        /// *Outcome*: the seller at home here whose money was moved, or 0.
+        seller: U64,
     }
     /// Units of one line to refund.
     RefundLine[8] {
@@ -347,8 +471,23 @@ layout! {
 
 /// [`Line::flags`]: the caller states the unit price.
 pub const LINE_AGREED: u8 = 1;
+/// [`Line::flags`]: the list price must be what the caller states.
+pub const LINE_CHECKED: u8 = 2;
+/// [`Leg::flags`]: the caller states the amount.
+pub const LEG_STATED: u8 = 1;
 /// [`PlaceBody::flags`]: the order was cancelled while it waited. It is recorded as that.
 pub const PLACE_WITHDRAWN: u8 = 1;
+/// [`PlaceBody::flags`]: what was paid is the sellers' when the order expires, or is cancelled
+/// after its deadline.
+pub const PLACE_FORFEIT: u8 = 2;
+/// [`PayBody::flags`]: the caller states the amount.
+pub const PAY_STATED: u8 = 1;
+/// [`PayBody::leg`]: the first that is open.
+pub const ANY_LEG: u16 = u16::MAX;
+/// [`UpdateAccountBody::flags`]: how far it may go below zero.
+pub const ACCOUNT_OVERDRAFT: u8 = 1;
+/// [`UpdateAccountBody::flags`]: it is closed.
+pub const ACCOUNT_CLOSE: u8 = 2;
 /// [`UpdateItemBody::flags`]: the price.
 pub const UPDATE_PRICE: u8 = 1;
 /// [`UpdateItemBody::flags`]: the window of its sale.
@@ -374,9 +513,11 @@ pub enum Body<'a> {
         /// The fixed part.
         order: &'a PlaceBody,
         /// How it is paid.
-        leg: &'a Leg,
+        legs: &'a [Leg],
         /// What is ordered.
         lines: &'a [Line],
+        /// What few lines have.
+        extras: &'a [Extra],
     },
     /// See [`Kind::Pay`].
     Pay(&'a PayBody),
@@ -404,6 +545,16 @@ pub enum Body<'a> {
     Sweep(&'a SweepBody),
     /// See [`Kind::UpdateItem`].
     UpdateItem(&'a UpdateItemBody),
+    /// See [`Kind::Receive`].
+    Receive(&'a ReceiveBody),
+    /// See [`Kind::IssueCoupon`].
+    IssueCoupon(&'a IssueCouponBody),
+    /// See [`Kind::Hold`].
+    Hold(&'a HoldBody),
+    /// See [`Kind::SettleHold`].
+    SettleHold(&'a SettleHoldBody),
+    /// See [`Kind::UpdateAccount`].
+    UpdateAccount(&'a UpdateAccountBody),
 }
 
 /// A record that was checked whole: lengths, counts, closed sets and ranges hold.
@@ -472,22 +623,39 @@ impl<'a> Record<'a> {
         in_range("state", header.state.into(), 0, 0)?;
         in_range("previous", header.previous.get(), 0, 0)?;
         in_range("amount", header.amount.get(), 0, 0)?;
+        in_range("statement", header.statement.get(), 0, 0)?;
         match self.body {
-            Body::Place { order, leg, lines } => {
+            Body::Place { order, legs, lines, .. } => {
                 in_range("refused line", order.refused_line.get().into(), 0, 0)?;
-                in_range("leg amount", leg.amount.get(), 0, 0)?;
+                for leg in legs.iter().filter(|leg| leg.flags & LEG_STATED == 0) {
+                    in_range("leg amount", leg.amount.get(), 0, 0)?;
+                }
                 for line in lines {
                     in_range("version", line.version.get().into(), 0, 0)?;
-                    if line.flags & LINE_AGREED == 0 {
+                    if line.flags & (LINE_AGREED | LINE_CHECKED) == 0 {
                         in_range("unit price", line.unit_price.get(), 0, 0)?;
                     }
                 }
             }
-            Body::Sweep(body) => in_range("swept", body.swept.get(), 0, 0)?,
+            Body::Sweep(body) => {
+                in_range("swept", body.swept.get(), 0, 0)?;
+                in_range("currency", body.currency.get().into(), 0, 0)?;
+                in_range("owed", body.owed.into(), 0, 0)?;
+                in_range("seller", body.seller.get(), 0, 0)?;
+            }
+            Body::Transfer(body) => {
+                in_range("credit statement", body.credit_statement.get(), 0, 0)?;
+            }
+            Body::SettleHold(body) => {
+                in_range("credit statement", body.credit_statement.get(), 0, 0)?;
+            }
             Body::Deliver { entries, .. } => entries.check_undecided()?,
             Body::Refund { refund, .. } => {
                 in_range("refused line", refund.refused_line.get().into(), 0, 0)?;
+                in_range("returned", refund.returned.get(), 0, 0)?;
             }
+            Body::Cancel(body) => in_range("returned", body.returned.get(), 0, 0)?,
+            Body::Timer(body) => in_range("returned", body.returned.get(), 0, 0)?,
             _ => {}
         }
         Ok(())
@@ -514,7 +682,12 @@ impl<'a> Record<'a> {
             | Body::Place { .. }
             | Body::Pay(_)
             | Body::Cancel(_)
-            | Body::Refund { .. } => scope,
+            | Body::Refund { .. }
+            | Body::Receive(_)
+            | Body::IssueCoupon(_)
+            | Body::Hold(_)
+            | Body::SettleHold(_)
+            | Body::UpdateAccount(_) => scope,
             Body::Deliver { .. } | Body::Stock(_) | Body::Timer(_) | Body::Sweep(_) => return None,
         };
         Some(home_of(key, shards))
@@ -543,7 +716,10 @@ impl<'a> Record<'a> {
             Body::Pay(body) => Some(OrderId(body.order.get())),
             Body::Cancel(body) => Some(OrderId(body.order.get())),
             Body::Refund { refund, .. } => Some(OrderId(refund.order.get())),
-            Body::Timer(body) => Some(OrderId(body.order.get())),
+            Body::Receive(body) => Some(OrderId(body.order.get())),
+            Body::Timer(body) if body.kind == TimerKind::Order as u8 => {
+                Some(OrderId(body.order.get()))
+            }
             _ => None,
         }
     }
@@ -564,8 +740,59 @@ impl<'a> Body<'a> {
                 currency(body.currency)?;
                 in_range("account kind", body.kind.into(), 1, AccountKind::Main as u64)?;
                 in_range("balance", body.balance.get(), 0, Amount::MAX.0)?;
+                in_range("overdraft", body.overdraft.get(), 0, Amount::MAX.0)?;
                 zero(&body.reserved)?;
                 Body::CreateAccount(body)
+            }
+            Kind::UpdateAccount => {
+                let body = exactly!(UpdateAccountBody);
+                currency(body.currency)?;
+                in_range("account flags", body.flags.into(), 1, ACCOUNT_CLOSE.into())?;
+                let closes = body.flags == ACCOUNT_CLOSE;
+                if body.kind != AccountKind::Main as u8
+                    && !(closes && body.kind == AccountKind::Settlement as u8)
+                {
+                    return field("account kind", body.kind.into());
+                }
+                let most = if closes { 0 } else { Amount::MAX.0 };
+                in_range("overdraft", body.overdraft.get(), 0, most)?;
+                zero(&body.reserved)?;
+                Body::UpdateAccount(body)
+            }
+            Kind::Hold => {
+                let body = exactly!(HoldBody);
+                currency(body.currency)?;
+                own_kind("account kind", body.kind)?;
+                in_range("amount", body.held.get(), 1, Amount::MAX.0)?;
+                in_range("deadline", body.deadline.get(), 0, Time::MAX.0)?;
+                zero(&body.reserved)?;
+                Body::Hold(body)
+            }
+            Kind::SettleHold => {
+                let body = exactly!(SettleHoldBody);
+                in_range("operation", body.op.into(), 0, 1)?;
+                match body.op {
+                    0 => {
+                        in_range("credit kind", body.credit_kind.into(), 0, 0)?;
+                        in_range("credit party", body.credit_party.get(), 0, 0)?;
+                        in_range("captured", body.captured.get(), 0, 0)?;
+                    }
+                    _ => {
+                        transferable("credit kind", body.credit_kind)?;
+                        in_range("captured", body.captured.get(), 0, Amount::MAX.0)?;
+                    }
+                }
+                zero(&body.reserved)?;
+                Body::SettleHold(body)
+            }
+            Kind::IssueCoupon => {
+                let body = exactly!(IssueCouponBody);
+                currency(body.currency)?;
+                in_range("amount", body.amount.get(), 1, Amount::MAX.0)?;
+                in_range("minimum", body.minimum.get(), 0, Amount::MAX.0)?;
+                in_range("expires", body.expires.get(), 0, Time::MAX.0)?;
+                zero(&body.reserved)?;
+                Body::IssueCoupon(body)
             }
             Kind::Transfer => {
                 let body = exactly!(TransferBody);
@@ -611,39 +838,21 @@ impl<'a> Body<'a> {
                 in_range("quantity", body.quantity.get(), 1, STOCK_MAX)?;
                 Body::Restock(body)
             }
-            Kind::Place => {
-                let (order, rest) = PlaceBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
-                currency(order.currency)?;
-                in_range("line count", order.line_count.get().into(), 1, LINES_MAX as u64)?;
-                in_range("extra count", order.extra_count.get().into(), 0, 0)?;
-                in_range("leg count", order.leg_count.into(), 1, 1)?;
-                in_range("deadline", order.deadline.get(), 0, Time::MAX.0)?;
-                in_range("order flags", order.flags.into(), 0, PLACE_WITHDRAWN.into())?;
-                zero(&order.reserved)?;
-                let (leg, rest) = Leg::ref_from_prefix(rest).map_err(|_| wrong())?;
-                in_range("method", leg.method.into(), 0, PaymentMethod::External as u64)?;
-                in_range("leg flags", leg.flags.into(), 0, 0)?;
-                // The one leg there is has the order's deadline.
-                in_range("leg deadline", leg.deadline.get(), 0, 0)?;
-                zero(&leg.reserved)?;
-                let lines = <[Line]>::ref_from_bytes(rest).map_err(|_| wrong())?;
-                if lines.len() != usize::from(order.line_count.get()) {
-                    return Err(wrong());
-                }
-                for line in lines {
-                    in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
-                    in_range("unit price", line.unit_price.get(), 0, Amount::MAX.0)?;
-                    in_range("line kind", line.kind.into(), 0, 0)?;
-                    in_range("line flags", line.flags.into(), 0, LINE_AGREED.into())?;
-                }
-                Body::Place { order, leg, lines }
-            }
+            Kind::Place => parse_place(bytes)?,
             Kind::Pay => {
                 let body = exactly!(PayBody);
-                in_range("method", body.method.into(), 1, PaymentMethod::External as u64)?;
+                in_range("step", body.step.into(), 1, PayStep::Void as u64)?;
+                in_range("pay flags", body.flags.into(), 0, PAY_STATED.into())?;
+                let stated = body.flags & PAY_STATED != 0;
+                let (least, most) = if stated { (1, Amount::MAX.0) } else { (0, 0) };
+                in_range("amount", body.stated.get(), least, most)?;
+                if body.leg.get() != ANY_LEG {
+                    in_range("leg", body.leg.get().into(), 0, LEGS_MAX as u64 - 1)?;
+                }
                 zero(&body.reserved)?;
                 Body::Pay(body)
             }
+            Kind::Receive => Body::Receive(exactly!(ReceiveBody)),
             Kind::Cancel => Body::Cancel(exactly!(CancelBody)),
             Kind::Refund => {
                 let (refund, rest) = RefundBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
@@ -686,25 +895,100 @@ impl<'a> Body<'a> {
             }
             Kind::Timer => {
                 let body = exactly!(TimerBody);
-                in_range("timer kind", body.kind.into(), 0, 0)?;
+                in_range("timer kind", body.kind.into(), 0, TimerKind::Hold as u64)?;
                 zero(&body.reserved)?;
                 Body::Timer(body)
             }
             Kind::Sweep => {
                 let body = exactly!(SweepBody);
                 in_range("count", body.count.get().into(), 1, SWEEP_MAX.into())?;
-                zero(&body.reserved)?;
+                zero(&[body.reserved])?;
                 Body::Sweep(body)
             }
         })
     }
 }
 
-/// A seller's earnings leave its payable accounts by sweeps alone.
+fn parse_place(bytes: &[u8]) -> Result<Body<'_>, RecordError> {
+    let wrong = || RecordError::Length { length: bytes.len(), room: bytes.len() };
+    let (order, rest) = PlaceBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
+    currency(order.currency)?;
+    let line_count = order.line_count.get();
+    in_range("line count", line_count.into(), 1, LINES_MAX as u64)?;
+    in_range("extra count", order.extra_count.get().into(), 0, line_count.into())?;
+    in_range("leg count", order.leg_count.into(), 1, LEGS_MAX as u64)?;
+    in_range("order flags", order.flags.into(), 0, (PLACE_WITHDRAWN | PLACE_FORFEIT).into())?;
+    zero(&order.reserved)?;
+    let (legs, rest) =
+        <[Leg]>::ref_from_prefix_with_elems(rest, order.leg_count.into()).map_err(|_| wrong())?;
+    let (lines, rest) =
+        <[Line]>::ref_from_prefix_with_elems(rest, line_count.into()).map_err(|_| wrong())?;
+    let extras = <[Extra]>::ref_from_bytes(rest).map_err(|_| wrong())?;
+    if extras.len() != usize::from(order.extra_count.get()) {
+        return Err(wrong());
+    }
+    check_legs(legs)?;
+    for line in lines {
+        in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
+        in_range("unit price", line.unit_price.get(), 0, Amount::MAX.0)?;
+        in_range("line kind", line.kind.into(), 0, LineKind::Fee as u64)?;
+        let most = if line.kind == LineKind::Goods as u8 { LINE_CHECKED } else { LINE_AGREED };
+        let least = if line.kind == LineKind::Goods as u8 { 0 } else { LINE_AGREED };
+        in_range("line flags", line.flags.into(), least.into(), most.into())?;
+    }
+    let mut next = 0;
+    for extra in extras {
+        let number = extra.line.get();
+        in_range("extra line", number.into(), next, u64::from(line_count) - 1)?;
+        next = u64::from(number) + 1;
+        in_range("place", extra.place.get().into(), 0, 0)?;
+        in_range("discount", extra.discount.get(), 0, Amount::MAX.0)?;
+        let is_goods = lines[usize::from(number)].kind == LineKind::Goods as u8;
+        in_range("payee", extra.payee.get(), 0, if is_goods { u64::MAX } else { 0 })?;
+        zero(&extra.reserved)?;
+    }
+    Ok(Body::Place { order, legs, lines, extras })
+}
+
+fn check_legs(legs: &[Leg]) -> Result<(), RecordError> {
+    let mut rests = 0;
+    for leg in legs {
+        in_range("method", leg.method.into(), 0, PaymentMethod::Coupon as u64)?;
+        let method = PaymentMethod::from_byte(leg.method);
+        let is_coupon = method == Some(PaymentMethod::Coupon);
+        let most = if is_coupon { 0 } else { LEG_STATED };
+        in_range("leg flags", leg.flags.into(), 0, most.into())?;
+        in_range("leg amount", leg.amount.get(), 0, Amount::MAX.0)?;
+        in_range(
+            "term",
+            leg.term.get(),
+            0,
+            match method {
+                Some(PaymentMethod::Coupon) => u64::MAX,
+                Some(PaymentMethod::Awaited) => Time::MAX.0,
+                _ => 0,
+            },
+        )?;
+        zero(&leg.reserved)?;
+        rests += u64::from(!is_coupon && leg.flags & LEG_STATED == 0);
+    }
+    in_range("legs that pay the rest", rests, 0, 1)
+}
+
+/// What transfers and holds may name: a seller's earnings leave its payable accounts by sweeps
+/// alone, and what orders and coupons keep moves with them.
 fn transferable(name: &'static str, kind: u8) -> Result<(), RecordError> {
     match AccountKind::from_byte(kind) {
-        None | Some(AccountKind::Payable) => field(name, kind.into()),
-        Some(_) => Ok(()),
+        Some(AccountKind::Clearing) => Ok(()),
+        _ => own_kind(name, kind),
+    }
+}
+
+/// The kinds of account of which a party disposes.
+fn own_kind(name: &'static str, kind: u8) -> Result<(), RecordError> {
+    match AccountKind::from_byte(kind) {
+        Some(kind) if kind.is_own() => Ok(()),
+        _ => field(name, kind.into()),
     }
 }
 
@@ -742,12 +1026,43 @@ pub fn set_outcome(bytes: &mut [u8], outcome: Outcome, state: u8, previous: u64,
     header.amount = amount.into();
 }
 
+/// Writes into the record at the start of `bytes`, which [`Record::split`] accepted, the links of
+/// the statements of the account that it debits, or moves money of, and of one that it credits.
+pub fn set_statements(bytes: &mut [u8], statement: u64, credit: u64) {
+    let (header, rest) = header_mut(bytes);
+    header.statement = statement.into();
+    let known = "the record was checked";
+    match Kind::from_byte(header.kind) {
+        Some(Kind::Transfer) => {
+            TransferBody::mut_from_prefix(rest).expect(known).0.credit_statement = credit.into();
+        }
+        Some(Kind::SettleHold) => {
+            SettleHoldBody::mut_from_prefix(rest).expect(known).0.credit_statement = credit.into();
+        }
+        _ => {}
+    }
+}
+
+/// Writes into the record at the start of `bytes`, which [`Record::split`] accepted, how much of
+/// what came back to its payers the buyer's own account got.
+pub fn set_returned(bytes: &mut [u8], returned: u64) {
+    let (header, rest) = header_mut(bytes);
+    let known = "the record was checked";
+    let field = match Kind::from_byte(header.kind) {
+        Some(Kind::Cancel) => &mut CancelBody::mut_from_prefix(rest).expect(known).0.returned,
+        Some(Kind::Timer) => &mut TimerBody::mut_from_prefix(rest).expect(known).0.returned,
+        Some(Kind::Refund) => &mut RefundBody::mut_from_prefix(rest).expect(known).0.returned,
+        _ => return,
+    };
+    *field = returned.into();
+}
+
 /// The outcome fields of an order's record beyond its header.
 pub struct PlaceMut<'a> {
     /// The fixed part.
     pub order: &'a mut PlaceBody,
     /// How it is paid.
-    pub leg: &'a mut Leg,
+    pub legs: &'a mut [Leg],
     /// What is ordered.
     pub lines: &'a mut [Line],
 }
@@ -756,11 +1071,12 @@ pub struct PlaceMut<'a> {
 pub fn place_mut(bytes: &mut [u8]) -> PlaceMut<'_> {
     let (_, rest) = header_mut(bytes);
     let (order, rest) = PlaceBody::mut_from_prefix(rest).expect("the record was checked");
-    let (leg, rest) = Leg::mut_from_prefix(rest).expect("the record was checked");
+    let (legs, rest) = <[Leg]>::mut_from_prefix_with_elems(rest, order.leg_count.into())
+        .expect("the record was checked");
     let count = order.line_count.get().into();
     let (lines, _) =
         <[Line]>::mut_from_prefix_with_elems(rest, count).expect("the record was checked");
-    PlaceMut { order, leg, lines }
+    PlaceMut { order, legs, lines }
 }
 
 /// The fixed part of the refund at the start of `bytes`, which [`Record::split`] accepted.
@@ -786,7 +1102,8 @@ pub fn sweep_mut(bytes: &mut [u8]) -> &mut SweepBody {
 /// Marks the order at the start of `bytes`, which [`Record::split`] accepted, as cancelled while
 /// it waited, or takes that back.
 pub fn set_withdrawn(bytes: &mut [u8], withdrawn: bool) {
-    place_mut(bytes).order.flags = if withdrawn { PLACE_WITHDRAWN } else { 0 };
+    let flags = &mut place_mut(bytes).order.flags;
+    *flags = if withdrawn { *flags | PLACE_WITHDRAWN } else { *flags & !PLACE_WITHDRAWN };
 }
 
 fn header_mut(bytes: &mut [u8]) -> (&mut Header, &mut [u8]) {
@@ -800,21 +1117,32 @@ pub fn clear_outcome(bytes: &mut [u8]) {
     header.state = 0;
     header.previous = 0.into();
     header.amount = 0.into();
+    header.statement = 0.into();
     match Kind::from_byte(header.kind) {
+        Some(Kind::Transfer | Kind::SettleHold) => set_statements(bytes, 0, 0),
         Some(Kind::Place) => {
-            let PlaceMut { order, leg, lines } = place_mut(bytes);
+            let PlaceMut { order, legs, lines } = place_mut(bytes);
             order.refused_line = 0.into();
-            leg.amount = 0.into();
+            for leg in legs.iter_mut().filter(|leg| leg.flags & LEG_STATED == 0) {
+                leg.amount = 0.into();
+            }
             for line in lines {
                 line.version = 0.into();
-                if line.flags & LINE_AGREED == 0 {
+                if line.flags & (LINE_AGREED | LINE_CHECKED) == 0 {
                     line.unit_price = 0.into();
                 }
             }
         }
         Some(Kind::Deliver) => entry::clear_outcomes(deliver_mut(bytes).1),
-        Some(Kind::Sweep) => sweep_mut(bytes).swept = 0.into(),
-        Some(Kind::Refund) => refund_mut(bytes).refused_line = 0.into(),
+        Some(Kind::Sweep) => {
+            let body = sweep_mut(bytes);
+            *body = SweepBody { count: body.count, ..SweepBody::default() };
+        }
+        Some(Kind::Refund) => {
+            refund_mut(bytes).refused_line = 0.into();
+            set_returned(bytes, 0);
+        }
+        Some(Kind::Cancel | Kind::Timer) => set_returned(bytes, 0),
         _ => {}
     }
 }
@@ -892,7 +1220,7 @@ mod tests {
             set_outcome(&mut logged, Outcome::SoldOut, 1, 77, 88);
             let place = place_mut(&mut logged);
             place.order.refused_line = 3.into();
-            place.leg.amount = 12.into();
+            place.legs[0].amount = 12.into();
             for line in place.lines.iter_mut().filter(|line| line.flags == 0) {
                 line.unit_price = 99.into();
             }

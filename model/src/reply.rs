@@ -1,8 +1,9 @@
 //! What the core answers: the outcome of a command, or what a read found.
 
+use crate::record::Coupon;
 use crate::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, Offset, OrderId, OrderState, Outcome, Party,
-    PaymentMethod, Quantity, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LegState, LineKind, Offset, OrderId,
+    OrderState, Outcome, Party, PaymentMethod, Quantity, Time,
 };
 
 /// The answer to one command.
@@ -40,7 +41,7 @@ pub struct OrderView {
     pub state: OrderState,
     /// What became of it when it was placed.
     pub outcome: Outcome,
-    /// How it was paid, or `Awaited`.
+    /// How it was paid, or `Awaited`; its first leg, where it has several.
     pub method: PaymentMethod,
     /// What its lines cost together.
     pub total: Amount,
@@ -50,14 +51,41 @@ pub struct OrderView {
     pub offset: Offset,
     /// When it expires if it isn't paid; 0: never, or it is past that.
     pub deadline: Time,
+    /// Whether it was received: what sellers earned with it is pending no longer.
+    pub received: bool,
     /// Its lines as they were ordered. A refused order keeps none.
     pub lines: Vec<LineView>,
+    /// Its payment legs. An order that was paid at once and in one way keeps none.
+    pub legs: Vec<LegView>,
+}
+
+/// A payment leg of an order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LegView {
+    /// How it is paid, or `Awaited`.
+    pub method: PaymentMethod,
+    /// Where it is.
+    pub state: LegState,
+    /// How much of the order it pays.
+    pub amount: Amount,
+    /// How much of that came.
+    pub paid: Amount,
+    /// How much of that was given back.
+    pub refunded: Amount,
+    /// What came for it too late, or beyond its amount: it is in suspense.
+    pub suspended: Amount,
+    /// Until when it is awaited; 0: no bound.
+    pub deadline: Time,
+    /// The coupon's number; 0 for other legs.
+    pub coupon: u64,
 }
 
 /// A line of an order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LineView {
-    /// What was ordered.
+    /// What it is for.
+    pub kind: LineKind,
+    /// What was ordered; for shipping, tax and fees the number of who is paid.
     pub item: ItemId,
     /// How many units.
     pub quantity: Quantity,
@@ -65,6 +93,31 @@ pub struct LineView {
     pub refunded: Quantity,
     /// The price that was paid for a unit.
     pub unit_price: Amount,
+    /// Who is paid instead of the item's seller.
+    pub payee: Option<Party>,
+    /// What was taken off the line's total.
+    pub discount: Amount,
+}
+
+impl LineView {
+    /// What the line comes to.
+    pub fn total(&self) -> u64 {
+        self.unit_price.0 * u64::from(self.quantity.0) - self.discount.0
+    }
+
+    /// How much of what it comes to is given back when so many of its units are: rounded down,
+    /// so that the last units bring what is left.
+    pub fn given_back(&self, units: u32) -> u64 {
+        share(self.total(), units.into(), self.quantity.0.into())
+    }
+}
+
+/// `part` of `whole` of an amount, rounded down. `part` may not pass `whole`.
+pub fn share(amount: u64, part: u64, whole: u64) -> u64 {
+    match whole {
+        0 => 0,
+        _ => (u128::from(amount) * u128::from(part) / u128::from(whole)) as u64,
+    }
 }
 
 /// An account as a read finds it.
@@ -80,6 +133,46 @@ pub struct AccountView {
     pub debits_posted: Amount,
     /// The sum of all that was put into it.
     pub credits_posted: Amount,
+    /// What of it is held.
+    pub held: Amount,
+    /// How far it may go below zero.
+    pub overdraft: Amount,
+    /// Whether it was closed.
+    pub closed: bool,
+    /// Offset of the newest record that moved its money; 0: none did, or nobody keeps that.
+    pub statement: Offset,
+}
+
+/// Money of an account that is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HoldView {
+    /// Whose money.
+    pub party: Party,
+    /// Its id.
+    pub id: ChangeId,
+    /// Which account's.
+    pub kind: AccountKind,
+    /// What it is kept in.
+    pub currency: Currency,
+    /// How much was held at first.
+    pub amount: Amount,
+    /// How much is still held.
+    pub left: Amount,
+    /// When that is released; 0: never.
+    pub deadline: Time,
+}
+
+/// A buyer's coupon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CouponView {
+    /// Whose it is.
+    pub buyer: Party,
+    /// Its number.
+    pub number: u64,
+    /// What it says.
+    pub coupon: Coupon,
+    /// Whether an order uses it, or has used it.
+    pub used: bool,
 }
 
 /// An item as a read finds it.
@@ -118,6 +211,10 @@ pub enum Query {
     Order(Party, OrderId),
     /// One account.
     Account(Party, Currency, AccountKind),
+    /// One hold of one party.
+    Hold(Party, ChangeId),
+    /// One coupon of one buyer.
+    Coupon(Party, u64),
     /// One item.
     Item(ItemId),
 }
@@ -129,6 +226,10 @@ pub enum View {
     Order(OrderView),
     /// An account.
     Account(AccountView),
+    /// A hold.
+    Hold(HoldView),
+    /// A coupon.
+    Coupon(CouponView),
     /// An item.
     Item(ItemView),
     /// Nothing by that name.

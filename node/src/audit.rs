@@ -11,10 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use model::record::{Body, Record};
+use model::record::{Body, Record, TimerKind};
 use model::reply::{Query, View};
 use model::{
-    Offset, OrderId, OrderState, OrderView, Outcome, Party, PaymentMethod, Realm, ShardId,
+    LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
+    ShardId,
 };
 use mq::{DirDisk, Ending, LocalReader, LogError};
 use txn_core::{Capacity, Shard, SpareRegions};
@@ -26,10 +27,10 @@ use crate::{DataDir, DataDirError};
 /// What an audit found. `ok` only when nothing at all is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// Orders that were placed; refused ones are not among them.
-    pub orders: u64,
-    /// Lines of those orders.
-    pub lines: u64,
+    /// What was traded.
+    pub trade: Sales,
+    /// What was rehearsed.
+    pub rehearsal: Sales,
     /// Records of any kind.
     pub records: u64,
     /// Records whose command is in the log more than once.
@@ -44,12 +45,6 @@ pub struct Audit {
     pub inconsistent: u64,
     /// The first record that differs from what the core decides: its shard and offset.
     pub first_difference: Option<(ShardId, Offset)>,
-    /// Units of orders that were paid.
-    pub units_sold: u64,
-    /// Units of those that were refunded.
-    pub units_refunded: u64,
-    /// Paid less refunded, in minor units by currency.
-    pub revenue: BTreeMap<String, i128>,
     /// The core's state at the end.
     pub state_hash: u64,
     /// What is wrong, the first first, in words.
@@ -58,6 +53,21 @@ pub struct Audit {
     pub log: AuditLog,
     /// How many shards.
     pub shards: u16,
+}
+
+/// What was ordered, sold and earned in a realm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sales {
+    /// Orders that were placed; refused ones are not among them.
+    pub orders: u64,
+    /// Lines of those orders.
+    pub lines: u64,
+    /// Units of orders that were paid.
+    pub units_sold: u64,
+    /// Units of those that were refunded.
+    pub units_refunded: u64,
+    /// Paid less refunded, in minor units by currency.
+    pub revenue: BTreeMap<String, i128>,
 }
 
 /// A log's figures.
@@ -77,6 +87,13 @@ impl Audit {
     /// Whether nothing is wrong.
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    fn sales(&mut self, realm: Realm) -> &mut Sales {
+        match realm {
+            Realm::Live => &mut self.trade,
+            Realm::Drill => &mut self.rehearsal,
+        }
     }
 }
 
@@ -210,54 +227,71 @@ impl Books {
         match record.body {
             Body::CreateItem(body) => self.item(record).stocked += u128::from(body.stock.get()),
             Body::Restock(body) => self.item(record).stocked += u128::from(body.quantity.get()),
-            Body::Place { order, leg, lines } => {
-                self.audit.orders += 1;
-                self.audit.lines += lines.len() as u64;
+            Body::Place { order, legs, lines, extras } => {
+                let sales = self.audit.sales(realm);
+                sales.orders += 1;
+                sales.lines += lines.len() as u64;
                 let mut units = 0;
                 let mut total = 0;
                 for line in lines {
                     let quantity = u64::from(line.quantity.get());
-                    units += quantity;
                     total += i128::from(line.unit_price.get()) * i128::from(quantity);
-                    let item = (realm, line.item.get());
-                    self.items.entry(item).or_default().out += i128::from(quantity);
+                    if line.kind == LineKind::Goods as u8 {
+                        units += quantity;
+                        let item = (realm, line.item.get());
+                        self.items.entry(item).or_default().out += i128::from(quantity);
+                    }
                 }
-                if total != amount {
+                total -= extras.iter().map(|it| i128::from(it.discount.get())).sum::<i128>();
+                let paid = legs.iter().map(|leg| i128::from(leg.amount.get())).sum::<i128>();
+                if (total, paid) != (amount, amount) {
                     self.audit.unbalanced += 1;
-                    self.problem(format!("{place}: lines of {total}, total of {amount}"));
+                    let sums = format!("lines of {total}, legs of {paid}, total of {amount}");
+                    self.problem(format!("{place}: {sums}"));
                 }
-                if leg.method != PaymentMethod::Awaited as u8 {
-                    self.audit.units_sold += units;
-                    self.earn(order.currency.get(), amount);
+                if record.header.state == OrderState::Paid as u8 {
+                    self.audit.sales(realm).units_sold += units;
+                    self.earn(realm, order.currency.get(), amount);
                 }
             }
             Body::Pay(body) => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
-                self.audit.units_sold += units_of(&order);
-                self.earn(order.currency.numeric(), amount);
+                // Only what completes a payment earns: the legs before lie in deposit.
+                if record.header.state == OrderState::Paid as u8 {
+                    self.audit.sales(realm).units_sold += units_of(&order);
+                    self.earn(realm, order.currency.numeric(), order.total.0.into());
+                }
             }
             Body::Cancel(body) => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
                 self.release(&order, realm);
+                self.earn(realm, order.currency.numeric(), forfeited(&order));
             }
-            Body::Timer(body) => {
+            Body::Timer(body) if body.kind == TimerKind::Order as u8 => {
                 let Some(order) = self.order(record.party(), body.order.get(), place) else {
                     return;
                 };
                 self.release(&order, realm);
+                self.earn(realm, order.currency.numeric(), forfeited(&order));
             }
             Body::Refund { refund, lines } => {
                 let Some(order) = self.order(record.party(), refund.order.get(), place) else {
                     return;
                 };
-                self.earn(order.currency.numeric(), -amount);
+                self.earn(realm, order.currency.numeric(), -amount);
                 self.refunded(&order, refund.flags != 0, lines, place);
             }
             Body::CreateAccount(_)
+            | Body::UpdateAccount(_)
+            | Body::Hold(_)
+            | Body::SettleHold(_)
+            | Body::IssueCoupon(_)
+            | Body::Receive(_)
+            | Body::Timer(_)
             | Body::Transfer(_)
             | Body::UpdateItem(_)
             | Body::Deliver { .. }
@@ -268,7 +302,7 @@ impl Books {
 
     /// An order's units went back.
     fn release(&mut self, order: &OrderView, realm: Realm) {
-        for line in &order.lines {
+        for line in order.lines.iter().filter(|line| line.kind == LineKind::Goods) {
             let item = (realm, line.item.0);
             self.items.entry(item).or_default().out -= i128::from(line.quantity.0);
         }
@@ -293,7 +327,9 @@ impl Books {
             let before = self.refunds.remove(&key).unwrap_or_default();
             for (number, line) in order.lines.iter().enumerate() {
                 let earlier = before.get(number).copied().unwrap_or(0);
-                units.push((line.item.0, u64::from(line.quantity.0) - earlier));
+                if line.kind == LineKind::Goods {
+                    units.push((line.item.0, u64::from(line.quantity.0) - earlier));
+                }
             }
         } else {
             let key = (place.realm, order.buyer.0, order.id.0);
@@ -302,11 +338,13 @@ impl Books {
             for line in lines {
                 let number = usize::from(line.line.get());
                 before[number] += u64::from(line.quantity.get());
-                units.push((order.lines[number].item.0, line.quantity.get().into()));
+                if order.lines[number].kind == LineKind::Goods {
+                    units.push((order.lines[number].item.0, line.quantity.get().into()));
+                }
             }
         }
         for (item, quantity) in units {
-            self.audit.units_refunded += quantity;
+            self.audit.sales(place.realm).units_refunded += quantity;
             if restock {
                 self.items.entry((place.realm, item)).or_default().out -= i128::from(quantity);
             }
@@ -328,11 +366,12 @@ impl Books {
         None
     }
 
-    fn earn(&mut self, currency: u16, amount: i128) {
+    fn earn(&mut self, realm: Realm, currency: u16, amount: i128) {
         let code = model::Currency::from_numeric(currency).map_or("XXX", |c| c.code());
-        match self.audit.revenue.get_mut(code) {
+        let revenue = &mut self.audit.sales(realm).revenue;
+        match revenue.get_mut(code) {
             Some(revenue) => *revenue += amount,
-            None => drop(self.audit.revenue.insert(code.to_string(), amount)),
+            None => drop(revenue.insert(code.to_string(), amount)),
         }
     }
 
@@ -384,6 +423,16 @@ impl Books {
     }
 }
 
+/// What came for an order that is over and didn't go back is forfeit, unless it is stuck.
+fn forfeited(order: &OrderView) -> i128 {
+    let kept = |leg: &LegView| match leg.state {
+        LegState::Late => 0,
+        _ => i128::from(leg.paid.0) - i128::from(leg.refunded.0),
+    };
+    order.legs.iter().map(kept).sum()
+}
+
 fn units_of(order: &OrderView) -> u64 {
-    order.lines.iter().map(|line| u64::from(line.quantity.0)).sum()
+    let goods = order.lines.iter().filter(|line| line.kind == LineKind::Goods);
+    goods.map(|line| u64::from(line.quantity.0)).sum()
 }

@@ -1,16 +1,35 @@
 //! The log thread: takes groups of frames, appends them with one sync, says that they are safe.
 //!
 //! It takes whatever all shards have ready and writes it at once. When the log fails, it says
-//! so once and ends: nothing that was handed to it is ever acknowledged.
+//! so once and ends: nothing that was handed to it is ever acknowledged. Between two groups it
+//! looks up records for whoever reads, one at a time.
 
-use std::sync::Mutex;
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use model::record::Record;
+use model::{Offset, ShardId, Time};
 use mq::{Log, LogError, LogStats};
+use tokio::sync::oneshot;
 
 use crate::stages::{AppendTicks, LogRecorder};
 use crate::threads::LOG_THREAD;
+
+/// What the log thread is asked for.
+pub(crate) enum Job {
+    Append(Group),
+    Read(Lookup),
+}
+
+/// A record that somebody wants to see: when it was decided, and its bytes. `None`: there is no
+/// such record, or it can't be read.
+pub(crate) struct Lookup {
+    pub(crate) shard: ShardId,
+    pub(crate) offset: Offset,
+    pub(crate) answer: oneshot::Sender<Option<(Time, Vec<u8>)>>,
+}
 
 /// Frames of one shard, and where to say that they are durable.
 pub(crate) struct Group {
@@ -28,7 +47,8 @@ pub(crate) enum Committed {
 
 /// The thread that owns the log.
 pub struct LogThread {
-    groups: Option<Sender<Group>>,
+    /// It runs as long as this or a group of shards has one.
+    jobs: Option<Arc<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<CommitStats>>>,
 }
 
@@ -49,20 +69,20 @@ impl LogThread {
         recorder: LogRecorder,
         close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     ) -> std::io::Result<LogThread> {
-        let (groups, inbox) = channel();
+        let (jobs, inbox) = channel();
         let thread = std::thread::Builder::new()
             .name(LOG_THREAD.to_string())
             .spawn(move || run(log, recorder, inbox, close))?;
-        Ok(LogThread { groups: Some(groups), thread: Mutex::new(Some(thread)) })
+        Ok(LogThread { jobs: Some(Arc::new(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
-    pub(crate) fn groups(&self) -> Sender<Group> {
-        self.groups.clone().expect("the thread takes groups until it is joined")
+    pub(crate) fn jobs(&self) -> Arc<Sender<Job>> {
+        self.jobs.clone().expect("the thread takes jobs until it is joined")
     }
 
     /// Waits until every shard is done with it, and for the log's clean end.
     pub fn join(mut self) -> CommitStats {
-        self.groups = None;
+        self.jobs = None;
         let thread = self.thread.get_mut().ok().and_then(Option::take);
         thread.and_then(|thread| thread.join().ok()).expect("the log thread doesn't panic")
     }
@@ -71,13 +91,27 @@ impl LogThread {
 fn run<L: Log>(
     mut log: L,
     mut recorder: LogRecorder,
-    inbox: Receiver<Group>,
+    inbox: Receiver<Job>,
     close: impl FnOnce(L) -> Result<(), LogError>,
 ) -> CommitStats {
     let mut groups = Vec::new();
-    while let Ok(first) = inbox.recv() {
-        groups.push(first);
-        groups.extend(inbox.try_iter());
+    let mut lookups = VecDeque::new();
+    loop {
+        let first = if lookups.is_empty() { Some(inbox.recv()) } else { None };
+        let Ok(first) = first.transpose() else { break };
+        for job in first.into_iter().chain(inbox.try_iter()) {
+            match job {
+                Job::Append(group) => groups.push(group),
+                Job::Read(lookup) => lookups.push_back(lookup),
+            }
+        }
+        if let Some(Lookup { shard, offset, answer }) = lookups.pop_front() {
+            // Whoever asked may have gone away.
+            let _ = answer.send(look_up(&log, shard, offset));
+        }
+        if groups.is_empty() {
+            continue;
+        }
         let begun = recorder.now();
         let frames: Vec<&[u8]> =
             groups.iter().flat_map(|group| group.frames.iter().map(Vec::as_slice)).collect();
@@ -100,4 +134,20 @@ fn run<L: Log>(
     }
     let stats = log.stats();
     CommitStats { log: stats, failed: close(log).err() }
+}
+
+fn look_up(log: &impl Log, shard: ShardId, offset: Offset) -> Option<(Time, Vec<u8>)> {
+    if offset.0 == 0 || offset >= log.end(shard).next {
+        return None;
+    }
+    let mut frames = log.read(shard, offset).ok()?;
+    // Frames without records stand before the one that is wanted.
+    while let Some(frame) = frames.next().ok()? {
+        let at = offset.0.checked_sub(frame.header.first_offset.get())?;
+        if at < frame.header.count.get().into() {
+            let record: Record<'_> = frame.records().nth(at as usize)?.ok()?;
+            return Some((frame.place().time, record.bytes.to_vec()));
+        }
+    }
+    None
 }

@@ -15,6 +15,7 @@ mod host;
 mod links;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::planted::{Bug, is_planted};
@@ -23,7 +24,7 @@ use model::record::{
     Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
 };
 use model::reply::{Query, View};
-use model::{ItemId, Outcome, Realm, Reply, ShardId, Time};
+use model::{ItemId, LineKind, Outcome, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
 use slab::Slab;
 use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
@@ -35,6 +36,8 @@ use waiting::{Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
 const TIMERS_AT_ONCE: usize = 256;
+/// Sweeps that are done one after the other: each ends with a seller that is at home here.
+const SWEEPS_AT_ONCE: usize = 64;
 
 /// Who asked. The group keeps it with the answer.
 pub trait Token {
@@ -160,9 +163,30 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// Stops all rehearsal, or lets it go on: no command, timer or message of the drill realm is
-    /// taken, and so none gets into the log.
-    pub fn stop_drill(&mut self, stopped: bool) {
-        self.drill_stopped = stopped;
+    /// taken, and so none gets into the log. Orders of it that wait are told to try again.
+    pub fn stop_drill(&mut self, now: Now, stopped: bool) {
+        if std::mem::replace(&mut self.drill_stopped, stopped) == stopped {
+            return;
+        }
+        for slot in 0..self.hosts.len() {
+            if !stopped {
+                // What was recalled before the stop is still to be answered.
+                let recalled = self.hosts[slot].shard.recalled();
+                let drill = |item: &(Realm, ItemId)| item.0 == Realm::Drill;
+                let recalled: Vec<_> = recalled.into_iter().filter(drill).collect();
+                self.answer_recalls(now, slot, &recalled);
+                // And nothing that was sent since has left.
+                self.hosts[slot].links.send_again(Realm::Drill);
+                continue;
+            }
+            for ticket in self.hosts[slot].room.tickets(Realm::Drill) {
+                let moved = self.let_go(slot, ticket, Reply::unlogged(Outcome::Busy));
+                for item in moved.items {
+                    self.hosts[slot].shard.set_queued(Realm::Drill, item, false);
+                }
+            }
+        }
+        self.follow_up(now);
     }
 
     fn slot_of(&self, command: &Record<'_>) -> Option<usize> {
@@ -347,8 +371,11 @@ impl<T: Token> ShardGroup<T> {
             }
             for &realm in self.realms() {
                 self.fire(now, slot, realm);
-                let host = &self.hosts[slot];
-                if host.shard.wants_sweep(realm, host.time(now.time)) {
+                for _ in 0..SWEEPS_AT_ONCE {
+                    let host = &self.hosts[slot];
+                    if !host.shard.wants_sweep(realm, host.time(now.time)) {
+                        break;
+                    }
                     let mut command = command_of(realm);
                     command.sweep(SWEEP_MAX);
                     self.execute_own(now, slot, &command);
@@ -361,11 +388,11 @@ impl<T: Token> ShardGroup<T> {
     fn fire(&mut self, now: Now, slot: usize, realm: Realm) {
         for _ in 0..TIMERS_AT_ONCE {
             let host = &self.hosts[slot];
-            let Some((buyer, order, due)) = host.shard.due(realm, host.time(now.time)) else {
+            let Some((kind, party, id, due)) = host.shard.due(realm, host.time(now.time)) else {
                 break;
             };
             let mut command = command_of(realm);
-            command.timer(buyer, order, due);
+            command.timer(kind, party, id, due);
             self.execute_own(now, slot, &command);
         }
     }
@@ -390,7 +417,9 @@ impl<T: Token> ShardGroup<T> {
                     let room = &mut self.hosts[slot].room;
                     room.woken((realm, item));
                     let is_queued = room.first((realm, item)).is_some();
-                    self.hosts[slot].shard.set_queued(realm, item, is_queued);
+                    let shard = &mut self.hosts[slot].shard;
+                    shard.set_queued(realm, item, is_queued);
+                    shard.set_asked(realm, item, false);
                     self.retry(now, slot, vec![(realm, item)]);
                 }
                 self.answer_recalls(now, slot, &signals.recalled);
@@ -478,10 +507,25 @@ impl<T: Token> ShardGroup<T> {
         if room.is_full() {
             return self.answer(place, Outcome::Busy);
         }
+        let more = higher_items(&command, shortage.item);
         self.waiting += 1;
         let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
         self.hosts[slot].shard.set_queued(realm, shortage.item, true);
         self.ask(slot, realm, ticket, shortage);
+        self.ask_ahead(slot, realm, more);
+    }
+
+    /// Asks the homes of what an order lacks beside the item that it waits for first.
+    fn ask_ahead(&mut self, slot: usize, realm: Realm, items: BTreeMap<ItemId, u64>) {
+        let Host { shard, room, asks, .. } = &mut self.hosts[slot];
+        for (item, whole) in items {
+            let lacking = shard.lacking(realm, item, whole);
+            if lacking > 0 && room.ask_ahead((realm, item)) {
+                shard.set_asked(realm, item, true);
+                asks[realm as usize].push(StockOp::ask(item, lacking, whole, lacking));
+            }
+        }
+        self.touch(slot);
     }
 
     /// Asks the item's home for what the first in line lacks, with the others that are to be
@@ -493,6 +537,7 @@ impl<T: Token> ShardGroup<T> {
             return;
         }
         if let Some(wanted) = room.ask(key, &shortage) {
+            self.hosts[slot].shard.set_asked(realm, shortage.item, true);
             let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
             self.hosts[slot].asks[realm as usize].push(op);
             self.touch(slot);
@@ -533,11 +578,17 @@ impl<T: Token> ShardGroup<T> {
         self.retry(now, slot, items);
     }
 
-    /// Gives an order's answer to all who asked. The items for which others are first now.
+    /// An order waits no longer, and has its answer. The items for which others are first now.
     fn left(&mut self, now: Now, slot: usize, ticket: usize, reply: Reply) -> Vec<(Realm, ItemId)> {
+        let realm = self.hosts[slot].room.get(ticket).order.0;
+        let moved = self.let_go(slot, ticket, reply);
+        self.moved(now, slot, realm, moved)
+    }
+
+    /// Gives an order's answer to all who asked.
+    fn let_go(&mut self, slot: usize, ticket: usize, reply: Reply) -> Moved {
         let (waiting, moved) = self.hosts[slot].room.leave(ticket);
         self.waiting -= 1;
-        let realm = waiting.order.0;
         self.reply(waiting.place, reply);
         let again = match reply.outcome {
             Outcome::Ok => Reply { outcome: Outcome::AlreadyDone, ..reply },
@@ -546,7 +597,7 @@ impl<T: Token> ShardGroup<T> {
         for place in waiting.repeats {
             self.reply(place, again);
         }
-        self.moved(now, slot, realm, moved)
+        moved
     }
 
     /// Answers recalls that waited. The items for which others are first now.
@@ -685,6 +736,17 @@ impl<T: Token> ShardGroup<T> {
             out.retain(|message| !is_drill(message));
         }
     }
+}
+
+/// Units that an order wants of each item above `item`.
+fn higher_items(command: &Record<'_>, item: ItemId) -> BTreeMap<ItemId, u64> {
+    let mut wanted = BTreeMap::new();
+    let Body::Place { lines, .. } = command.body else { return wanted };
+    let goods = lines.iter().filter(|line| line.kind == LineKind::Goods as u8);
+    for line in goods.filter(|line| line.item.get() > item.0) {
+        *wanted.entry(ItemId(line.item.get())).or_default() += u64::from(line.quantity.get());
+    }
+    wanted
 }
 
 fn is_drill(message: &Message) -> bool {

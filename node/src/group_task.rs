@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use txn_core::Shard;
 
 use crate::clock::MachineClock;
-use crate::commit::{Committed, Group};
+use crate::commit::{Committed, Group, Job};
 use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::memory::MemoryThread;
@@ -69,7 +69,7 @@ pub struct GroupTask {
     number: u16,
     /// By shard: the number of its group, and the way there.
     peers: Vec<(u16, mpsc::WeakUnboundedSender<Parcel>)>,
-    groups: Sender<Group>,
+    log: Arc<Sender<Job>>,
     done_sender: mpsc::UnboundedSender<Committed>,
     done: mpsc::UnboundedReceiver<Committed>,
     clock: MachineClock,
@@ -97,7 +97,7 @@ impl GroupTask {
         memory: MemoryThread,
         stages: Arc<Stages>,
     ) -> (GroupTask, GroupHandle) {
-        let (handle, inbox) = Incoming::new(stages);
+        let (handle, inbox) = Incoming::new(stages, Arc::downgrade(&log.jobs()));
         let (done_sender, done) = mpsc::unbounded_channel();
         let newest = members.iter().map(|(_, end)| end.time).max().unwrap_or_default();
         let task = GroupTask {
@@ -107,7 +107,7 @@ impl GroupTask {
             returns: Returns::default(),
             number,
             peers: Vec::new(),
-            groups: log.groups(),
+            log: log.jobs(),
             done_sender,
             done,
             clock: MachineClock::new(newest),
@@ -203,7 +203,10 @@ impl GroupTask {
                 }
                 self.let_out(None);
             }
-            Parcel::StopDrill(stopped) => self.group.stop_drill(stopped),
+            Parcel::StopDrill(stopped) => {
+                self.group.stop_drill(self.now, stopped);
+                self.let_out(None);
+            }
         }
         Ok(())
     }
@@ -282,8 +285,8 @@ impl GroupTask {
         let group = Group { frames, records, done: self.done_sender.clone() };
         self.memory.look();
         self.has_room = self.group.has_room();
-        self.groups
-            .send(group)
+        self.log
+            .send(Job::Append(group))
             .map_err(|_| ShardFailed::Log("the log thread has ended".to_string()))
     }
 

@@ -8,14 +8,16 @@
 //! However it travels, it counts in the shard's [`Room`] from when it is submitted until it is
 //! decided.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{Realm, Reply, ShardId};
+use model::{Offset, Realm, Reply, ShardId, Time};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::commit::{Job, Lookup};
 use crate::group::Message as ShardMessage;
 use crate::stages::{self, GroupTicks, Stages, Ticks};
 
@@ -174,9 +176,26 @@ pub struct GroupHandle {
     pub(crate) parcels: mpsc::UnboundedSender<Parcel>,
     pub(crate) room: Arc<Room>,
     pub(crate) stages: Arc<Stages>,
+    /// Whoever may submit doesn't keep the log open.
+    log: Weak<Sender<Job>>,
 }
 
 impl GroupHandle {
+    /// Reads a record of one of these shards from the log, where it is durable: when it was
+    /// decided, and its bytes. `None`: there is no such record, or it can't be read.
+    pub async fn record(
+        &self,
+        shard: ShardId,
+        offset: Offset,
+    ) -> Result<Option<(Time, Vec<u8>)>, SubmitError> {
+        let (answer, answered) = oneshot::channel();
+        let lookup = Lookup { shard, offset, answer };
+        let log = self.log.upgrade().ok_or(SubmitError::Stopped)?;
+        log.send(Job::Read(lookup)).map_err(|_| SubmitError::Stopped)?;
+        drop(log);
+        answered.await.map_err(|_| SubmitError::Stopped)
+    }
+
     /// Where the time of what is submitted is recorded.
     pub fn stages(&self) -> &Arc<Stages> {
         &self.stages
@@ -207,11 +226,9 @@ impl GroupHandle {
         self.ask(Asked::Query(shard, realm, query)).await.map(Found::view)
     }
 
-    /// Stops all rehearsal, or lets it go on: what is asked for there is answered by
-    /// [`Outcome::Busy`](model::Outcome::Busy), and its timers and streams stand still.
-    pub fn stop_drill(&self, stopped: bool) {
-        // A group that has ended rehearses nothing.
-        let _ = self.parcels.send(Parcel::StopDrill(stopped));
+    /// A switch for the rehearsal of these shards. It doesn't keep them alive.
+    pub fn drill_switch(&self) -> DrillSwitch {
+        DrillSwitch { parcels: self.parcels.downgrade() }
     }
 
     async fn ask(&self, asked: Asked) -> Answered {
@@ -220,6 +237,23 @@ impl GroupHandle {
         let message = Message { asked, answer: ReturnTo::Caller(answer) };
         self.parcels.send(Parcel::One(message)).map_err(|_| SubmitError::Stopped)?;
         answered.await.map_err(|_| SubmitError::Stopped)?
+    }
+}
+
+/// Stops the rehearsal of a group's shards.
+#[derive(Clone)]
+pub struct DrillSwitch {
+    parcels: mpsc::WeakUnboundedSender<Parcel>,
+}
+
+impl DrillSwitch {
+    /// Stops all rehearsal, or lets it go on: what is asked for there is answered by
+    /// [`Outcome::Busy`](model::Outcome::Busy), and its timers and streams stand still.
+    pub fn stop(&self, stopped: bool) {
+        // A group that has ended rehearses nothing.
+        if let Some(parcels) = self.parcels.upgrade() {
+            let _ = parcels.send(Parcel::StopDrill(stopped));
+        }
     }
 }
 
@@ -259,10 +293,11 @@ impl Drop for Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(stages: Arc<Stages>) -> (GroupHandle, Incoming) {
+    pub(crate) fn new(stages: Arc<Stages>, log: Weak<Sender<Job>>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
-        (GroupHandle { parcels: sender, room: room.clone(), stages }, Incoming { parcels, room })
+        let handle = GroupHandle { parcels: sender, room: room.clone(), stages, log };
+        (handle, Incoming { parcels, room })
     }
 
     /// Waits for parcels and adds up to `most` of them. None come when every handle is dropped.

@@ -75,6 +75,11 @@ impl LocalHandle {
         self.ask(Asked::Query(shard, realm, query))?.await.map(Found::view)
     }
 
+    /// The group's own handle.
+    pub fn group(&self) -> &GroupHandle {
+        &self.shard
+    }
+
     fn ask(&self, asked: Asked) -> Result<Waiting<'_>, SubmitError> {
         let desk = &*self.desk;
         if desk.is_stopped.get() {

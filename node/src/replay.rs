@@ -5,8 +5,8 @@
 //! byte. Anything else than equality is a bug or a forged log, and stops the reader.
 
 use model::frame::{Frame, FrameBuilder};
-use model::record::{RULE_VERSION, Record, Records, clear_outcome};
-use model::{Offset, ShardId, Time};
+use model::record::{Kind, RULE_VERSION, Record, Records, clear_outcome};
+use model::{Offset, Outcome, ShardId, Time};
 use txn_core::Shard;
 
 /// Executes frames again. Keeps its buffers from frame to frame.
@@ -122,10 +122,11 @@ impl Replay {
                 if again != Some(record.bytes) {
                     offset.0 += number as u64;
                     let reply = self.replies.get(number);
-                    let again = reply.map_or("nothing", |reply| reply.outcome.word());
-                    let first = record.outcome().map_or("nothing", |outcome| outcome.word());
                     let repeated = reply.is_some_and(|reply| reply.offset != Some(offset));
-                    let detail = format!("logged as {first}, executed again as {again}");
+                    let detail = match reply {
+                        Some(reply) => parting(&record, again, reply.outcome),
+                        None => "executing it again stops before it".to_string(),
+                    };
                     return Err(Difference { shard, offset, detail, repeated });
                 }
             }
@@ -133,4 +134,32 @@ impl Replay {
         }
         Ok(())
     }
+}
+
+/// In what a record, and what its command was decided to again, part.
+fn parting(record: &Record<'_>, again: Option<&[u8]>, outcome: Outcome) -> String {
+    let kind =
+        Kind::from_byte(record.header.kind).map_or(String::new(), |kind| format!("{kind:?} "));
+    let first = record.outcome().map_or("nothing", Outcome::word);
+    if record.outcome() != Some(outcome) {
+        return format!("{kind}logged as {first}, executed again as {}", outcome.word());
+    }
+    let Some(Ok((again, _))) = again.map(Record::split) else {
+        return format!("{kind}logged as {first}, executed again it has another length");
+    };
+    let fields = |record: &Record<'_>| {
+        let header = *record.header;
+        [
+            ("state", header.state.into()),
+            ("amount", header.amount.get()),
+            ("previous", header.previous.get()),
+            ("statement", header.statement.get()),
+        ]
+    };
+    let mut pairs = fields(record).into_iter().zip(fields(&again));
+    if let Some(((name, logged), (_, now))) = pairs.find(|(logged, now)| logged != now) {
+        return format!("{kind}logged with {name} {logged}, executed again with {now}");
+    }
+    let at = record.bytes.iter().zip(again.bytes).position(|(logged, now)| logged != now);
+    format!("{kind}logged otherwise than executed again, from byte {} on", at.unwrap_or_default())
 }

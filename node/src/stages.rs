@@ -164,11 +164,12 @@ impl Stages {
     /// Requests so far, over all reactors.
     pub fn requests(&self) -> Requests {
         let mut requests = Requests::default();
-        let mut outcomes = [0; 16];
+        let mut outcomes = [0; recorders::OUTCOMES];
         for (_, times) in lock(&self.reactors).iter() {
             requests.reads += times.reads.load(Relaxed);
             requests.writes += times.writes.load(Relaxed);
             requests.unknown += times.unknown.load(Relaxed);
+            requests.drill += times.drill.load(Relaxed);
             for (sum, count) in outcomes.iter_mut().zip(&times.outcomes) {
                 *sum += count.load(Relaxed);
             }

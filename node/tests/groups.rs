@@ -347,7 +347,7 @@ fn what_a_seller_earned_comes_home_when_the_next_step_is_over() {
         world.settle();
         assert_eq!(settled(&world), i128::from(earned), "{shards} shards");
         let sweeps = world.count_records(model::record::Kind::Sweep) - swept;
-        assert_eq!(sweeps, usize::from(shards), "one for each shard");
+        assert_eq!(sweeps, usize::from(shards) + 1, "one for each shard, one more at home");
         world.check();
         // Now it can be paid out, and no more than that.
         let settlement = (seller, AccountKind::Settlement);
@@ -401,7 +401,8 @@ fn rehearsal_that_is_stopped_stands_still_and_wakes_nobody() {
     world.done(command(rehearse));
     let wait = Duration::from_micros(due.0 - world.now.0);
     assert_eq!(world.groups[0].next_wake(world.moment()), Some(wait));
-    world.groups[0].stop_drill(true);
+    let moment = world.moment();
+    world.groups[0].stop_drill(moment, true);
     assert_eq!(world.groups[0].next_wake(world.moment()), None);
     let refused = world.submit(command(|commands| {
         commands.set_realm(Realm::Drill);
@@ -411,8 +412,45 @@ fn rehearsal_that_is_stopped_stands_still_and_wakes_nobody() {
     assert_eq!(world.outcomes(refused), Some(vec![Outcome::Busy]));
     let records = world.count_records(model::record::Kind::Timer);
     assert_eq!(records, 0, "nothing of it gets into the log");
-    world.groups[0].stop_drill(false);
+    let moment = world.moment();
+    world.groups[0].stop_drill(moment, false);
     world.settle();
     assert_eq!(world.count_records(model::record::Kind::Timer), 1);
+    world.check();
+}
+
+#[test]
+fn who_waits_when_rehearsal_is_stopped_is_told_to_try_again() {
+    let mut world = World::new(2, 2);
+    let (buyer, it) = (party_on(1, 2, 1), item_at(0, 2, 1));
+    let listed = command(|commands| {
+        commands.set_realm(Realm::Drill);
+        commands.create_item(it, Party(9), GBP, Amount(10), 4, Sale::default());
+    });
+    world.done(listed);
+    world.settle();
+    // One unit is at the buyer's shard, and nobody can be asked for more.
+    world.is_cut = true;
+    let order = || {
+        command(|commands| {
+            commands.set_realm(Realm::Drill);
+            let mut place = commands.place();
+            place.line(it, Quantity(3), None);
+            place.finish(buyer, OrderId(1), GBP, PaymentMethod::External);
+        })
+    };
+    let asked = world.submit(order());
+    assert_eq!(world.outcomes(asked), None);
+    let moment = world.moment();
+    world.groups.iter_mut().for_each(|group| group.stop_drill(moment, true));
+    world.is_cut = false;
+    world.settle();
+    assert_eq!(world.outcomes(asked), Some(vec![Outcome::Busy]));
+    assert_eq!(world.groups.iter().map(node::ShardGroup::waiting).sum::<usize>(), 0);
+    let moment = world.moment();
+    world.groups.iter_mut().for_each(|group| group.stop_drill(moment, false));
+    let asked = world.submit(order());
+    world.settle();
+    assert_eq!(world.outcomes(asked), Some(vec![Outcome::Ok]));
     world.check();
 }

@@ -1,7 +1,7 @@
 //! What must hold: after every event, and when the world has come to rest.
 
 use model::reply::{Query, View};
-use model::{AccountKind, Currency, OrderId, Outcome, Party, Realm};
+use model::{AccountKind, Currency, OrderId, Outcome, Party, Realm, ShardId};
 use node::Imbalance;
 use txn_core::Shard;
 
@@ -101,7 +101,7 @@ impl World {
                 self.ran.orders += u64::from(!asked.orders.is_empty());
                 let answer = asked.answer.ok_or(format!("client {number}: {request} is open"))?;
                 let kept = match answer {
-                    answer if answer.is_done() => logged == Some(Outcome::Ok),
+                    Outcome::Ok | Outcome::AlreadyDone => logged == Some(Outcome::Ok),
                     answer if answer.is_logged() => logged == Some(answer),
                     _ => true,
                 };
@@ -133,8 +133,10 @@ impl World {
                 };
                 let shown =
                     i128::from(account.credits_posted.0) - i128::from(account.debits_posted.0);
-                if shown != balance {
-                    return Err(format!("{realm:?}: party {party} has {shown}, not {balance}"));
+                let held = self.shadow.held(realm, party, currency);
+                if (shown, i128::from(account.held.0)) != (balance, held) {
+                    let wanted = format!("{balance}, {held} of it held");
+                    return Err(format!("{realm:?}: party {party} has {account:?}, not {wanted}"));
                 }
             }
             for (buyer, id, state) in self.shadow.orders(realm) {
@@ -198,6 +200,17 @@ impl World {
             }
             if self.liar.is_none() && hashes(&self.nodes[number]) != before {
                 return Err(format!("node {number} comes up in another state"));
+            }
+            let node = &self.nodes[number];
+            let up = node.up.as_ref().expect("it has just come up");
+            let alone = up.trade_alone(&placement, &node.shards, &self.options.spare);
+            let trade = |id: &ShardId| {
+                let shard = node.members().find(|shard| shard.seat().id == *id);
+                shard.expect("the shard is on this node").realm_hash(Realm::Live)
+            };
+            let whole: Vec<u64> = node.shards.iter().map(trade).collect();
+            if alone.as_ref().ok() != Some(&whole) {
+                return Err(format!("node {number}: without rehearsal, trade is in another state"));
             }
         }
         Ok(())

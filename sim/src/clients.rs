@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::record::{CommandBuffer, ItemUpdate, Record, RefundLine, Sale};
+use model::record::{CommandBuffer, ItemUpdate, NewLeg, NewLine, Price, Record, RefundLine, Sale};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod,
-    Quantity, Realm, ShardId, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Outcome, Party, PayStep,
+    PaymentMethod, Quantity, Realm, ShardId, Time,
 };
 
 use crate::plan::Plan;
@@ -34,6 +34,8 @@ pub(crate) struct Client {
     placed: Vec<(Realm, Party, OrderId)>,
     /// Those of which it has asked something back.
     refunded: Vec<(Realm, Party, OrderId)>,
+    /// Holds that it has asked for.
+    held: Vec<(Realm, Party, ChangeId)>,
     changes: u128,
 }
 
@@ -78,7 +80,8 @@ impl Client {
         let method = [PaymentMethod::Balance, PaymentMethod::External];
         match random.below(100) {
             0..55 => self.place(&mut command, (now, realm, buyer), plan, random),
-            55..63 => {
+            55..59 => self.hold_or_settle(&mut command, (now, realm, buyer), change, plan, random),
+            59..64 => {
                 let to = Party(random.range(1, plan.buyers + 1));
                 let amount = Amount(random.range(1, 150));
                 let kinds = [AccountKind::Main, AccountKind::Main, AccountKind::Clearing];
@@ -89,7 +92,7 @@ impl Client {
                 };
                 command.transfer(change, from, main(to), Currency::GBP, amount);
             }
-            63..67 => command.restock(change, item, random.range(1, plan.stock_max)),
+            64..67 => command.restock(change, item, random.range(1, plan.stock_max)),
             67..70 => {
                 let price = Some(Amount(random.range(1, 20)));
                 command.update_item(change, item, ItemUpdate { price, ..ItemUpdate::default() });
@@ -98,8 +101,17 @@ impl Client {
                 let Some((realm, buyer, order)) = self.some_order(random) else { return };
                 command.set_realm(realm);
                 match kind {
-                    70..79 => command.pay(change, buyer, order, *random.pick(&method)),
-                    79..88 => command.cancel(change, buyer, order),
+                    70..75 => command.pay(change, buyer, order, *random.pick(&method)),
+                    75..81 => {
+                        let steps = [PayStep::External, PayStep::Authorise, PayStep::Void];
+                        let step = *random.pick(&steps);
+                        let leg = random.percent(40).then(|| random.below(3) as u16);
+                        let stated = step != PayStep::Void && random.percent(40);
+                        let amount = stated.then(|| Amount(random.range(1, 30)));
+                        command.pay_leg(change, buyer, order, step, leg, amount);
+                    }
+                    81..88 => command.cancel(change, buyer, order),
+                    88..90 => command.receive(change, buyer, order),
                     _ => {
                         // Often once more what was refunded before.
                         self.refunded.push((realm, buyer, order));
@@ -153,19 +165,79 @@ impl Client {
         random: &mut Random,
     ) {
         let id = OrderId(random.next().into());
-        let method = *random.pick(PaymentMethod::ALL);
+        let methods = [PaymentMethod::Balance, PaymentMethod::External, PaymentMethod::Awaited];
+        let method = *random.pick(&methods);
+        let in_legs = random.percent(25);
         let mut place = command.place();
         for _ in 0..random.range(1, 3) {
             let agreed = random.percent(20).then(|| Amount(random.range(0, 20)));
             let units = if random.percent(80) { 1 } else { random.range(2, 6) };
             let item = ItemId(random.range(1, plan.items));
-            place.line(item, Quantity(units as u32), agreed);
+            let price = agreed.map_or(Price::List, Price::Agreed);
+            let discount = Amount(if in_legs { random.below(6) } else { 0 });
+            let line = NewLine::goods(item, Quantity(units as u32));
+            place.add(&NewLine { price, discount, ..line });
         }
-        if method == PaymentMethod::Awaited && random.percent(70) {
-            place.expires(Time(now.0 + random.range(1_000, 3_000_000)));
-        }
-        place.finish(buyer, id, Currency::GBP, method);
+        let mut deadline = || match random.percent(70) {
+            true => Time(now.0 + random.range(1_000, 3_000_000)),
+            false => Time(0),
+        };
+        let (first, second) = (deadline(), deadline());
         self.placed.push((realm, buyer, id));
+        if !in_legs {
+            if method == PaymentMethod::Awaited {
+                place.expires(first);
+            }
+            return place.finish(buyer, id, Currency::GBP, method);
+        }
+        if random.percent(50) {
+            let price = Amount(random.range(0, 7));
+            place.add(&NewLine::charge(LineKind::Shipping, Party(SELLERS + 3), price));
+        }
+        let part = |random: &mut Random| Some(Amount(random.range(0, 6)));
+        let legs = match random.below(4) {
+            0 => vec![NewLeg::Balance(part(random)), NewLeg::Awaited(None, first)],
+            1 => vec![NewLeg::Balance(None), NewLeg::External(part(random))],
+            2 => vec![NewLeg::Awaited(part(random), first), NewLeg::Awaited(None, second)],
+            _ => vec![
+                NewLeg::External(part(random)),
+                NewLeg::Balance(part(random)),
+                NewLeg::Awaited(None, first),
+            ],
+        };
+        if random.percent(40) && legs.iter().any(|leg| matches!(leg, NewLeg::Awaited(..))) {
+            place.forfeits();
+        }
+        place.finish_legs(buyer, id, Currency::GBP, &legs);
+    }
+
+    /// Holds money, or captures or releases some that is held.
+    fn hold_or_settle(
+        &mut self,
+        command: &mut CommandBuffer,
+        (now, realm, buyer): (Time, Realm, Party),
+        change: ChangeId,
+        plan: &Plan,
+        random: &mut Random,
+    ) {
+        if self.held.is_empty() || random.percent(50) {
+            let amount = Amount(random.range(1, 150));
+            let deadline = match random.percent(60) {
+                true => Time(now.0 + random.range(1_000, 3_000_000)),
+                false => Time(0),
+            };
+            command.hold(change, (buyer, AccountKind::Main), Currency::GBP, amount, deadline);
+            self.held.push((realm, buyer, change));
+            return;
+        }
+        let (realm, party, hold) = *random.pick(&self.held);
+        command.set_realm(realm);
+        if random.percent(30) {
+            return command.release_hold(change, party, hold);
+        }
+        let to = Party(random.range(1, plan.buyers + 1));
+        let amount = random.percent(60).then(|| Amount(random.range(1, 60)));
+        command.capture_hold(change, party, hold, (to, AccountKind::Main), amount);
     }
 
     /// Something with a byte that is another one. What is still a command is asked for.
@@ -197,7 +269,8 @@ impl Client {
                 let line = |line: &model::record::Line| {
                     (record.realm(), line.item.get(), u64::from(line.quantity.get()))
                 };
-                lines.iter().map(line).collect()
+                let goods = lines.iter().filter(|line| line.kind == LineKind::Goods as u8);
+                goods.map(line).collect()
             }
             _ => Vec::new(),
         };

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{ShardId, Time};
+use model::frame::FrameBuilder;
+use model::record::{Records, clear_outcome};
+use model::{Realm, ShardId, Time};
 use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare};
 use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover};
 use txn_core::{Shard, SpareRegions};
@@ -136,5 +138,35 @@ impl Up {
         let bytes: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         self.log.append(&bytes)?;
         Ok(frames)
+    }
+
+    /// Hashes of the trade of shards whose logs are executed without rehearsal's records.
+    pub(crate) fn trade_alone(
+        &self,
+        placement: &Placement,
+        ids: &[ShardId],
+        spare: &SpareRegions,
+    ) -> Result<Vec<u64>, LogError> {
+        let new = |id: &ShardId| Shard::new(placement.seat(*id), 0, spare.clone());
+        let mut shards: Vec<Shard> = ids.iter().map(new).collect();
+        let mut frames = self.log.read_all()?;
+        while let Some(frame) = frames.next()? {
+            let place = frame.place();
+            let at = ids.iter().position(|id| *id == place.shard);
+            let shard = &mut shards[at.expect("a node's log has its shards")];
+            let mut commands = Vec::new();
+            let records = frame.records().map(|record| record.expect("it was read before"));
+            for record in records.filter(|record| record.realm() == Realm::Live) {
+                let start = commands.len();
+                commands.extend_from_slice(record.bytes);
+                clear_outcome(&mut commands[start..]);
+            }
+            let (mut decided, mut replies) = (FrameBuilder::default(), Vec::new());
+            let mut commands = Records::new(&commands);
+            let applied = shard.apply(place.time, &mut commands, &mut decided, &mut replies);
+            applied.expect("these are commands");
+            drop(shard.signals());
+        }
+        Ok(shards.iter().map(|shard| shard.realm_hash(Realm::Live)).collect())
     }
 }

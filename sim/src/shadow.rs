@@ -4,14 +4,17 @@
 //! maps of accounts, orders and ids, says what the outcome has to be where that is certain, and
 //! remembers it: every answer that a client gets must be one that is in here.
 
+mod holds;
+mod orders;
+
 use std::collections::BTreeMap;
 
 use model::record::entry::{Entry, EntryHeader};
-use model::record::{
-    Body, LINE_AGREED, Leg, Line, PLACE_WITHDRAWN, PlaceBody, REFUND_RESTOCK, Record, RefundBody,
-    RefundLine, TransferBody,
-};
-use model::{AccountKind, OrderState, Outcome, PaymentMethod, Realm, ShardId, Time, ids};
+use model::record::{ACCOUNT_CLOSE, Body, Record, TimerKind, TransferBody};
+use model::{AccountKind, Currency, OrderState, Outcome, Realm, ShardId, Time, ids};
+
+use holds::Hold;
+use orders::Order;
 
 /// What an id is unique in, with the id: realm, kind of scope, scope, order, id.
 pub(crate) type Name = (u8, u8, u64, u128, u128);
@@ -27,23 +30,17 @@ pub(crate) struct Shadow {
 
 #[derive(Default)]
 struct Books {
+    /// Balances of main accounts.
     accounts: BTreeMap<(u64, u16), i128>,
+    /// How far they may go below zero, and what of them is held.
+    overdrafts: BTreeMap<(u64, u16), i128>,
+    held: BTreeMap<(u64, u16), i128>,
     orders: BTreeMap<(u64, u128), Order>,
+    holds: BTreeMap<(u64, u128), Hold>,
     /// By item: the price of each version.
     prices: BTreeMap<u64, Vec<u64>>,
     pub(crate) stocked: BTreeMap<u64, u64>,
     out: BTreeMap<u64, i128>,
-}
-
-struct Order {
-    state: OrderState,
-    outcome: Outcome,
-    method: u8,
-    currency: u16,
-    total: i128,
-    deadline: u64,
-    /// Item, units, price, refunded units.
-    lines: Vec<(u64, u64, u64, u64)>,
 }
 
 /// The name of what a command changes; `None` for what shards tell each other.
@@ -58,8 +55,12 @@ pub(crate) fn name_of(record: &Record<'_>) -> Option<Name> {
         Body::Pay(body) => name(3, scope, body.order.get(), id),
         Body::Cancel(body) => name(3, scope, body.order.get(), id),
         Body::Refund { refund, .. } => name(3, scope, refund.order.get(), id),
+        Body::Receive(body) => name(3, scope, body.order.get(), id),
         Body::Restock(_) | Body::UpdateItem(_) => name(4, scope, 0, id),
         Body::Transfer(body) => name(5, record.transfer_party(body).0, 0, id),
+        Body::Hold(_) | Body::UpdateAccount(_) => name(5, scope, 0, id),
+        Body::SettleHold(body) => name(6, scope, body.hold.get(), id),
+        Body::IssueCoupon(body) => name(7, scope, body.number.get().into(), 0),
         Body::Deliver { .. } | Body::Stock(_) | Body::Timer(_) | Body::Sweep(_) => None,
     }
 }
@@ -85,6 +86,12 @@ impl Shadow {
     /// Balances of main accounts.
     pub(crate) fn accounts(&self, realm: Realm) -> impl Iterator<Item = (&(u64, u16), &i128)> + '_ {
         self.realms[realm as usize].accounts.iter()
+    }
+
+    /// What of a main account is held.
+    pub(crate) fn held(&self, realm: Realm, party: u64, currency: Currency) -> i128 {
+        let held = &self.realms[realm as usize].held;
+        held.get(&(party, currency.numeric())).copied().unwrap_or_default()
     }
 
     /// States of orders.
@@ -150,7 +157,9 @@ impl Books {
         match record.body {
             Body::CreateAccount(body) => {
                 let balance = i128::from(body.balance.get());
-                self.accounts.insert((scope, body.currency.get()), balance);
+                let key = (scope, body.currency.get());
+                self.accounts.insert(key, balance);
+                self.overdrafts.insert(key, body.overdraft.get().into());
                 expect(outcome, Outcome::Ok)
             }
             Body::CreateItem(body) => {
@@ -175,35 +184,60 @@ impl Books {
                 expect(outcome, Outcome::Ok)
             }
             Body::Transfer(body) => self.transfer(record, body, shards, outcome),
-            Body::Place { order, leg, lines } => {
-                self.place(record, order, leg, lines, time, outcome)
+            Body::Place { order, legs, lines, extras } => {
+                self.place(record, order, (legs, lines, extras), time, outcome)
             }
-            Body::Pay(body) => {
-                let wanted = self.pay(scope, body.order.get(), body.method, time);
-                expect(outcome, wanted)
-            }
+            Body::Pay(body) => self.pay(scope, body, time, outcome),
             Body::Cancel(body) => {
-                let Some(order) = self.orders.get_mut(&(scope, body.order.get())) else {
-                    return expect(outcome, Outcome::UnknownOrder);
-                };
-                let withdrawn =
-                    order.state == OrderState::Cancelled && order.outcome == Outcome::WrongState;
-                if withdrawn {
-                    return expect(outcome, Outcome::Ok);
-                }
-                if order.state != OrderState::Reserved {
-                    return expect(outcome, Outcome::WrongState);
-                }
-                self.release((scope, body.order.get()), OrderState::Cancelled);
-                expect(outcome, Outcome::Ok)
+                let wanted = self.cancel((scope, body.order.get()), time);
+                expect(outcome, wanted)
             }
             Body::Refund { refund, lines } => {
                 let wanted = self.refund(scope, refund, lines);
                 expect(outcome, wanted)
             }
-            Body::Timer(body) => {
-                self.fire(scope, body.order.get(), body.due.get(), (shard, shards), time)
+            Body::Receive(body) => {
+                let wanted = self.receive((scope, body.order.get()));
+                expect(outcome, wanted)
             }
+            Body::Timer(body) => {
+                let is_here = |party: u64| ids::shard_of(model::Party(party), shards) == shard;
+                if let Some(earlier) = self.due_before(body.due.get(), is_here) {
+                    return Err(format!("{earlier:?} was due before"));
+                }
+                let fired = match body.kind == TimerKind::Hold as u8 {
+                    true => self.fire_hold((scope, body.order.get()), body.due.get(), time),
+                    false => self.fire((scope, body.order.get()), body.due.get(), time),
+                };
+                if fired { Ok(()) } else { Err("a timer fired that isn't due".to_string()) }
+            }
+            Body::Hold(body) => {
+                let wanted = self.hold((scope, record.header.id.get()), body, time, outcome);
+                expect(outcome, wanted)
+            }
+            Body::SettleHold(body) => {
+                let wanted = self.settle_hold(scope, body, (shard, shards), time, outcome);
+                expect(outcome, wanted)
+            }
+            // What such accounts hold, only the shards know.
+            Body::UpdateAccount(body) if body.kind != AccountKind::Main as u8 => Ok(()),
+            Body::UpdateAccount(body) => {
+                let key = (scope, body.currency.get());
+                if !self.accounts.contains_key(&key) {
+                    return expect(outcome, Outcome::UnknownAccount);
+                }
+                if body.flags == ACCOUNT_CLOSE {
+                    return expect(outcome, Outcome::WrongState); // No client empties an account.
+                }
+                let overdraft = i128::from(body.overdraft.get());
+                let before = self.overdrafts.insert(key, overdraft).unwrap_or_default();
+                if self.can_spend(key) < 0 {
+                    self.overdrafts.insert(key, before);
+                    return expect(outcome, Outcome::WrongState);
+                }
+                expect(outcome, Outcome::Ok)
+            }
+            Body::IssueCoupon(_) => expect(outcome, Outcome::Ok),
             Body::Deliver { entries, .. } => {
                 for (bytes, entry) in entries {
                     self.arrive(bytes, &entry)?;
@@ -212,6 +246,23 @@ impl Books {
             }
             Body::Stock(_) | Body::Sweep(_) => Ok(()),
         }
+    }
+
+    /// What a main account can give.
+    fn can_spend(&self, key: (u64, u16)) -> i128 {
+        let of = |sums: &BTreeMap<(u64, u16), i128>| sums.get(&key).copied().unwrap_or_default();
+        of(&self.accounts) + of(&self.overdrafts) - of(&self.held)
+    }
+
+    /// What should have fired before a timer that is due at `due`, of parties that are here.
+    fn due_before(&self, due: u64, is_here: impl Fn(u64) -> bool) -> Option<(u64, u128)> {
+        let orders = self.orders.iter().map(|(key, order)| (key, order.moment()));
+        let holds = self.holds.iter().map(|(key, hold)| (key, hold.moment()));
+        let mut all = orders.chain(holds);
+        let earlier = |((party, _), moment): &(&(u64, u128), u64)| {
+            *moment != 0 && *moment < due && is_here(*party)
+        };
+        all.find(earlier).map(|(key, _)| *key)
     }
 
     fn transfer(
@@ -234,16 +285,16 @@ impl Books {
         if kinds.iter().any(|kind| ![main, clearing].contains(kind)) {
             // What there is in such accounts, only the shards know.
         } else if body.debit_kind == main {
-            let Some(balance) = self.accounts.get(&debit) else {
+            if !self.accounts.contains_key(&debit) {
                 return expect(outcome, Outcome::UnknownAccount);
-            };
+            }
             let credit_missing = body.credit_kind == main
                 && is_here(credit.0)
                 && !self.accounts.contains_key(&credit);
             if credit_missing {
                 return expect(outcome, Outcome::UnknownAccount);
             }
-            let enough = *balance >= amount;
+            let enough = self.can_spend(debit) >= amount;
             expect(outcome, if enough { Outcome::Ok } else { Outcome::InsufficientFunds })?;
         } else if body.credit_kind == main && !self.accounts.contains_key(&credit) {
             return expect(outcome, Outcome::UnknownAccount);
@@ -283,160 +334,5 @@ impl Books {
             }
         }
         Ok(())
-    }
-
-    fn place(
-        &mut self,
-        record: &Record<'_>,
-        order: &PlaceBody,
-        leg: &Leg,
-        lines: &[Line],
-        time: Time,
-        outcome: Outcome,
-    ) -> Result<(), String> {
-        let buyer = record.header.scope.get();
-        let key = (buyer, record.header.id.get());
-        let account = (buyer, order.currency.get());
-        let state = OrderState::from_byte(record.header.state).ok_or("an order without a state")?;
-        let pays_here = leg.method == PaymentMethod::Balance as u8;
-        let deadline = order.deadline.get();
-        let mut kept = Vec::new();
-        let mut total = 0;
-        for line in lines {
-            let prices = self.prices.get(&line.item.get());
-            if outcome == Outcome::Ok {
-                let version = usize::from(line.version.get()).wrapping_sub(1);
-                let listed = prices.and_then(|prices| prices.get(version)).copied();
-                let agreed = line.flags & LINE_AGREED != 0;
-                if !agreed && listed != Some(line.unit_price.get()) {
-                    return Err(format!("a price of {listed:?} in the version it saw"));
-                }
-                let (item, units) = (line.item.get(), u64::from(line.quantity.get()));
-                kept.push((item, units, line.unit_price.get(), 0));
-                total += i128::from(line.unit_price.get()) * i128::from(units);
-                *self.out.entry(item).or_default() += i128::from(units);
-            } else if let Some([only]) = prices.map(Vec::as_slice) {
-                let price =
-                    if line.flags & LINE_AGREED != 0 { line.unit_price.get() } else { *only };
-                total += i128::from(price) * i128::from(line.quantity.get());
-            } else {
-                total = i128::MIN / 2; // Nobody knows which of the prices it was.
-            }
-        }
-        let balance = self.accounts.get(&account).copied();
-        let enough = balance.is_some_and(|balance| balance >= total);
-        let wanted = match outcome {
-            Outcome::Ok if pays_here && !enough => Outcome::InsufficientFunds,
-            Outcome::InsufficientFunds if enough && total >= 0 => Outcome::Ok,
-            Outcome::UnknownAccount if !pays_here || balance.is_some() => Outcome::Ok,
-            Outcome::WrongState => {
-                let withdrawn = order.flags & PLACE_WITHDRAWN != 0;
-                let late = deadline != 0 && deadline <= time.0;
-                if withdrawn || late { outcome } else { Outcome::Ok }
-            }
-            outcome => outcome,
-        };
-        expect(outcome, wanted)?;
-        if outcome == Outcome::Ok && pays_here {
-            *self.accounts.entry(account).or_default() -= total;
-        }
-        if outcome == Outcome::Ok && i128::from(record.header.amount.get()) != total {
-            return Err(format!("lines of {total}"));
-        }
-        let (method, currency) = (leg.method, order.currency.get());
-        let order = Order { state, outcome, method, currency, total, deadline, lines: kept };
-        self.orders.insert(key, order);
-        Ok(())
-    }
-
-    fn pay(&mut self, buyer: u64, id: u128, method: u8, time: Time) -> Outcome {
-        let Some(order) = self.orders.get_mut(&(buyer, id)) else { return Outcome::UnknownOrder };
-        let late = order.deadline != 0 && order.deadline <= time.0;
-        if order.state != OrderState::Reserved || late {
-            return Outcome::WrongState;
-        }
-        if method == PaymentMethod::Balance as u8 {
-            let Some(balance) = self.accounts.get_mut(&(buyer, order.currency)) else {
-                return Outcome::UnknownAccount;
-            };
-            if *balance < order.total {
-                return Outcome::InsufficientFunds;
-            }
-            *balance -= order.total;
-        }
-        (order.state, order.method) = (OrderState::Paid, method);
-        Outcome::Ok
-    }
-
-    fn refund(&mut self, buyer: u64, refund: &RefundBody, asked: &[RefundLine]) -> Outcome {
-        let Some(order) = self.orders.get_mut(&(buyer, refund.order.get())) else {
-            return Outcome::UnknownOrder;
-        };
-        if ![OrderState::Paid, OrderState::PartlyRefunded].contains(&order.state) {
-            return Outcome::WrongState;
-        }
-        let mut lines = order.lines.clone();
-        if asked.is_empty() {
-            lines.iter_mut().for_each(|line| line.3 = line.1);
-        }
-        for line in asked {
-            let Some(found) = lines.get_mut(usize::from(line.line.get())) else {
-                return Outcome::WrongState;
-            };
-            found.3 += u64::from(line.quantity.get());
-            if found.3 > found.1 {
-                return Outcome::WrongState;
-            }
-        }
-        let mut amount = 0;
-        for (now, before) in lines.iter().zip(&order.lines) {
-            let units = i128::from(now.3 - before.3);
-            amount += units * i128::from(now.2);
-            if refund.flags & REFUND_RESTOCK != 0 {
-                *self.out.entry(now.0).or_default() -= units;
-            }
-        }
-        let all = lines.iter().all(|line| line.3 == line.1);
-        order.state = if all { OrderState::Refunded } else { OrderState::PartlyRefunded };
-        order.lines = lines;
-        if order.method == PaymentMethod::Balance as u8 {
-            *self.accounts.entry((buyer, order.currency)).or_default() += amount;
-        }
-        Outcome::Ok
-    }
-
-    fn fire(
-        &mut self,
-        buyer: u64,
-        id: u128,
-        due: u64,
-        (shard, shards): (ShardId, u16),
-        time: Time,
-    ) -> Result<(), String> {
-        let is_here = |buyer: u64| ids::shard_of(model::Party(buyer), shards) == shard;
-        let earlier = self.orders.iter().find(|((buyer, _), order)| {
-            let waits = order.state == OrderState::Reserved && order.deadline != 0;
-            waits && is_here(*buyer) && order.deadline < due
-        });
-        if let Some((key, order)) = earlier {
-            return Err(format!("{key:?} was due before, at {}", order.deadline));
-        }
-        match self.orders.get(&(buyer, id)) {
-            Some(order)
-                if order.state == OrderState::Reserved
-                    && order.deadline == due
-                    && due <= time.0 => {}
-            _ => return Err("a timer fired that isn't due".to_string()),
-        }
-        self.release((buyer, id), OrderState::Expired);
-        Ok(())
-    }
-
-    fn release(&mut self, key: (u64, u128), state: OrderState) {
-        let Some(order) = self.orders.get_mut(&key) else { return };
-        order.state = state;
-        for line in &order.lines {
-            *self.out.entry(line.0).or_default() -= i128::from(line.1);
-        }
     }
 }

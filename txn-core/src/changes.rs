@@ -1,4 +1,5 @@
-//! The ids of changes (pay, cancel, refund, transfer, restock), each with its first outcome.
+//! The ids of changes (pay, cancel, refund, transfer, restock and so on), each with its first
+//! outcome.
 
 use foldhash::fast::FixedState;
 use model::record::Kind;
@@ -14,7 +15,7 @@ use crate::index::{Grown, Hash32, Index};
 pub(crate) struct Change {
     /// The buyer, the debited party or the item.
     pub scope: u64,
-    /// The order, or zero.
+    /// The order or the hold, or zero.
     pub order: [u64; 2],
     pub id: [u64; 2],
     pub digest: u64,
@@ -41,8 +42,10 @@ pub(crate) struct ChangeScope {
 impl ChangeScope {
     pub(crate) fn new(kind: Kind, scope: u64, order: u128) -> ChangeScope {
         let kind = match kind {
-            Kind::Transfer => 1,
+            // All changes of a party's accounts share their ids.
+            Kind::Transfer | Kind::Hold | Kind::UpdateAccount => 1,
             Kind::Restock | Kind::UpdateItem => 2, // All changes of an item share their ids.
+            Kind::SettleHold => 4,                 // All changes of a hold share their ids.
             _ => 3,                                // All changes of an order share their ids.
         };
         ChangeScope { kind, scope, order }

@@ -225,7 +225,7 @@ impl RealmState {
 
     fn wake(&mut self, pos: Pos) {
         let found = self.inventory.get(pos);
-        if found.queued != 0 {
+        if found.queued | found.asked != 0 {
             self.signals.woken.push((self.realm, ItemId(found.id)));
         }
     }

@@ -33,7 +33,9 @@ pub(crate) struct Item {
     /// [`DRAINED`], [`MARKED`], [`WINDOW`].
     pub flags: u16,
     /// Orders wait for it. Not state: the shell says so, and a log executed again never does.
-    pub queued: u16,
+    pub queued: u8,
+    /// Its home was asked for units, and the shell wants to know of the answer. No state either.
+    pub asked: u8,
     pub opens: u64,
     pub closes: u64,
     /// With [`MARKED`]: units that were unspent anywhere in the last recall round.
@@ -151,7 +153,7 @@ impl Inventory {
         self.iter().fold(0, |sum, item| {
             // Positions say nothing about the state, and who waits is not a part of it.
             let home = (item.home != 0).then(|| self.homes.get::<Home>(Pos(item.home)));
-            let item = Item { payable: 0, queued: 0, home: 0, ..*item };
+            let item = Item { payable: 0, queued: 0, asked: 0, home: 0, ..*item };
             let seed = home.map_or(0, |home| xxhash_rust::xxh3::xxh3_64(home.as_bytes()));
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(item.as_bytes(), seed))
         })

@@ -9,7 +9,7 @@
 //! of each sale is a comparison when its account is next touched, and never a thing of its own.
 
 use foldhash::fast::FixedState;
-use model::{AccountKind, AccountView, Amount, Currency, Party};
+use model::{AccountKind, AccountView, Amount, Currency, Offset, Party};
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -24,20 +24,29 @@ pub(crate) struct Account {
     party: u64,
     currency: u16,
     kind: u8,
-    /// 1 once it was opened by a command; others come into being when they are first needed.
-    opened: u8,
+    /// [`OPENED`], [`CLOSED`], [`SWEPT`].
+    flags: u8,
     /// Of a seller: the step in which it was touched last.
     step: u32,
     debits_posted: u64,
     credits_posted: u64,
     debits_held: u64,
-    /// Of a seller: earned in `step`. Of an account that was opened: with what, to tell a repeat
-    /// from another request.
+    /// Of a seller: earned in `step`. Of an account that was opened: the hash of how, to tell a
+    /// repeat from another request.
     earned: u64,
-    /// Of a seller: earned in the step before.
+    /// Of a seller: earned in the step before. Of an account whose party disposes of it: offset
+    /// of the newest record that moved its money.
     earned_before: u64,
-    reserved: u64,
+    /// How far it may go below zero.
+    overdraft: u64,
 }
+
+/// A command opened it; others come into being when they are first needed.
+const OPENED: u8 = 1;
+/// It takes and gives nothing any more.
+const CLOSED: u8 = 2;
+/// It is swept.
+const SWEPT: u8 = 4;
 
 const _: () = assert!(size_of::<Account>() == 64);
 
@@ -49,7 +58,9 @@ pub(crate) struct Ledger {
     accounts: Arena,
     index: Index,
     hasher: FixedState,
-    /// Sellers' accounts, in the order in which they came into being.
+    /// Accounts that are swept: what sellers have earned, and what coupons have cost. They stand
+    /// in the order in which they were first used, for an account may come into being with an
+    /// order that is not decided after all.
     payables: Vec<Pos>,
     /// By currency: what left for other shards, less what came from them.
     in_transit: BTreeMap<u16, i128>,
@@ -64,7 +75,7 @@ pub struct Balance {
     pub credits: u128,
     /// What left for other shards, less what came from them. Always debits less credits.
     pub in_transit: i128,
-    /// Accounts that are negative and may not be.
+    /// Accounts that are further below zero than they may be.
     pub overdrawn: u64,
 }
 
@@ -115,31 +126,108 @@ impl Ledger {
         };
         let pos = self.accounts.push(account);
         self.index.insert(self.hash(key), pos);
-        if kind == AccountKind::Payable {
-            self.payables.push(pos);
-        }
         pos
     }
 
-    /// What the account was opened with, if a command opened it.
-    pub(crate) fn opening(&self, pos: Pos) -> Option<Amount> {
+    /// The account, unless it is closed, or came into being and was never used: that is no
+    /// different from none.
+    pub(crate) fn find_open(&self, key: AccountKey) -> Option<Pos> {
+        self.find(key).filter(|pos| {
+            let account: &Account = self.accounts.get(*pos);
+            account.is_used() && account.flags & CLOSED == 0
+        })
+    }
+
+    /// Has the account swept from now on.
+    pub(crate) fn list_swept(&mut self, pos: Pos) {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        if account.flags & SWEPT == 0 {
+            account.flags |= SWEPT;
+            self.payables.push(pos);
+        }
+    }
+
+    pub(crate) fn is_closed(&self, pos: Pos) -> bool {
+        self.accounts.get::<Account>(pos).flags & CLOSED != 0
+    }
+
+    /// Whose account it is.
+    pub(crate) fn party(&self, pos: Pos) -> Party {
+        Party(self.accounts.get::<Account>(pos).party)
+    }
+
+    /// By what command the account was opened, as a hash, if one did.
+    pub(crate) fn opening(&self, pos: Pos) -> Option<u64> {
         let account: &Account = self.accounts.get(pos);
-        (account.opened != 0).then_some(Amount(account.earned))
+        (account.flags & OPENED != 0).then_some(account.earned)
     }
 
     /// Marks the account as opened by a command.
-    pub(crate) fn set_opened(&mut self, pos: Pos, opening: Amount) {
+    pub(crate) fn set_opened(&mut self, pos: Pos, opening: u64) {
         let account: &mut Account = self.accounts.get_mut(pos);
-        account.opened = 1;
-        account.earned = opening.0;
+        account.flags |= OPENED;
+        account.earned = opening;
     }
 
-    /// Money that the account can still give: what is in it and not held.
+    /// Says how far it may go below zero. `false`: it is further down already, and nothing
+    /// changed.
+    pub(crate) fn set_overdraft(&mut self, pos: Pos, overdraft: Amount) -> bool {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        let before = std::mem::replace(&mut account.overdraft, overdraft.0);
+        let fits = self.available(pos) >= 0;
+        if !fits {
+            self.accounts.get_mut::<Account>(pos).overdraft = before;
+        }
+        fits
+    }
+
+    /// Closes an account that is empty. Says whether it was.
+    pub(crate) fn close(&mut self, pos: Pos) -> bool {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        let empty = account.debits_posted == account.credits_posted && account.debits_held == 0;
+        if empty {
+            account.flags |= CLOSED;
+        }
+        empty
+    }
+
+    /// Whether nothing is in the account.
+    pub(crate) fn is_even(&self, pos: Pos) -> bool {
+        let account: &Account = self.accounts.get(pos);
+        account.debits_posted == account.credits_posted
+    }
+
+    /// Money that the account can still give: what is in it and not held, and what it may owe.
     pub(crate) fn available(&self, pos: Pos) -> i128 {
         let account: &Account = self.accounts.get(pos);
-        i128::from(account.credits_posted)
+        i128::from(account.credits_posted) + i128::from(account.overdraft)
             - i128::from(account.debits_posted)
             - i128::from(account.debits_held)
+    }
+
+    /// Holds money. The caller has asked [`Ledger::available`]; more than 2⁶⁴ − 1 can't be held.
+    pub(crate) fn hold(&mut self, pos: Pos, amount: u64) -> bool {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        match account.debits_held.checked_add(amount) {
+            Some(held) => account.debits_held = held,
+            None => return false,
+        }
+        true
+    }
+
+    /// Holds so much less.
+    pub(crate) fn release(&mut self, pos: Pos, amount: u64) {
+        self.accounts.get_mut::<Account>(pos).debits_held -= amount;
+    }
+
+    /// Links the record at `offset` to the account's statement, and returns the one before. Only
+    /// accounts of which their parties dispose have statements.
+    pub(crate) fn link(&mut self, pos: Pos, offset: Offset) -> u64 {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        match account.is_own() {
+            true => std::mem::replace(&mut account.earned_before, offset.0),
+            false => 0,
+        }
     }
 
     /// Whether the account's sums can take so much more.
@@ -178,6 +266,14 @@ impl Ledger {
         let account: &mut Account = self.accounts.get_mut(pos);
         account.turn(step);
         account.earned += amount; // Never more than was credited.
+        self.list_swept(pos);
+    }
+
+    /// Makes a seller's money of a sale in step `sold` available at once.
+    pub(crate) fn ripen(&mut self, pos: Pos, amount: u64, sold: u32, step: u32) {
+        let account: &mut Account = self.accounts.get_mut(pos);
+        account.turn(step);
+        account.drop_pending(amount, sold);
     }
 
     /// Debits a seller with a refund of a sale that was made in step `sold`.
@@ -185,16 +281,12 @@ impl Ledger {
         self.debit(pos, amount);
         let account: &mut Account = self.accounts.get_mut(pos);
         account.turn(step);
-        if sold == step {
-            account.earned -= amount;
-        } else if sold.wrapping_add(1) == step {
-            account.earned_before -= amount;
-        }
+        account.drop_pending(amount, sold);
     }
 
-    /// Takes what is available out of the `number`-th seller's account, or settles what it owes:
-    /// the seller, the currency and the signed amount; `None` if there is nothing to do.
-    pub(crate) fn sweep(&mut self, number: usize, step: u32) -> Option<(Party, Currency, i128)> {
+    /// Takes what is available out of the `number`-th account of those that are swept, or settles
+    /// what it owes: its name and the signed amount; `None` if there is nothing to do.
+    pub(crate) fn sweep(&mut self, number: usize, step: u32) -> Option<(AccountKey, i128)> {
         let account: &mut Account = self.accounts.get_mut(self.payables[number]);
         account.turn(step);
         let pending = i128::from(account.earned) + i128::from(account.earned_before);
@@ -205,10 +297,11 @@ impl Ledger {
         // A sum that is full stays as it is, until somebody has fewer than 2⁶⁴ pence.
         *side = side.checked_add(u64::try_from(amount.unsigned_abs()).ok()?)?;
         let currency = Currency::from_numeric(account.currency).expect("it was opened with one");
-        (amount != 0).then_some((Party(account.party), currency, amount))
+        let kind = AccountKind::from_byte(account.kind).expect("the core wrote it");
+        (amount != 0).then_some(((Party(account.party), currency, kind), amount))
     }
 
-    /// How many sellers have an account here.
+    /// How many accounts are swept.
     pub(crate) fn payables(&self) -> usize {
         self.payables.len()
     }
@@ -226,6 +319,10 @@ impl Ledger {
             kind,
             debits_posted: Amount(account.debits_posted),
             credits_posted: Amount(account.credits_posted),
+            held: Amount(account.debits_held),
+            overdraft: Amount(account.overdraft),
+            closed: account.flags & CLOSED != 0,
+            statement: Offset(if account.is_own() { account.earned_before } else { 0 }),
         })
     }
 
@@ -235,22 +332,22 @@ impl Ledger {
         for (&currency, &in_transit) in &self.in_transit {
             balances.insert(currency, Balance { in_transit, ..Balance::default() });
         }
-        for account in self.accounts.iter::<Account>() {
+        for account in self.accounts.iter::<Account>().filter(|account| account.is_used()) {
             let balance = balances.entry(account.currency).or_default();
             balance.debits += u128::from(account.debits_posted);
             balance.credits += u128::from(account.credits_posted);
-            let negative = account.debits_posted > account.credits_posted;
-            balance.overdrawn += u64::from(negative && account.kind == AccountKind::Main as u8);
+            let is_main = account.kind == AccountKind::Main as u8;
+            balance.overdrawn += u64::from(is_main && account.is_overdrawn());
         }
         balances
     }
 
     pub(crate) fn state_hash(&self) -> u64 {
-        // An account that came into being and holds nothing yet is no different from none.
-        let used = |account: &&Account| {
-            account.opened != 0 || account.debits_posted != 0 || account.credits_posted != 0
-        };
-        let accounts = self.accounts.iter::<Account>().filter(used).fold(0u64, |sum, account| {
+        let used = self.accounts.iter::<Account>().filter(|account| account.is_used());
+        let accounts = used.fold(0u64, |sum, account| {
+            // Offsets count all records of the log; the state is without them.
+            let earned_before = if account.is_own() { 0 } else { account.earned_before };
+            let account = Account { earned_before, ..*account };
             sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(account.as_bytes()))
         });
         self.in_transit.iter().fold(accounts, |sum, (currency, amount)| {
@@ -296,6 +393,31 @@ impl Ledger {
 }
 
 impl Account {
+    /// An account that came into being and holds nothing yet is no different from none.
+    fn is_used(&self) -> bool {
+        self.flags != 0 || self.debits_posted != 0 || self.credits_posted != 0
+    }
+
+    /// Whether it is further below zero than it may be.
+    fn is_overdrawn(&self) -> bool {
+        let lowest = u128::from(self.credits_posted) + u128::from(self.overdraft);
+        u128::from(self.debits_posted) > lowest
+    }
+
+    /// Whether its party disposes of it.
+    fn is_own(&self) -> bool {
+        AccountKind::from_byte(self.kind).is_some_and(AccountKind::is_own)
+    }
+
+    /// So much of what was earned in step `sold` is pending no longer.
+    fn drop_pending(&mut self, amount: u64, sold: u32) {
+        if sold == self.step {
+            self.earned -= amount;
+        } else if sold.wrapping_add(1) == self.step {
+            self.earned_before -= amount;
+        }
+    }
+
     /// Goes on to `step`: what was earned two steps ago and before is pending no longer.
     fn turn(&mut self, step: u32) {
         if self.step != step {

@@ -11,13 +11,16 @@
 
 mod arena;
 mod changes;
+mod coupons;
 mod escrow;
+mod holds;
 mod index;
 mod inventory;
 mod ledger;
 mod limits;
 mod money;
 mod orders;
+mod payment;
 mod place;
 mod realm;
 mod shard;

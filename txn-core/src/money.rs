@@ -9,8 +9,8 @@ use model::planted::{Bug, is_planted};
 use model::record::entry::Entries;
 use model::record::entry::{Entry, Moved, set_entry_outcome};
 use model::record::{
-    CreateAccountBody, DeliverBody, Record, SweepBody, TransferBody, deliver_mut, set_outcome,
-    sweep_mut,
+    ACCOUNT_OVERDRAFT, CreateAccountBody, DeliverBody, Record, SweepBody, TransferBody,
+    UpdateAccountBody, deliver_mut, set_outcome, set_statements, sweep_mut,
 };
 use model::{AccountKind, Amount, Currency, Outcome, Party, Reply, ShardId, ids};
 
@@ -21,16 +21,22 @@ use crate::shard::checked;
 use crate::streams::NotTaken;
 
 impl RealmState {
-    pub(crate) fn create_account(&mut self, party: Party, body: &CreateAccountBody) -> Decision {
+    pub(crate) fn create_account(
+        &mut self,
+        party: Party,
+        body: &CreateAccountBody,
+        digest: u64,
+    ) -> Decision {
         let currency = checked(body.currency.get());
         let balance = body.balance.get();
         let key = (party, currency, AccountKind::Main);
-        let found = self.ledger.find(key);
-        if let Some(opening) = found.and_then(|pos| self.ledger.opening(pos)) {
-            let same = opening == Amount(balance);
-            return match same {
-                true => Decision { amount: balance, ..Decision::of(Outcome::AlreadyDone) },
-                false => Decision::of(Outcome::IdReused),
+        if let Some(pos) = self.ledger.find(key)
+            && let Some(opening) = self.ledger.opening(pos)
+        {
+            return match (opening == digest, self.ledger.is_closed(pos)) {
+                (false, _) => Decision::of(Outcome::IdReused),
+                (true, true) => Decision::of(Outcome::WrongState),
+                (true, false) => Decision { amount: balance, ..Decision::of(Outcome::AlreadyDone) },
             };
         }
         let clearing = self.clearing(currency);
@@ -38,9 +44,32 @@ impl RealmState {
             return Decision::of(Outcome::Invalid);
         }
         let account = self.ledger.find_or_make(key);
-        self.ledger.set_opened(account, Amount(balance));
+        self.ledger.set_opened(account, digest);
+        self.ledger.set_overdraft(account, Amount(body.overdraft.get()));
         self.ledger.post(clearing, account, balance);
-        Decision::ok(balance)
+        let statement = self.ledger.link(account, self.offset);
+        Decision { statement, ..Decision::ok(balance) }
+    }
+
+    pub(crate) fn update_account(&mut self, party: Party, body: &UpdateAccountBody) -> Decision {
+        let currency = checked(body.currency.get());
+        let Some(account) = self.ledger.find_open((party, currency, kind(body.kind))) else {
+            return Decision::of(Outcome::UnknownAccount);
+        };
+        if body.flags == ACCOUNT_OVERDRAFT {
+            return match self.ledger.set_overdraft(account, Amount(body.overdraft.get())) {
+                true => Decision::ok(body.overdraft.get()),
+                false => Decision::of(Outcome::WrongState), // It owes more than that.
+            };
+        }
+        // What was paid towards orders that may still come to nothing comes back to the account.
+        let deposit = self.ledger.find((party, currency, AccountKind::Deposit));
+        let expects = kind(body.kind) == AccountKind::Main
+            && deposit.is_some_and(|deposit| !self.ledger.is_even(deposit));
+        match !expects && self.ledger.close(account) {
+            true => Decision::ok(0),
+            false => Decision::of(Outcome::WrongState),
+        }
     }
 
     pub(crate) fn transfer(&mut self, debited: Party, id: u128, body: &TransferBody) -> Decision {
@@ -69,8 +98,13 @@ impl RealmState {
         if !self.ledger.can_debit(debit, amount) || !credit_takes {
             return Decision::of(Outcome::Invalid);
         }
+        let statement = self.ledger.link(debit, self.offset);
+        let mut credit_statement = 0;
         match credit {
-            Some(credit) => self.ledger.post(debit, credit, amount),
+            Some(credit) => {
+                self.ledger.post(debit, credit, amount);
+                credit_statement = self.ledger.link(credit, self.offset);
+            }
             None => {
                 self.ledger.debit(debit, amount);
                 self.ledger.send(currency, i128::from(amount));
@@ -87,14 +121,14 @@ impl RealmState {
                 self.streams.push(home, &Entry::Transfer(&moved));
             }
         }
-        Decision::ok(amount)
+        Decision { statement, credit_statement, ..Decision::ok(amount) }
     }
 
     /// An account as a transfer names it. Clearing is always there.
     fn account(&mut self, party: Party, currency: Currency, kind: AccountKind) -> Option<Pos> {
         match kind {
             AccountKind::Clearing => Some(self.clearing(currency)),
-            _ => self.ledger.find((party, currency, kind)),
+            _ => self.ledger.find_open((party, currency, kind)),
         }
     }
 
@@ -110,7 +144,8 @@ impl RealmState {
         frame: &mut FrameBuilder,
     ) -> Reply {
         let step = self.step;
-        let mut swept = 0u64;
+        let mut logged = SweepBody { count: body.count, ..SweepBody::default() };
+        let (mut swept, mut moved, mut statement) = (0u64, 0, 0);
         for _ in 0..body.count.get() {
             if self.sweep_next == 0 {
                 self.sweep_began = step;
@@ -119,36 +154,47 @@ impl RealmState {
                 (self.sweep_next, self.swept_step) = (0, self.sweep_began);
                 break;
             }
-            if let Some((seller, currency, amount)) = self.ledger.sweep(self.sweep_next, step) {
-                swept += 1;
-                self.send_earnings(seller, currency, amount);
-            }
+            let found = self.ledger.sweep(self.sweep_next, step);
             self.sweep_next += 1;
+            let Some((key, amount)) = found else { continue };
+            swept += 1;
+            if let Some(link) = self.send_earnings(key, amount) {
+                // Amounts were differences of 64-bit sums.
+                (statement, moved) = (link, amount.unsigned_abs() as u64);
+                logged.seller = key.0.0.into();
+                logged.currency = key.1.numeric().into();
+                logged.owed = u8::from(amount < 0);
+                break;
+            }
         }
         let bytes = frame.push(command.bytes);
-        set_outcome(bytes, Outcome::Ok, 0, 0, 0);
-        sweep_mut(bytes).swept = swept.into();
-        Decision::ok(0).reply(Some(self.offset))
+        set_outcome(bytes, Outcome::Ok, 0, 0, moved);
+        set_statements(bytes, statement, 0);
+        logged.swept = swept.into();
+        *sweep_mut(bytes) = logged;
+        Decision::ok(moved).reply(Some(self.offset))
     }
 
-    fn send_earnings(&mut self, seller: Party, currency: Currency, amount: i128) {
+    /// Sends what was swept to its party's home. If that is here, it is booked: the link of the
+    /// statement of the account that got it.
+    fn send_earnings(&mut self, (party, currency, from): AccountKey, amount: i128) -> Option<u64> {
         self.ledger.send(currency, amount);
         let moved = Moved {
-            party: seller.0.into(),
-            from: seller.0.into(),
+            party: party.0.into(),
+            from: party.0.into(),
             amount: (amount.unsigned_abs() as u64).into(), // It was a difference of 64-bit sums.
             currency: currency.numeric().into(),
             kind: AccountKind::Settlement as u8,
-            from_kind: AccountKind::Payable as u8,
+            from_kind: from as u8,
             ..Moved::default()
         };
         let entry = if amount > 0 { Entry::Sweep(&moved) } else { Entry::Owed(&moved) };
-        let home = ids::shard_of(seller, self.seat.shards);
+        let home = ids::shard_of(party, self.seat.shards);
         if home == self.seat.id {
-            self.take_money(home, &entry);
-        } else {
-            self.streams.push(home, &entry);
+            return Some(self.take_money(home, &entry).1);
         }
+        self.streams.push(home, &entry);
+        None
     }
 
     /// Takes what another shard sent, in the order of its numbers.
@@ -185,31 +231,32 @@ impl RealmState {
         }
         let mut position = 0;
         for (number, (entry_bytes, entry)) in entries.enumerate() {
-            let outcome = if number < known {
-                Outcome::AlreadyDone
+            let (outcome, statement) = if number < known {
+                (Outcome::AlreadyDone, 0)
             } else {
                 self.streams.took(from, entry_bytes);
                 self.take_entry(from, &entry)
             };
-            set_entry_outcome(logged, position, outcome);
+            set_entry_outcome(logged, position, outcome, statement);
             position += entry_bytes.len();
         }
         Decision::ok(0).reply(Some(self.offset))
     }
 
-    fn take_entry(&mut self, from: ShardId, entry: &Entry<'_>) -> Outcome {
+    fn take_entry(&mut self, from: ShardId, entry: &Entry<'_>) -> (Outcome, u64) {
         match entry {
             Entry::Sweep(_) | Entry::Owed(_) | Entry::Transfer(_) | Entry::Back(_) => {
                 self.take_money(from, entry)
             }
             _ => {
                 self.take_stock_entry(from, entry);
-                Outcome::Ok
+                (Outcome::Ok, 0)
             }
         }
     }
 
-    fn take_money(&mut self, from: ShardId, entry: &Entry<'_>) -> Outcome {
+    /// What became of money that came, and the link of the statement of the account that got it.
+    fn take_money(&mut self, from: ShardId, entry: &Entry<'_>) -> (Outcome, u64) {
         let (Entry::Sweep(moved)
         | Entry::Owed(moved)
         | Entry::Transfer(moved)
@@ -225,7 +272,7 @@ impl RealmState {
                 let account = self.ledger.find_or_make(key);
                 self.book(account, key, amount, matches!(entry, Entry::Sweep(_)))
             }
-            Entry::Transfer(_) => match self.ledger.find(key) {
+            Entry::Transfer(_) => match self.ledger.find_open(key) {
                 Some(account) if self.ledger.can_credit(account, amount) => {
                     self.book(account, key, amount, true)
                 }
@@ -238,10 +285,10 @@ impl RealmState {
                         ..**moved
                     };
                     self.streams.push(from, &Entry::Back(&back));
-                    Outcome::UnknownAccount
+                    (Outcome::UnknownAccount, 0)
                 }
             },
-            _ => match self.ledger.find(key) {
+            _ => match self.ledger.find_open(key) {
                 Some(account) => self.book(account, key, amount, true),
                 None => self.suspend(key, amount, true),
             },
@@ -249,12 +296,18 @@ impl RealmState {
     }
 
     /// Books money that came from another shard.
-    fn book(&mut self, account: Pos, key: AccountKey, amount: u64, is_credit: bool) -> Outcome {
+    fn book(
+        &mut self,
+        account: Pos,
+        key: AccountKey,
+        amount: u64,
+        is_credit: bool,
+    ) -> (Outcome, u64) {
         let takes = match is_credit {
             true => self.ledger.can_credit(account, amount),
             false => self.ledger.can_debit(account, amount),
         };
-        if !takes {
+        if !takes || self.ledger.is_closed(account) {
             return self.suspend(key, amount, is_credit);
         }
         match is_credit {
@@ -263,19 +316,20 @@ impl RealmState {
         }
         let came = if is_credit { -i128::from(amount) } else { i128::from(amount) };
         self.ledger.send(key.1, came);
-        Outcome::Ok
+        (Outcome::Ok, self.ledger.link(account, self.offset))
     }
 
     /// Books money that can't be booked where it belongs. Where not even this account's sums can
     /// take it, it stays under way for good, which the sums over all shards show.
-    fn suspend(&mut self, key: AccountKey, amount: u64, is_credit: bool) -> Outcome {
+    fn suspend(&mut self, key: AccountKey, amount: u64, is_credit: bool) -> (Outcome, u64) {
         let (party, currency, kind) = key;
-        if kind != AccountKind::Suspense {
-            let key = (party, currency, AccountKind::Suspense);
-            let account = self.ledger.find_or_make(key);
-            self.book(account, key, amount, is_credit);
+        if kind == AccountKind::Suspense {
+            return (Outcome::WrongState, 0);
         }
-        Outcome::WrongState
+        let key = (party, currency, AccountKind::Suspense);
+        let account = self.ledger.find_or_make(key);
+        let (_, statement) = self.book(account, key, amount, is_credit);
+        (Outcome::WrongState, statement)
     }
 }
 

@@ -1,12 +1,14 @@
 //! Orders: what was placed, and what is left of it.
 //!
 //! An order's block is a head and its lines, written once in the order in which orders come in.
-//! A refused order keeps a head alone, so that its id stays refused.
+//! A refused order keeps a head alone, so that its id stays refused. Behind the lines of few
+//! orders stand their payment legs and what is special about some lines: most are paid at once,
+//! in one way, at the sellers' prices.
 
 use foldhash::fast::FixedState;
 use model::{
-    Amount, Currency, ItemId, LineView, Offset, OrderId, OrderState, OrderView, Outcome, Party,
-    PaymentMethod, Quantity, Time,
+    Amount, Currency, ItemId, LegState, LegView, LineKind, LineView, Offset, OrderId, OrderState,
+    OrderView, Outcome, Party, PaymentMethod, Quantity, Time,
 };
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -32,11 +34,20 @@ pub(crate) struct OrderHead {
     pub state: u8,
     pub outcome: u8,
     pub method: u8,
-    /// 1 if its units count towards the limits of its items: one of them had a limit.
-    pub counts: u8,
+    /// [`COUNTS`], [`TAIL`], [`FORFEIT`], [`RECEIVED`].
+    pub flags: u8,
     /// While it is reserved: when it expires, or 0. Once it is paid: the step in which it was.
     pub moment: u64,
 }
+
+/// Its units count towards the limits of its items: one of them had a limit.
+pub(crate) const COUNTS: u8 = 1;
+/// Legs and extras stand behind its lines.
+const TAIL: u8 = 2;
+/// What was paid is the sellers' when it expires.
+pub(crate) const FORFEIT: u8 = 4;
+/// It was received: what sellers earned with it is pending no longer.
+pub(crate) const RECEIVED: u8 = 8;
 
 impl OrderHead {
     pub(crate) fn is_refused(&self) -> bool {
@@ -63,6 +74,76 @@ pub(crate) struct OrderLine {
 }
 
 const LINE_WORDS: usize = size_of::<OrderLine>() / 8;
+
+/// What a tail begins with.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
+#[repr(C)]
+struct TailHead {
+    legs: u32,
+    extras: u32,
+}
+
+/// A payment leg of an order.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct OrderLeg {
+    /// How it is paid, or awaited.
+    pub method: u8,
+    /// A [`LegState`].
+    pub state: u8,
+    pub unused: [u8; 6],
+    pub amount: u64,
+    pub paid: u64,
+    pub refunded: u64,
+    /// What came and could not be taken.
+    pub suspended: u64,
+    /// Until when it is awaited, or 0; of a coupon its number.
+    pub term: u64,
+}
+
+impl OrderLeg {
+    pub(crate) fn state(&self) -> LegState {
+        LegState::from_byte(self.state).expect("the core wrote it")
+    }
+
+    pub(crate) fn method(&self) -> PaymentMethod {
+        PaymentMethod::from_byte(self.method).expect("the core wrote it")
+    }
+
+    /// What is still to be paid of it.
+    pub(crate) fn open(&self) -> u64 {
+        self.amount - self.paid
+    }
+}
+
+/// What is special about a line of an order.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct OrderExtra {
+    pub line: u16,
+    /// A [`LineKind`].
+    pub kind: u8,
+    pub unused: [u8; 5],
+    /// Who is paid instead of the item's seller, or 0.
+    pub payee: u64,
+    pub discount: u64,
+}
+
+const TAIL_HEAD_WORDS: usize = size_of::<TailHead>() / 8;
+const LEG_WORDS: usize = size_of::<OrderLeg>() / 8;
+const EXTRA_WORDS: usize = size_of::<OrderExtra>() / 8;
+
+/// The parts of the block that begins `words`, behind its head: lines, legs and extras, in words.
+fn parts(words: &[u64]) -> (usize, usize, usize) {
+    let (head, _) = OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole");
+    let lines = usize::from(head.line_count) * LINE_WORDS;
+    if head.flags & TAIL == 0 {
+        return (lines, 0, 0);
+    }
+    let tail = words[HEAD_WORDS + lines..].as_bytes();
+    let (tail, _) = TailHead::ref_from_prefix(tail).expect("a block is whole");
+    (lines, tail.legs as usize * LEG_WORDS, tail.extras as usize * EXTRA_WORDS)
+}
 
 /// All orders of a shard.
 pub(crate) struct Orders {
@@ -112,17 +193,71 @@ impl Orders {
             .0
     }
 
+    /// The order's payment legs; none if it was paid at once and in one way.
+    pub(crate) fn legs(&self, pos: Pos) -> &[OrderLeg] {
+        let words = self.blocks.words(pos);
+        let (lines, legs, _) = parts(words);
+        if legs == 0 {
+            return &[];
+        }
+        let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS;
+        <[OrderLeg]>::ref_from_bytes(words[from..from + legs].as_bytes())
+            .expect("a block is whole and aligned")
+    }
+
+    pub(crate) fn legs_mut(&mut self, pos: Pos) -> &mut [OrderLeg] {
+        let words = self.blocks.words_mut(pos);
+        let (lines, legs, _) = parts(words);
+        if legs == 0 {
+            return &mut [];
+        }
+        let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS;
+        <[OrderLeg]>::mut_from_bytes(words[from..from + legs].as_mut_bytes())
+            .expect("a block is whole and aligned")
+    }
+
+    /// What is special about some of the order's lines, in their order.
+    pub(crate) fn extras(&self, pos: Pos) -> &[OrderExtra] {
+        let words = self.blocks.words(pos);
+        let (lines, legs, extras) = parts(words);
+        if extras == 0 {
+            return &[];
+        }
+        let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS + legs;
+        <[OrderExtra]>::ref_from_bytes(words[from..from + extras].as_bytes())
+            .expect("a block is whole and aligned")
+    }
+
     /// Remembers an order that isn't there yet.
     pub(crate) fn insert(
         &mut self,
-        head: OrderHead,
+        mut head: OrderHead,
         lines: impl Iterator<Item = OrderLine>,
+        legs: &[OrderLeg],
+        extras: &[OrderExtra],
     ) -> Pos {
         let count = usize::from(head.line_count);
-        let pos = self.blocks.allocate(HEAD_WORDS + count * LINE_WORDS);
+        let mut words = HEAD_WORDS + count * LINE_WORDS;
+        let has_tail = !(legs.is_empty() && extras.is_empty());
+        if has_tail {
+            head.flags |= TAIL;
+            words += TAIL_HEAD_WORDS + legs.len() * LEG_WORDS + extras.len() * EXTRA_WORDS;
+        }
+        let pos = self.blocks.allocate(words);
         *self.blocks.get_mut(pos) = head;
         for (slot, line) in self.lines_mut(pos).iter_mut().zip(lines) {
             *slot = line;
+        }
+        if has_tail {
+            let tail = TailHead { legs: legs.len() as u32, extras: extras.len() as u32 };
+            let parts = [tail.as_bytes(), legs.as_bytes(), extras.as_bytes()];
+            let words = &mut self.blocks.words_mut(pos)[HEAD_WORDS + count * LINE_WORDS..words];
+            let mut bytes = words.as_mut_bytes();
+            for part in parts {
+                let (to, rest) = bytes.split_at_mut(part.len());
+                to.copy_from_slice(part);
+                bytes = rest;
+            }
         }
         let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
         self.index.insert(self.hash(Party(head.buyer), id), pos);
@@ -149,17 +284,31 @@ impl Orders {
                 Some(OrderState::Reserved) => Time(head.moment),
                 _ => Time(0),
             },
-            lines: self
-                .lines(pos)
-                .iter()
-                .map(|line| LineView {
-                    item: ItemId(line.item),
-                    quantity: Quantity(line.quantity),
-                    refunded: Quantity(line.refunded),
-                    unit_price: Amount(line.unit_price),
-                })
-                .collect(),
+            received: head.flags & RECEIVED != 0,
+            lines: self.view_lines(pos),
+            legs: self.legs(pos).iter().map(view_leg).collect(),
         })
+    }
+
+    fn view_lines(&self, pos: Pos) -> Vec<LineView> {
+        let view = |line: &OrderLine| LineView {
+            kind: LineKind::Goods,
+            item: ItemId(line.item),
+            quantity: Quantity(line.quantity),
+            refunded: Quantity(line.refunded),
+            unit_price: Amount(line.unit_price),
+            payee: None,
+            discount: Amount(0),
+        };
+        let mut lines: Vec<LineView> = self.lines(pos).iter().map(view).collect();
+        for extra in self.extras(pos) {
+            let line = &mut lines[usize::from(extra.line)];
+            line.kind = LineKind::from_byte(extra.kind).expect("the core wrote it");
+            let is_charge = line.kind != LineKind::Goods;
+            line.payee = (extra.payee != 0 && !is_charge).then_some(Party(extra.payee));
+            line.discount = Amount(extra.discount);
+        }
+        lines
     }
 
     pub(crate) fn state_hash(&self) -> u64 {
@@ -168,8 +317,9 @@ impl Orders {
             while !words.is_empty() {
                 let (head, _) =
                     OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole");
-                let (block, rest) =
-                    words.split_at(HEAD_WORDS + usize::from(head.line_count) * LINE_WORDS);
+                let (lines, legs, extras) = parts(words);
+                let tail = if head.flags & TAIL == 0 { 0 } else { TAIL_HEAD_WORDS };
+                let (block, rest) = words.split_at(HEAD_WORDS + lines + tail + legs + extras);
                 // Offsets count all records of the log; the state is without them.
                 let head = OrderHead { last: 0, ..*head };
                 let seed = xxhash_rust::xxh3::xxh3_64(head.as_bytes());
@@ -204,6 +354,20 @@ impl Orders {
 
     pub(crate) fn prefetch_slot(&self, buyer: Party, id: OrderId) {
         self.index.prefetch(self.hash(buyer, id));
+    }
+}
+
+fn view_leg(leg: &OrderLeg) -> LegView {
+    let is_coupon = leg.method() == PaymentMethod::Coupon;
+    LegView {
+        method: leg.method(),
+        state: leg.state(),
+        amount: Amount(leg.amount),
+        paid: Amount(leg.paid),
+        refunded: Amount(leg.refunded),
+        suspended: Amount(leg.suspended),
+        deadline: Time(if is_coupon { 0 } else { leg.term }),
+        coupon: if is_coupon { leg.term } else { 0 },
     }
 }
 

@@ -9,20 +9,22 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
-use model::record::{self, Body, Kind, Record};
+use model::record::{self, Body, Kind, Record, TimerKind};
 use model::{Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, Realm, Reply, Time};
 use model::{ShardId, ids};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{Pos, SpareRegions};
 use crate::changes::{Change, ChangeScope, Changes};
+use crate::coupons::Coupons;
 use crate::escrow::Contention;
+use crate::holds::Holds;
 use crate::index::Grown;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
-use crate::orders::Orders;
-use crate::place::Resolved;
+use crate::orders::{OrderExtra, OrderLeg, Orders};
+use crate::place::{Asked, Resolved};
 use crate::signals::{Shortage, Signals};
 use crate::streams::Streams;
 
@@ -71,14 +73,20 @@ pub(crate) struct RealmState {
     /// Items that their homes said there aren't. The newest few; with an item that comes into
     /// being it is forgotten.
     pub(crate) unknown: VecDeque<u64>,
-    /// When orders expire, with their positions.
-    pub(crate) timers: BTreeSet<(u64, u32)>,
+    pub(crate) coupons: Coupons,
+    pub(crate) holds: Holds,
+    /// When orders expire and holds are released, with their positions.
+    pub(crate) timers: BTreeSet<(u64, TimerKind, u32)>,
     /// The seller whose account a sweep looks at next, the step in which it began with the first
     /// one, and the last step in which it began and came to the end.
     pub(crate) sweep_next: usize,
     pub(crate) sweep_began: u32,
     pub(crate) swept_step: u32,
+    /// The lines of the order at hand; its legs, unless it is paid at once and in one way; and
+    /// what is special about some lines.
     pub(crate) resolved: Vec<Resolved>,
+    pub(crate) legs: Vec<OrderLeg>,
+    pub(crate) extras: Vec<OrderExtra>,
     /// Units wanted by item, where an order can't simply take them.
     pub(crate) wanted: Vec<(ItemId, u64, u16)>,
     /// The item that the order at hand has waited for: no lower one makes it wait behind others.
@@ -95,11 +103,26 @@ pub(crate) struct Decision {
     pub amount: u64,
     /// The record before it for the same order.
     pub previous: u64,
+    /// The records before it of the statements of the account whose money it moves, and of one
+    /// that it credits.
+    pub statement: u64,
+    pub credit_statement: u64,
+    /// How much of what came back the buyer's own account got.
+    pub returned: u64,
 }
 
 impl Decision {
     pub(crate) fn of(outcome: Outcome) -> Decision {
-        Decision { outcome, state: None, line: None, amount: 0, previous: 0 }
+        Decision {
+            outcome,
+            state: None,
+            line: None,
+            amount: 0,
+            previous: 0,
+            statement: 0,
+            credit_statement: 0,
+            returned: 0,
+        }
     }
 
     pub(crate) fn ok(amount: u64) -> Decision {
@@ -135,7 +158,9 @@ impl RealmState {
             inventory: Inventory::new(hasher.clone(), spare),
             orders: Orders::new(hasher.clone(), spare),
             changes: Changes::new(hasher.clone(), spare),
-            limits: Limits::new(hasher, spare),
+            limits: Limits::new(hasher.clone(), spare),
+            coupons: Coupons::new(hasher.clone(), spare),
+            holds: Holds::new(hasher, spare),
             streams: Streams::new(realm, seat.shards),
             contended: BTreeMap::new(),
             unknown: VecDeque::new(),
@@ -144,15 +169,18 @@ impl RealmState {
             sweep_began: 0,
             swept_step: 0,
             resolved: Vec::new(),
+            legs: Vec::new(),
+            extras: Vec::new(),
             wanted: Vec::new(),
             turn: None,
             signals: Signals::default(),
         }
     }
 
-    /// Goes on to the time of the frame at hand.
+    /// Goes on to the time of the frame at hand. It never goes back: what was due stays due, and
+    /// what has ripened stays available.
     pub(crate) fn set_now(&mut self, now: Time) {
-        if self.now != now {
+        if self.now < now {
             (self.now, self.step) = (now, self.step_of(now));
         }
     }
@@ -175,12 +203,37 @@ impl RealmState {
     ) -> Result<Reply, Shortage> {
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
-            Body::Place { order, leg, lines } => {
-                return self.place(command, order, leg, lines, frame);
+            Body::Place { order, legs, lines, extras } => {
+                let asked = Asked { order, legs, lines, extras };
+                return self.place(command, &asked, frame);
             }
             Body::CreateAccount(body) => {
-                let decision = self.create_account(command.party(), body);
+                let digest = xxh3_64(command.bytes);
+                let decision = self.create_account(command.party(), body, digest);
                 self.log(command, decision, frame)
+            }
+            Body::IssueCoupon(body) => {
+                let decision = self.issue_coupon(command.party(), body);
+                self.log(command, decision, frame)
+            }
+            Body::UpdateAccount(body) => {
+                self.change(command, Kind::UpdateAccount, 0, frame, |realm| {
+                    realm.update_account(command.party(), body)
+                })
+            }
+            Body::Hold(body) => self.change(command, Kind::Hold, 0, frame, |realm| {
+                realm.hold(command.party(), command.header.id.get(), body)
+            }),
+            Body::SettleHold(body) => {
+                self.change(command, Kind::SettleHold, body.hold.get(), frame, |realm| {
+                    realm.settle_hold(command.party(), command.header.id.get(), body)
+                })
+            }
+            Body::Receive(body) => {
+                let order = body.order.get();
+                self.change(command, Kind::Receive, order, frame, |realm| {
+                    realm.receive(command.party(), OrderId(order))
+                })
             }
             Body::CreateItem(body) => {
                 let decision = self.create_item(item, body, xxh3_64(command.bytes));
@@ -273,6 +326,8 @@ impl RealmState {
         let bytes = frame.push(command.bytes);
         let state = decision.state.map_or(0, |state| state as u8);
         record::set_outcome(bytes, decision.outcome, state, decision.previous, decision.amount);
+        record::set_statements(bytes, decision.statement, decision.credit_statement);
+        record::set_returned(bytes, decision.returned);
         if let (Body::Refund { .. }, Some(line)) = (command.body, decision.line) {
             record::refund_mut(bytes).refused_line = (line + 1).into();
         }
@@ -288,14 +343,23 @@ impl RealmState {
         ids::item_home(item, self.seat.shards)
     }
 
-    /// The order that is due first, if it is due at `now`.
-    pub(crate) fn due(&self, now: Time) -> Option<(Party, OrderId, Time)> {
-        let mut timers = self.timers.iter().take_while(|(due, _)| *due <= now.0);
-        let &(due, pos) =
+    /// The order or hold that is due first, if it is due at `now`.
+    pub(crate) fn due(&self, now: Time) -> Option<(TimerKind, Party, u128, Time)> {
+        let mut timers = self.timers.iter().take_while(|(due, ..)| *due <= now.0);
+        let &(due, kind, pos) =
             if is_planted(Bug::TimersOutOfOrder) { timers.last()? } else { timers.next()? };
-        let head = self.orders.head(Pos(pos));
-        let id = u128::from(head.id[0]) << 64 | u128::from(head.id[1]);
-        Some((Party(head.buyer), OrderId(id), Time(due)))
+        let (party, id) = match kind {
+            TimerKind::Order => {
+                let head = self.orders.head(Pos(pos));
+                (head.buyer, head.id)
+            }
+            TimerKind::Hold => {
+                let hold = self.holds.get(Pos(pos));
+                (hold.party, hold.id)
+            }
+        };
+        let id = u128::from(id[0]) << 64 | u128::from(id[1]);
+        Some((kind, Party(party), id, Time(due)))
     }
 
     /// A hash of all of it; 0 where there is nothing yet, as if the realm had never been named.
@@ -308,6 +372,8 @@ impl RealmState {
             self.orders.state_hash(),
             self.changes.state_hash(),
             self.limits.state_hash(),
+            self.coupons.state_hash(),
+            self.holds.state_hash(),
             self.streams.state_hash(),
             contended.fold(0, u64::wrapping_add),
             if unknown.is_empty() { 0 } else { xxh3_64(&unknown) },
@@ -316,7 +382,7 @@ impl RealmState {
             u64::from(self.sweep_began),
             u64::from(self.swept_step),
         ];
-        if parts == [0; 12] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
+        if parts == [0; 14] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -325,6 +391,8 @@ impl RealmState {
             && self.orders.has_room()
             && self.changes.has_room()
             && self.limits.has_room()
+            && self.coupons.has_room()
+            && self.holds.has_room()
     }
 
     pub(crate) fn grown(&self) -> Grown {
@@ -334,6 +402,8 @@ impl RealmState {
             self.orders.grown(),
             self.changes.grown(),
             self.limits.grown(),
+            self.coupons.grown(),
+            self.holds.grown(),
         ];
         tables.into_iter().sum()
     }
@@ -344,6 +414,8 @@ impl RealmState {
             + self.orders.bytes()
             + self.changes.bytes()
             + self.limits.bytes()
+            + self.coupons.bytes()
+            + self.holds.bytes()
             + self.streams.bytes()
     }
 }

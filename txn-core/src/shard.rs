@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
-use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records};
+use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records, TimerKind};
 use model::reply::{Query, View};
 use model::{
-    AccountKind, Currency, ItemId, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply,
-    ShardId, Time,
+    AccountKind, Currency, ItemId, ItemView, LineKind, Offset, OrderId, Outcome, Party, Realm,
+    Reply, ShardId, Time,
 };
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -207,7 +207,7 @@ impl Shard {
         let query = Query::Order(command.party(), OrderId(timer.order.get()));
         let View::Order(order) = self.query_in(Realm::Drill, query) else { return };
         let live = self.realm_mut(Realm::Live);
-        for line in order.lines {
+        for line in order.lines.iter().filter(|line| line.kind == LineKind::Goods) {
             if let Some(pos) = live.inventory.find(line.item) {
                 live.inventory.get_mut(pos).available += u64::from(line.quantity.0);
             }
@@ -233,8 +233,27 @@ impl Shard {
     pub fn set_queued(&mut self, realm: Realm, item: ItemId, queued: bool) {
         let state = self.realm_mut(realm);
         if let Some(pos) = state.inventory.find(item) {
-            state.inventory.get_mut(pos).queued = u16::from(queued);
+            state.inventory.get_mut(pos).queued = u8::from(queued);
         }
+    }
+
+    /// Says whether an item's home was asked for units, so that the shell learns of the answer
+    /// though nobody waits for it.
+    pub fn set_asked(&mut self, realm: Realm, item: ItemId, asked: bool) {
+        let state = self.realm_mut(realm);
+        if let Some(pos) = state.inventory.find(item) {
+            state.inventory.get_mut(pos).asked = u8::from(asked);
+        }
+    }
+
+    /// What an order that wants `whole` units of an item would have to ask its home for: 0 where
+    /// there are enough, or where asking can't help.
+    pub fn lacking(&self, realm: Realm, item: ItemId, whole: u64) -> u64 {
+        let Some(state) = self.realm(realm) else { return 0 };
+        let Some(pos) = state.inventory.find(item) else { return 0 };
+        let lacking = whole.saturating_sub(state.inventory.get(pos).available);
+        let is_here = lacking == 0 || state.can_take_from_pool(pos, lacking);
+        if is_here || state.is_sold_out(pos, whole) { 0 } else { lacking }
     }
 
     /// Items whose recall waits for an answer: what a shell has to see to when it starts.
@@ -247,16 +266,17 @@ impl Shard {
         self.states().flat_map(open).collect()
     }
 
-    /// The order of a realm that is due first, if it is at `now`: the next [`Kind::Timer`].
+    /// The order or hold of a realm that is due first, if it is at `now`: the next
+    /// [`Kind::Timer`].
     ///
     /// [`Kind::Timer`]: model::record::Kind::Timer
-    pub fn due(&self, realm: Realm, now: Time) -> Option<(Party, OrderId, Time)> {
+    pub fn due(&self, realm: Realm, now: Time) -> Option<(TimerKind, Party, u128, Time)> {
         self.realm(realm)?.due(now)
     }
 
     /// When the first timer of a realm is due.
     pub fn next_due(&self, realm: Realm) -> Option<Time> {
-        self.realm(realm)?.timers.first().map(|(due, _)| Time(*due))
+        self.realm(realm)?.timers.first().map(|(due, ..)| Time(*due))
     }
 
     /// Whether sellers' accounts of a realm have not been swept since the step of `now` began.
@@ -409,6 +429,8 @@ impl Shard {
                 state.ledger.view((party, currency, kind)).map(View::Account)
             }
             Query::Item(item) => state.inventory.view(item).map(View::Item),
+            Query::Hold(party, id) => state.holds.view(party, id).map(View::Hold),
+            Query::Coupon(buyer, number) => state.coupons.view(buyer, number).map(View::Coupon),
         };
         found.unwrap_or(View::Missing)
     }

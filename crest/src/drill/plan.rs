@@ -1,5 +1,7 @@
 //! What a drill's arguments and its profile come to.
 
+use std::time::Duration;
+
 use loadgen::engine::{Pace, Protocol};
 use loadgen::{Lines, Schedule, Settings, Stage};
 
@@ -27,7 +29,8 @@ pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
         settings.basket.lines = Lines::Fixed(lines).weights();
     }
     settings.shape.arrivals = args.arrivals.unwrap_or(settings.shape.arrivals);
-    let pace = match settings.shape.pace(settings.seed) {
+    let pace = match settings.pace() {
+        Pace::Count(orders) => counted(args, &settings, orders)?,
         Pace::Max(duration) => {
             let duration = args.duration.unwrap_or(duration);
             match args.rate {
@@ -44,15 +47,38 @@ pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
     let compress = args.compress.unwrap_or(1.0);
     let pace = match pace {
         Pace::Max(duration) => Pace::Max(duration.div_f64(compress)),
+        Pace::Count(orders) => Pace::Count(orders),
         Pace::Schedule(schedule) => Pace::Schedule(schedule.compressed(compress)),
     };
-    settings.afterwards.within = settings.afterwards.within.div_f64(compress);
+    let afterwards = &mut settings.afterwards;
+    afterwards.within = afterwards.within.div_f64(compress);
+    afterwards.expire = afterwards.expire.map(|expire| expire.div_f64(compress));
     settings.check()?;
     let protocol = args.http.protocol(args.streams.get());
     if let Protocol::Http3 { .. } = protocol {
         return Err("the platform speaks no HTTP/3 yet: --http 1.1 or 2".into());
     }
     Ok(Drill { settings, pace, protocol })
+}
+
+/// A profile that says how many orders there are: as fast as answers come, or at a rate.
+fn counted(args: &args::Drill, settings: &Settings, orders: u64) -> Result<Pace, Failure> {
+    if args.duration.is_some() {
+        let name = &settings.name;
+        return Err(format!(
+            "the profile {name} ends when every buyer has an answer; --buyers says how many there \
+             are"
+        )
+        .into());
+    }
+    Ok(match args.rate {
+        None => Pace::Count(orders),
+        Some(rate) => Pace::Schedule(Schedule {
+            stages: vec![Stage::constant(rate, Duration::from_secs_f64(orders as f64 / rate))],
+            arrivals: settings.shape.arrivals,
+            seed: settings.seed,
+        }),
+    })
 }
 
 /// A profile with a shape of its own keeps it.

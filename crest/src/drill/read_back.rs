@@ -39,27 +39,29 @@ pub(crate) async fn read_orders(
             tokio::task::spawn_local(lane)
         })
         .collect();
-    let mut read = ReadBack { orders: orders.len() as u64, lost: 0 };
+    let mut read = ReadBack { orders: orders.len() as u64, lost: 0, unread: 0 };
     for lane in lanes {
-        read.lost += lane.await??;
+        let (lost, unread) = lane.await??;
+        read.lost += lost;
+        read.unread += unread;
     }
     Ok(read)
 }
 
-/// One connection's share; how many of them are lost.
+/// One connection's share; how many of them are lost, and how many could not be read.
 async fn read_lane(
     target: Target,
     orders: Rc<Vec<(Party, OrderId, Outcome)>>,
     next: Rc<Cell<usize>>,
-) -> Result<u64, ClientError> {
+) -> Result<(u64, u64), ClientError> {
     let mut connection = Connection::open(&target).await?;
     let (mut request, mut found) = (Vec::new(), Vec::new());
-    let mut lost = 0;
+    let (mut lost, mut unread) = (0, 0);
     loop {
         let start = next.get();
         let end = (start + READS_AHEAD).min(orders.len());
         if start == end {
-            return Ok(lost);
+            return Ok((lost, unread));
         }
         next.set(end);
         request.clear();
@@ -69,6 +71,10 @@ async fn read_lane(
         connection.send(&request, &[]).await?;
         for &(_, _, outcome) in &orders[start..end] {
             let (status, body) = connection.receive().await?;
+            if status >= 500 {
+                unread += 1;
+                continue;
+            }
             found.clear();
             let parsed = loadgen::results::parse_single(body, &mut found).is_ok();
             let first = if outcome == Outcome::AlreadyDone { Outcome::Ok } else { outcome };

@@ -1,18 +1,24 @@
 //! What a drill is driven against: a platform of its own, or one that runs already.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use gateway::DRILL_HEADER;
 use loadgen::Target;
+use loadgen::engine::unix_ms;
 use node::stages::Figures;
 
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::profile;
 use crate::report::{CpuFigures, Report, times};
+use crate::serve::read_drill_key;
 use crate::watch::say;
 use crate::{Failure, args};
+
+/// How long a drill's mark is good: longer than a drill takes.
+const MARK_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the drill is driven against.
 pub(crate) struct Scene {
@@ -70,7 +76,11 @@ impl Scene {
         orders: u64,
     ) -> Result<Scene, Failure> {
         if let Some(url) = &args.target {
-            let target = Target::from_url(url)?;
+            let mut target = Target::from_url(url)?;
+            if let Some(file) = &args.drill_key {
+                let mark = read_drill_key(file)?.mark(unix_ms() / 1_000 + MARK_FOR.as_secs());
+                target.headers = format!("{DRILL_HEADER}: {mark}\r\n");
+            }
             return Ok(Scene { platform: None.into(), target, admin: args.admin, data: None });
         }
         let data = match &args.data {
@@ -88,10 +98,7 @@ impl Scene {
         if let Some(reactors) = args.reactors {
             options.extend(["--reactors".to_string(), reactors.to_string()]);
         }
-        // A recorded basket of hundreds of the last units may be told `busy` while its shard asks
-        // for them, and the replay doesn't ask again: on one shard nobody has to wait.
-        let alone = args.trace.is_some().then_some(NonZeroU16::MIN);
-        if let Some(shards) = args.shards.or(alone) {
+        if let Some(shards) = args.shards {
             options.extend(["--shards".to_string(), shards.to_string()]);
         }
         let platform = Platform::start(data.path(), &options)?;

@@ -13,9 +13,9 @@ use loadgen::{Progress, RunId};
 use model::record::Body;
 use model::{OrderId, Party};
 
-use super::conclude;
 use super::read_back::read_orders;
 use super::scene::Scene;
+use super::{RETRY_FOR, conclude};
 use crate::report::{Report, thousands};
 use crate::watch::{on_reactor, say, watched};
 use crate::{Failure, args};
@@ -39,6 +39,7 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
         run: RunId::new(unix_ms() ^ args.seed.unwrap_or(1) << 48),
         connections,
         speed: args.speed,
+        retry_for: RETRY_FOR,
     };
     let span_s = match (plan.events.first(), plan.events.last()) {
         (Some(first), Some(last)) => last.time_s().saturating_sub(first.time_s()),
@@ -88,14 +89,15 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
 /// The audit's figures come from the log alone and must be the file's.
 fn compare(report: &mut Report, plan: &Plan, audit: &node::Audit) {
     let totals = &plan.totals;
-    let revenue = audit.revenue.get("GBP").copied().unwrap_or(0);
+    let trade = &audit.trade;
+    let revenue = trade.revenue.get("GBP").copied().unwrap_or(0);
     let orders = plan.events.iter().filter(|event| matches!(event, Event::Order { .. })).count();
     for (what, file, log) in [
-        ("orders", i128::from(totals.orders), i128::from(audit.orders)),
-        ("orders in the plan", orders as i128, i128::from(audit.orders)),
-        ("lines", totals.lines.into(), audit.lines.into()),
-        ("units sold", totals.units_sold.into(), audit.units_sold.into()),
-        ("units refunded", totals.units_refunded.into(), audit.units_refunded.into()),
+        ("orders", i128::from(totals.orders), i128::from(trade.orders)),
+        ("orders in the plan", orders as i128, i128::from(trade.orders)),
+        ("lines", totals.lines.into(), trade.lines.into()),
+        ("units sold", totals.units_sold.into(), trade.units_sold.into()),
+        ("units refunded", totals.units_refunded.into(), trade.units_refunded.into()),
         ("revenue in pence", totals.revenue_pence.into(), revenue),
     ] {
         if file != log {

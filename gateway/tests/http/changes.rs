@@ -52,7 +52,7 @@ fn what_the_state_refuses_stays_refused() {
         {"type":"urn:crest:problem:insufficient_funds","title":"insufficient funds","status":409,"detail":"the account that pays lacks the money","outcome":"insufficient_funds","state":"refused","offset":8}"#]]);
     shop.post("/v1/orders", order(3, 3, "balance", ONE)).check(expect![[r#"
         422 content-type: application/problem+json
-        {"type":"urn:crest:problem:unknown_account","title":"unknown account","status":422,"detail":"there is no such account","outcome":"unknown_account","state":"refused","offset":9}"#]]);
+        {"type":"urn:crest:problem:unknown_account","title":"unknown account","status":422,"detail":"there is no such account, hold or coupon, or it is closed","outcome":"unknown_account","state":"refused","offset":9}"#]]);
     let unknown = r#"[{"item":1,"quantity":1},{"item":77,"quantity":1}]"#;
     shop.post("/v1/orders", order(1, 4, "balance", unknown)).check(expect![[r#"
         422 content-type: application/problem+json
@@ -123,7 +123,7 @@ fn an_awaited_order_is_reserved_and_then_paid() {
         {"type":"urn:crest:problem:wrong_state","title":"wrong state","status":409,"detail":"the order is paid: it, or what is left of it, does not allow this","outcome":"wrong_state","state":"paid","offset":11}"#]]);
     shop.get(&order_path(1, 1, "")).check(expect![[r#"
         200 content-type: application/json
-        {"buyer":1,"id":"01890a5d-ac96-774b-bcce-000000000001","state":"paid","outcome":"ok","currency":"GBP","payment":"balance","total":250,"refunded":0,"offset":11,"lines":[{"item":1,"quantity":1,"refunded":0,"unit_price":250}]}"#]]);
+        {"buyer":1,"id":"01890a5d-ac96-774b-bcce-000000000001","state":"paid","outcome":"ok","currency":"GBP","payment":"balance","total":250,"refunded":0,"offset":11,"lines":[{"item":1,"quantity":1,"refunded":0,"unit_price":250}],"payments":[{"method":"balance","state":"captured","amount":250,"paid":250,"refunded":0}]}"#]]);
     expect![[r#"
         {"party":1,"currency":"GBP","kind":"main","debits":250,"credits":10000,"balance":9750}
         {"party":2,"currency":"GBP","kind":"main","debits":0,"credits":100,"balance":100}
@@ -435,7 +435,7 @@ fn transfers_move_what_is_there() {
         {"type":"urn:crest:problem:insufficient_funds","title":"insufficient funds","status":409,"detail":"the account that pays lacks the money","outcome":"insufficient_funds","offset":8}"#]]);
     shop.post("/v1/transfers", transfer(3, two, r#"{"party":8}"#, 1)).check(expect![[r#"
         422 content-type: application/problem+json
-        {"type":"urn:crest:problem:unknown_account","title":"unknown account","status":422,"detail":"there is no such account","outcome":"unknown_account","offset":9}"#]]);
+        {"type":"urn:crest:problem:unknown_account","title":"unknown account","status":422,"detail":"there is no such account, hold or coupon, or it is closed","outcome":"unknown_account","offset":9}"#]]);
     assert_eq!(shop.post("/v1/orders", order(1, 1, "balance", ONE)).status, 201);
     // What a seller earned is pending: nobody can move it yet.
     shop.post("/v1/transfers", transfer(4, payable, outside, 200)).check(expect![[r#"

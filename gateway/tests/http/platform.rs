@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
-use gateway::{Door, Gateway, Limits, Router};
+use gateway::{Door, DrillDoor, Gateway, Limits, Router};
 use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{FrameSource, Log, LogEnd, LogError, LogStats, MemoryLog};
@@ -35,6 +35,15 @@ impl Platform {
 
     /// With so many shards in so many groups, all on the gateway's reactor.
     pub fn on(shards: u16, groups: usize, limits: Limits) -> Platform {
+        Platform::open(shards, groups, limits, DrillDoor::default())
+    }
+
+    /// That takes drills.
+    pub fn rehearsing(shards: u16, groups: usize, door: DrillDoor) -> Platform {
+        Platform::open(shards, groups, Limits::default(), door)
+    }
+
+    fn open(shards: u16, groups: usize, limits: Limits, drills: DrillDoor) -> Platform {
         let valve = Arc::new(Valve::default());
         let log = ValveLog { log: MemoryLog::new(), valve: valve.clone() };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -44,7 +53,7 @@ impl Platform {
             let opened = node::open_log(log, |_| Ok(()), Placement::new(shards, groups, 1));
             let Opened { tasks, handles, log, .. } = opened.unwrap();
             let door = Door::for_all(vec![listener]).remove(0);
-            let gateway = Gateway::new(Router::new(handles), limits, 0);
+            let gateway = Gateway::new(Router::new(handles), limits, 0).with_drills(drills);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = LocalSet::new().block_on(&runtime.unwrap(), async move {
                 let groups: Vec<_> =

@@ -136,7 +136,7 @@ fn fields_that_are_unknown_missing_or_twice() {
     bad_orders(
         &[
             one.replace("\"buyer\":1", "\"buyer\":1,\"colour\":\"red\""),
-            one.replace("\"quantity\":1", "\"quantity\":1,\"discount\":5"),
+            one.replace("\"quantity\":1", "\"quantity\":1,\"rebate\":5"),
             one.replace("\"buyer\":1", "\"Buyer\":1"),
             one.replace("\"buyer\":1,", ""),
             one.replace("\"currency\":\"GBP\",", ""),
@@ -148,9 +148,9 @@ fn fields_that_are_unknown_missing_or_twice() {
             one.replace("}]}", &format!("}}],\"lines\":{ONE}}}")),
         ],
         expect![[r#"
-            400 invalid [colour] unknown field `colour`, expected one of `buyer`, `id`, `currency`, `payment`, `lines`, `deadline_ms`
-            400 invalid [lines[0].discount] unknown field `discount`, expected one of `item`, `quantity`, `unit_price`
-            400 invalid [Buyer] unknown field `Buyer`, expected one of `buyer`, `id`, `currency`, `payment`, `lines`, `deadline_ms`
+            400 invalid [colour] unknown field `colour`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
+            400 invalid [lines[0].rebate] unknown field `rebate`, expected one of `item`, `quantity`, `unit_price`, `list_price`, `payee`, `discount`, `kind`
+            400 invalid [Buyer] unknown field `Buyer`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
             400 invalid [buyer] missing field `buyer`
             400 invalid [currency] missing field `currency`
             400 invalid [lines[0].quantity] missing field `quantity`
@@ -211,7 +211,7 @@ fn values_out_of_range() {
             400 invalid [lines[0].quantity] "+1" is not an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] " 1" is not an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] "" is not an integer from 1 to 1000000000
-            400 invalid [lines[0].quantity] invalid type: null, expected an integer from 1 to 1000000000
+            400 invalid [lines[0].quantity] missing field `quantity`
             400 invalid [lines[0].quantity] invalid type: boolean `true`, expected an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] invalid type: sequence, expected an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] invalid type: map, expected an integer from 1 to 1000000000
@@ -353,7 +353,7 @@ fn deep_nesting_is_refused_and_not_followed() {
             400 invalid [buyer] invalid type: sequence, expected an integer from 1 to 18446744073709551615
             400 invalid [lines[0]] invalid type: sequence, expected an object
             400 invalid [lines[0].quantity] invalid type: map, expected an integer from 1 to 1000000000
-            400 invalid [more] unknown field `more`, expected one of `buyer`, `id`, `currency`, `payment`, `lines`, `deadline_ms`
+            400 invalid [more] unknown field `more`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
         "#]],
     );
 }
@@ -466,7 +466,7 @@ fn paths_and_methods() {
         GET /v1/items/..: 400 invalid [item] ".." is not an integer from 0 to 18446744073709551615
         GET /v1/accounts/1: 400 invalid [currency] "" is not an ISO 4217 code such as GBP
         GET /v1/accounts/1?currency=gbp: 400 invalid [currency] "gbp" is not an ISO 4217 code such as GBP
-        GET /v1/accounts/1?currency=GBP&kind=savings: 400 invalid [kind] "savings" is not `main`, `payable`, `settlement`, `suspense` or `clearing`
+        GET /v1/accounts/1?currency=GBP&kind=savings: 400 invalid [kind] "savings" is not `main`, `payable`, `settlement`, `suspense`, `deposit`, `funding` or `clearing`
         GET /v1/accounts/1?currency=GBP&colour=red: 400 invalid [colour] "colour" is not a parameter; `currency` and `kind` are
         GET /v1/accounts/1?currency=GBP&currency=EUR: 404 unknown_account party 1 has no main account in EUR
         GET /v1/accounts/one?currency=GBP: 400 invalid [party] "one" is not an integer from 0 to 18446744073709551615

@@ -66,7 +66,7 @@ fn an_order_waits_for_its_payment_until_its_deadline() {
     assert_eq!(shop.post("/v1/orders", due(1, FAR_MS)).status, 201);
     shop.get(&order_path(1, 1, "")).check(expect![[r#"
         200 content-type: application/json
-        {"buyer":1,"id":"01890a5d-ac96-774b-bcce-000000000001","state":"reserved","outcome":"ok","currency":"GBP","payment":"await","total":250,"refunded":0,"offset":7,"deadline_ms":4102444800000,"lines":[{"item":1,"quantity":1,"refunded":0,"unit_price":250}]}"#]]);
+        {"buyer":1,"id":"01890a5d-ac96-774b-bcce-000000000001","state":"reserved","outcome":"ok","currency":"GBP","payment":"await","total":250,"refunded":0,"offset":7,"deadline_ms":4102444800000,"lines":[{"item":1,"quantity":1,"refunded":0,"unit_price":250}],"payments":[{"method":"await","state":"awaited","amount":250,"paid":0,"refunded":0,"deadline_ms":4102444800000}]}"#]]);
     // A deadline that is past is none that anybody could keep.
     shop.post("/v1/orders", due(2, 1_000)).check(expect![[r#"
         409 content-type: application/problem+json

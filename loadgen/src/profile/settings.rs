@@ -136,11 +136,14 @@ pub struct Buyers {
     pub count: u64,
     /// Money in each account, in pence. Default 10¹⁰.
     pub balance: u64,
+    /// They order in turn: each once before anybody orders again. In a closed loop the load ends
+    /// when all have their answers. Default: whoever orders is drawn.
+    pub once: bool,
 }
 
 impl Default for Buyers {
     fn default() -> Buyers {
-        Buyers { count: 1_000_000, balance: BUYER_BALANCE }
+        Buyers { count: 1_000_000, balance: BUYER_BALANCE, once: false }
     }
 }
 
@@ -207,7 +210,7 @@ pub struct Payments {
 pub struct Afterwards {
     /// The share of unpaid orders that are paid.
     pub pay: f64,
-    /// The share of unpaid orders that are cancelled. The rest would expire.
+    /// The share of unpaid orders that are cancelled.
     pub cancel: f64,
     /// The share of paid orders that are refunded whole.
     pub refund: f64,
@@ -216,12 +219,16 @@ pub struct Afterwards {
     /// It happens so long after the order was due, at most; evenly spread. Default 5 s.
     #[serde(deserialize_with = "time")]
     pub within: Duration,
+    /// Unpaid orders expire so long after they were made. Default: never, and what nobody pays or
+    /// cancels stays reserved.
+    #[serde(deserialize_with = "some_time")]
+    pub expire: Option<Duration>,
 }
 
 impl Default for Afterwards {
     fn default() -> Afterwards {
         let within = Duration::from_secs(5);
-        Afterwards { pay: 0.0, cancel: 0.0, refund: 0.0, repeat: 0.0, within }
+        Afterwards { pay: 0.0, cancel: 0.0, refund: 0.0, repeat: 0.0, within, expire: None }
     }
 }
 
@@ -287,18 +294,14 @@ impl Shape {
     /// How long a closed loop goes on unless something else is said.
     pub const MAX: Duration = Duration::from_secs(20);
 
-    /// When orders are due.
-    pub fn pace(&self, seed: u64) -> Pace {
-        if self.stages.is_empty() {
-            return Pace::Max(self.max.unwrap_or(Shape::MAX));
-        }
+    fn schedule(&self, seed: u64) -> Schedule {
         let stage = |piece: &Piece| Stage {
             from: piece.from.unwrap_or(piece.rate),
             to: piece.rate,
             time: piece.time,
         };
         let stages = self.stages.iter().map(stage).collect();
-        Pace::Schedule(Schedule { stages, arrivals: self.arrivals, seed })
+        Schedule { stages, arrivals: self.arrivals, seed }
     }
 }
 
@@ -327,6 +330,25 @@ impl Settings {
         }
         settings.check()?;
         Ok(settings)
+    }
+
+    /// When orders are due.
+    pub fn pace(&self) -> Pace {
+        match self.shape.stages.is_empty() {
+            false => Pace::Schedule(self.shape.schedule(self.seed)),
+            true if self.buyers.once => Pace::Count(self.buyers.count),
+            true => Pace::Max(self.shape.max.unwrap_or(Shape::MAX)),
+        }
+    }
+
+    /// Whether it is a sale and nothing else: every buyer wants one unit of one of its items, once,
+    /// and nothing comes back.
+    pub fn is_sale(&self) -> bool {
+        let Payments { wait, .. } = self.payment;
+        self.buyers.once
+            && self.flash.as_ref().is_some_and(|flash| flash.share == 1.0)
+            && self.basket.lines.values() == [1]
+            && wait + self.afterwards.refund + self.besides.browse + self.besides.garbage == 0.0
     }
 
     /// Checks every range.
@@ -374,6 +396,13 @@ impl Settings {
         {
             range((0.0..=100.0).contains(&found), field, &found, "0 to 100 requests per order")?;
         }
+        let (within, expire) = (self.afterwards.within, self.afterwards.expire);
+        range(
+            expire.is_none_or(|expire| expire > within),
+            "afterwards.expire",
+            &format_args!("{:?}", expire.unwrap_or_default()),
+            "longer than afterwards.within",
+        )?;
         let lines = self.basket.lines.values();
         let worst = lines.iter().copied().find(|&lines| !between(lines.into(), 1, 2_000));
         range(worst.is_none(), "basket.lines", &worst.unwrap_or(0), "1 to 2,000")?;
@@ -388,6 +417,13 @@ impl Settings {
             &connections,
             "1 to 100,000",
         )?;
+        let (buyers, whole) = (self.buyers.count, self.buyers.count.is_multiple_of(batch));
+        range(
+            !self.buyers.once || whole,
+            "buyers.count",
+            &buyers,
+            "a multiple of requests.batch where each orders once",
+        )?;
         range(between(threads as u64, 1, 256), "requests.threads", &threads, "1 to 256")?;
         for piece in &self.shape.stages {
             for rate in [piece.rate, piece.from.unwrap_or(0.0)] {
@@ -399,25 +435,11 @@ impl Settings {
                 )?;
             }
         }
-        if let Pace::Schedule(schedule) = self.shape.pace(0) {
+        if let Pace::Schedule(schedule) = self.pace() {
             let expected = schedule.expected();
             range(expected >= 1.0, "shape.stages", &expected, "one order or more")?;
         }
         Ok(())
-    }
-
-    /// What the profile asks for and the platform doesn't do yet, in words.
-    pub fn left_out(&self) -> Vec<String> {
-        let never = self.payment.wait * (1.0 - self.afterwards.pay - self.afterwards.cancel);
-        let mut words = Vec::new();
-        if never > 1e-9 {
-            words.push(format!(
-                "{:.1} % of orders are never paid and would expire: expiry isn't there yet, so \
-                 they stay reserved",
-                never * 100.0
-            ));
-        }
-        words
     }
 
     /// Orders per scheduled request, in the mean: the others place none.
@@ -477,6 +499,10 @@ mod tests {
         assert_eq!(
             said("[payment]\nexternal = 0.7\nawait = 0.7"),
             "x: payment.external + payment.await is 1.4; it must be a share from 0 to 1"
+        );
+        assert_eq!(
+            said("[afterwards]\nwithin = \"2s\"\nexpire = \"1s\""),
+            "x: afterwards.expire is 1s; it must be longer than afterwards.within"
         );
         assert!(said("[shape]\nmax = \"3 weeks\"").contains("is not a time"));
         let missing = Settings::find("no-such-profile").unwrap_err().to_string();

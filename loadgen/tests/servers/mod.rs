@@ -179,7 +179,7 @@ impl Load for Asks {
         Tag { kind: 0, n }
     }
 
-    fn units(&self, _tag: Tag) -> u64 {
+    fn units(&self, _request: &Request) -> u64 {
         1
     }
 
@@ -193,7 +193,7 @@ impl Load for Asks {
 
     fn answered(
         &mut self,
-        request: &Request,
+        request: &mut Request,
         answer: Answer<'_>,
         _recorder: &mut Recorder,
         follow_ups: &mut Vec<FollowUp>,

@@ -16,9 +16,13 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::money::STOCK_MAX;
-use crate::record::{CommandBuffer, ItemUpdate, LINES_MAX, PlaceWriter, RefundLine, Sale};
+use crate::record::{
+    CommandBuffer, Coupon, ItemUpdate, LEGS_MAX, LINES_MAX, NewLeg, NewLine, PlaceWriter, Price,
+    RefundLine, Sale,
+};
 use crate::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Party, PayStep,
+    PaymentMethod, Quantity, Time,
 };
 
 pub use values::parse_uuid;
@@ -62,8 +66,30 @@ pub enum Request {
     Transfer,
     /// `{"transfers": […]}`.
     Transfers,
-    /// Payment of an order.
+    /// How far an account may go below zero.
+    UpdateAccount(Party),
+    /// An account to close.
+    CloseAccount(Party),
+    /// Money to hold.
+    Hold,
+    /// Held money to move.
+    CaptureHold(Party, ChangeId),
+    /// Held money to let go.
+    ReleaseHold(Party, ChangeId),
+    /// A coupon for a buyer.
+    Coupon,
+    /// `{"coupons": […]}`.
+    Coupons,
+    /// Payment of an order, or of one of its legs.
     Pay(Party, OrderId),
+    /// A provider's promise to pay a leg.
+    Authorise(Party, OrderId),
+    /// Money that a provider has collected for a leg.
+    Capture(Party, OrderId),
+    /// The end of a provider's promise.
+    Void(Party, OrderId),
+    /// Receipt of an order.
+    Receive(Party, OrderId),
     /// Cancellation of an order.
     Cancel(Party, OrderId),
     /// Refund of an order.
@@ -192,13 +218,84 @@ impl<'de> DeserializeSeed<'de> for RequestSeed<'_> {
                 commands.restock(ChangeId(body.id.0), item, body.quantity.0);
                 Ok(())
             }
+            Request::UpdateAccount(party) => {
+                let body = object::<_, UpdateAccountBody>(json)?;
+                let (id, overdraft) = (ChangeId(body.id.0), Amount(body.overdraft.0));
+                commands.set_overdraft(id, party, body.currency.0, overdraft);
+                Ok(())
+            }
+            Request::CloseAccount(party) => {
+                let body = object::<_, CloseAccountBody>(json)?;
+                let kind = body.kind.0;
+                if ![AccountKind::Main, AccountKind::Settlement].contains(&kind) {
+                    return Err(D::Error::custom("`kind` must be `main` or `settlement`"));
+                }
+                commands.close_account(ChangeId(body.id.0), party, body.currency.0, kind);
+                Ok(())
+            }
+            Request::Hold => {
+                let body = object::<_, HoldBody>(json)?;
+                let (party, kind) = body.account.0;
+                if !kind.is_own() {
+                    return Err(D::Error::custom("`account` must be one of a party"));
+                }
+                let amount = Amount(body.amount.0);
+                let (id, deadline) = (ChangeId(body.id.0), body.deadline_ms.time());
+                commands.hold(id, (party, kind), body.currency.0, amount, deadline);
+                Ok(())
+            }
+            Request::CaptureHold(party, hold) => {
+                let body = object::<_, CaptureHoldBody>(json)?;
+                let amount = body.amount.map(|amount| Amount(amount.0));
+                commands.capture_hold(ChangeId(body.id.0), party, hold, body.to.0, amount);
+                Ok(())
+            }
+            Request::ReleaseHold(party, hold) => {
+                let body = object::<_, IdBody>(json)?;
+                commands.release_hold(ChangeId(body.id.0), party, hold);
+                Ok(())
+            }
+            Request::Coupon => {
+                object::<_, CouponBody>(json)?.push(commands);
+                Ok(())
+            }
+            Request::Coupons => {
+                for coupon in object::<_, CouponsBody>(json)?.coupons.0 {
+                    coupon.push(commands);
+                }
+                Ok(())
+            }
             Request::Pay(buyer, order) => {
                 let body = object::<_, PayBody>(json)?;
-                commands.pay(ChangeId(body.id.0), buyer, order, body.payment.0);
+                let external = body.payment.0 == PaymentMethod::External;
+                let step = if external { PayStep::External } else { PayStep::Balance };
+                let body = LegBody { id: body.id, leg: body.leg, amount: body.amount };
+                body.push(step, buyer, order, commands);
+                Ok(())
+            }
+            Request::Authorise(buyer, order) => {
+                let body = object::<_, LegBody>(json)?;
+                body.push(PayStep::Authorise, buyer, order, commands);
+                Ok(())
+            }
+            Request::Capture(buyer, order) => {
+                let body = object::<_, LegBody>(json)?;
+                body.push(PayStep::External, buyer, order, commands);
+                Ok(())
+            }
+            Request::Void(buyer, order) => {
+                let body = object::<_, VoidBody>(json)?;
+                let leg = body.leg.map(|leg| leg.0 as u16);
+                commands.pay_leg(ChangeId(body.id.0), buyer, order, PayStep::Void, leg, None);
+                Ok(())
+            }
+            Request::Receive(buyer, order) => {
+                let body = object::<_, IdBody>(json)?;
+                commands.receive(ChangeId(body.id.0), buyer, order);
                 Ok(())
             }
             Request::Cancel(buyer, order) => {
-                let body = object::<_, CancelBody>(json)?;
+                let body = object::<_, IdBody>(json)?;
                 commands.cancel(ChangeId(body.id.0), buyer, order);
                 Ok(())
             }
@@ -301,12 +398,14 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
             Id,
             Currency,
             Payment,
+            Payments,
             Lines,
             DeadlineMs,
+            Forfeit,
         }
         let mut place = self.0.place();
         let (mut buyer, mut id, mut currency, mut payment) = (None, None, None, None);
-        let mut deadline = None;
+        let (mut deadline, mut payments, mut forfeit) = (None, None, None);
         let mut lines = false;
         while let Some(field) = map.next_key()? {
             match field {
@@ -314,6 +413,8 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
                 Field::Id => set::<Id, _>("id", &mut id, &mut map)?,
                 Field::Currency => set::<CurrencyCode, _>("currency", &mut currency, &mut map)?,
                 Field::Payment => set::<Payment, _>("payment", &mut payment, &mut map)?,
+                Field::Payments => set::<Legs, _>("payments", &mut payments, &mut map)?,
+                Field::Forfeit => set::<Flag, _>("forfeit", &mut forfeit, &mut map)?,
                 Field::DeadlineMs => set::<TimeMs, _>("deadline_ms", &mut deadline, &mut map)?,
                 Field::Lines => {
                     once("lines", &mut lines)?;
@@ -324,18 +425,39 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
         let buyer = buyer.ok_or_else(|| A::Error::missing_field("buyer"))?;
         let id = id.ok_or_else(|| A::Error::missing_field("id"))?;
         let currency = currency.ok_or_else(|| A::Error::missing_field("currency"))?;
-        let payment = payment.ok_or_else(|| A::Error::missing_field("payment"))?;
         if !lines {
             return Err(A::Error::missing_field("lines"));
         }
+        let (buyer, id, currency) = (Party(buyer.0), OrderId(id.0), currency.0);
+        let awaits = match (&payment, &payments) {
+            (Some(Payment(method)), None) => *method == PaymentMethod::Awaited,
+            (None, Some(Legs(legs))) => {
+                legs.iter().any(|leg| matches!(leg, NewLeg::Awaited(..))) && deadline.is_none()
+            }
+            (None, None) => return Err(A::Error::missing_field("payment")),
+            (Some(_), Some(_)) => {
+                return Err(A::Error::custom("`payment` and `payments` exclude each other"));
+            }
+        };
         if let Some(deadline) = deadline {
-            if payment.0 != PaymentMethod::Awaited {
-                let text = "`deadline_ms` is for orders that wait for payment";
+            if !awaits {
+                let text = "`deadline_ms` is for orders that wait for payment; among `payments`, \
+                            each that is awaited has its own";
                 return Err(A::Error::custom(text));
             }
             place.expires(deadline.time());
         }
-        place.finish(Party(buyer.0), OrderId(id.0), currency.0, payment.0);
+        if let Some(Flag(true)) = forfeit {
+            if !awaits {
+                return Err(A::Error::custom("`forfeit` is for orders that wait for payment"));
+            }
+            place.forfeits();
+        }
+        match (payment, payments) {
+            (_, Some(Legs(legs))) => place.finish_legs(buyer, id, currency, &legs),
+            (Some(Payment(method)), _) => place.finish(buyer, id, currency, method),
+            (None, None) => unreachable!("one of them was found"),
+        }
         Ok(())
     }
 }
@@ -386,25 +508,121 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(Object(line)) = seq.next_element::<Object<LineBody>>()? {
+        while let Some(OneLine(line)) = seq.next_element()? {
             if self.0.lines() == LINES_MAX {
                 let most = format_args!("more than {LINES_MAX} lines");
                 return Err(A::Error::custom(most));
             }
-            let price = line.unit_price.map(|price| Amount(price.0));
-            self.0.line(ItemId(line.item.0), Quantity(line.quantity.0 as u32), price);
+            self.0.add(&line);
         }
         not_empty(self.0.lines())
+    }
+}
+
+/// A line that was looked at whole while it was read, so that an error names its place.
+struct OneLine(NewLine);
+
+impl<'de> Deserialize<'de> for OneLine {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
+        let Object(body) = Object::<LineBody>::deserialize(json)?;
+        body.line().map(OneLine).map_err(D::Error::custom)
     }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LineBody {
-    item: Word,
-    quantity: Units,
+    #[serde(default)]
+    item: Option<Word>,
+    #[serde(default)]
+    quantity: Option<Units>,
     #[serde(default)]
     unit_price: Option<Money>,
+    #[serde(default)]
+    list_price: Option<Money>,
+    #[serde(default)]
+    payee: Option<PartyId>,
+    #[serde(default)]
+    discount: Money,
+    #[serde(default)]
+    kind: Option<ChargeKind>,
+}
+
+impl LineBody {
+    fn line(&self) -> Result<NewLine, &'static str> {
+        let price = match (&self.unit_price, &self.list_price) {
+            (None, None) => Price::List,
+            (Some(agreed), None) => Price::Agreed(Amount(agreed.0)),
+            (None, Some(listed)) => Price::Checked(Amount(listed.0)),
+            _ => return Err("`unit_price` and `list_price` exclude each other"),
+        };
+        let kind = self.kind.as_ref().map_or(LineKind::Goods, |kind| kind.0);
+        let payee = self.payee.as_ref().map(|payee| Party(payee.0));
+        let quantity = self.quantity.as_ref().map(|units| Quantity(units.0 as u32));
+        let item = self.item.as_ref().map(|item| item.0);
+        let (item, payee, quantity) = match (kind, item, payee) {
+            (LineKind::Goods, Some(item), payee) => {
+                (item, payee, quantity.ok_or("missing field `quantity`")?)
+            }
+            (LineKind::Goods, None, _) => return Err("missing field `item`"),
+            (_, Some(_), _) => return Err("`item` is for goods"),
+            (_, None, None) => return Err("missing field `payee`"),
+            (_, None, Some(_)) if self.unit_price.is_none() => {
+                return Err("missing field `unit_price`");
+            }
+            (_, None, Some(payee)) => (payee.0, None, quantity.unwrap_or(Quantity(1))),
+        };
+        Ok(NewLine { kind, item, quantity, price, payee, discount: Amount(self.discount.0) })
+    }
+}
+
+/// The payment legs of an order.
+struct Legs(Vec<NewLeg>);
+
+impl<'de> Deserialize<'de> for Legs {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Legs, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            method: LegMethod,
+            #[serde(default)]
+            amount: Option<Money>,
+            #[serde(default)]
+            deadline_ms: TimeMs,
+            #[serde(default)]
+            coupon: Option<Word>,
+        }
+        let bodies = Some1::<Body>::deserialize(json)?.0;
+        if bodies.len() > LEGS_MAX {
+            return Err(D::Error::custom(format_args!("more than {LEGS_MAX} payments")));
+        }
+        let mut legs = Vec::with_capacity(bodies.len());
+        let mut rests = 0;
+        for body in bodies {
+            let amount = body.amount.map(|amount| Amount(amount.0));
+            let is_coupon = body.method.0 == PaymentMethod::Coupon;
+            rests += u32::from(amount.is_none() && !is_coupon);
+            let text = match () {
+                () if is_coupon != body.coupon.is_some() => "`coupon` goes with the method coupon",
+                () if is_coupon && amount.is_some() => "a coupon has an amount of its own",
+                () if body.deadline_ms.0 != 0 && body.method.0 != PaymentMethod::Awaited => {
+                    "`deadline_ms` is for what is awaited"
+                }
+                () if rests > 1 => "one of the payments at most may be without an `amount`",
+                () => "",
+            };
+            if !text.is_empty() {
+                return Err(D::Error::custom(text));
+            }
+            legs.push(match body.method.0 {
+                PaymentMethod::Balance => NewLeg::Balance(amount),
+                PaymentMethod::External => NewLeg::External(amount),
+                PaymentMethod::Awaited => NewLeg::Awaited(amount, body.deadline_ms.time()),
+                PaymentMethod::Coupon => NewLeg::Coupon(body.coupon.map_or(0, |it| it.0)),
+            });
+        }
+        Ok(Legs(legs))
+    }
 }
 
 #[derive(Deserialize)]
@@ -414,12 +632,88 @@ struct AccountBody {
     currency: CurrencyCode,
     #[serde(default)]
     balance: Money,
+    #[serde(default)]
+    overdraft: Money,
 }
 
 impl AccountBody {
     fn push(&self, commands: &mut CommandBuffer) {
-        commands.create_account(Party(self.party.0), self.currency.0, Amount(self.balance.0));
+        let (balance, overdraft) = (Amount(self.balance.0), Amount(self.overdraft.0));
+        commands.create_overdraft(Party(self.party.0), self.currency.0, balance, overdraft);
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateAccountBody {
+    id: Id,
+    currency: CurrencyCode,
+    overdraft: Money,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CloseAccountBody {
+    id: Id,
+    currency: CurrencyCode,
+    #[serde(default)]
+    kind: Kind,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HoldBody {
+    id: Id,
+    account: AccountName,
+    currency: CurrencyCode,
+    amount: MoneyMoved,
+    #[serde(default)]
+    deadline_ms: TimeMs,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CaptureHoldBody {
+    id: Id,
+    to: AccountName,
+    #[serde(default)]
+    amount: Option<MoneyMoved>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CouponBody {
+    buyer: PartyId,
+    coupon: Word,
+    funder: PartyId,
+    #[serde(default)]
+    seller: Option<PartyId>,
+    currency: CurrencyCode,
+    amount: MoneyMoved,
+    #[serde(default)]
+    minimum: Money,
+    #[serde(default)]
+    expires_ms: TimeMs,
+}
+
+impl CouponBody {
+    fn push(&self, commands: &mut CommandBuffer) {
+        let coupon = Coupon {
+            funder: Party(self.funder.0),
+            seller: self.seller.as_ref().map(|seller| Party(seller.0)),
+            currency: self.currency.0,
+            amount: Amount(self.amount.0),
+            minimum: Amount(self.minimum.0),
+            expires: self.expires_ms.time(),
+        };
+        commands.issue_coupon(Party(self.buyer.0), self.coupon.0, &coupon);
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CouponsBody {
+    coupons: Some1<CouponBody>,
 }
 
 #[derive(Deserialize)]
@@ -583,11 +877,43 @@ impl<'de> Deserialize<'de> for AccountName {
 struct PayBody {
     id: Id,
     payment: PaymentNow,
+    #[serde(default)]
+    leg: Option<LegNumber>,
+    #[serde(default)]
+    amount: Option<MoneyMoved>,
+}
+
+/// What is done about a payment leg; without a number the first that is open, without an amount
+/// what is open of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LegBody {
+    id: Id,
+    #[serde(default)]
+    leg: Option<LegNumber>,
+    #[serde(default)]
+    amount: Option<MoneyMoved>,
+}
+
+impl LegBody {
+    fn push(&self, step: PayStep, buyer: Party, order: OrderId, commands: &mut CommandBuffer) {
+        let leg = self.leg.as_ref().map(|leg| leg.0 as u16);
+        let amount = self.amount.as_ref().map(|amount| Amount(amount.0));
+        commands.pay_leg(ChangeId(self.id.0), buyer, order, step, leg, amount);
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CancelBody {
+struct VoidBody {
+    id: Id,
+    #[serde(default)]
+    leg: Option<LegNumber>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdBody {
     id: Id,
 }
 

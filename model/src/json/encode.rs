@@ -1,7 +1,9 @@
 //! From answers to JSON.
 
-use crate::reply::{AccountView, ItemView, OrderView, Reply};
-use crate::{Offset, OrderState, Outcome};
+use crate::reply::{
+    AccountView, CouponView, HoldView, ItemView, LegView, LineView, OrderView, Reply,
+};
+use crate::{LineKind, Offset, OrderState, Outcome, PaymentMethod};
 
 /// The largest integer that every JSON reader takes exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -80,14 +82,92 @@ impl JsonWriter {
         if order.deadline.0 != 0 {
             self.raw(",\"deadline_ms\":").integer(order.deadline.0 / 1_000);
         }
+        if order.received {
+            self.raw(",\"received\":true");
+        }
         self.raw(",\"lines\":[");
         for (number, line) in order.lines.iter().enumerate() {
-            self.raw(if number > 0 { ",{\"item\":" } else { "{\"item\":" }).integer(line.item.0);
-            self.raw(",\"quantity\":").integer(line.quantity.0.into());
-            self.raw(",\"refunded\":").integer(line.refunded.0.into());
-            self.raw(",\"unit_price\":").integer(line.unit_price.0).raw("}");
+            self.raw(if number > 0 { "," } else { "" }).line(line);
         }
-        self.raw("]}");
+        self.raw("]");
+        if !order.legs.is_empty() {
+            self.raw(",\"payments\":[");
+            for (number, leg) in order.legs.iter().enumerate() {
+                self.raw(if number > 0 { "," } else { "" }).leg(leg);
+            }
+            self.raw("]");
+        }
+        self.raw("}");
+    }
+
+    fn line(&mut self, line: &LineView) {
+        match line.kind {
+            LineKind::Goods => self.raw("{\"item\":").integer(line.item.0),
+            kind => {
+                self.raw("{\"kind\":\"").raw(kind.word());
+                self.raw("\",\"payee\":").integer(line.item.0)
+            }
+        };
+        self.raw(",\"quantity\":").integer(line.quantity.0.into());
+        self.raw(",\"refunded\":").integer(line.refunded.0.into());
+        self.raw(",\"unit_price\":").integer(line.unit_price.0);
+        if let Some(payee) = line.payee {
+            self.raw(",\"payee\":").integer(payee.0);
+        }
+        if line.discount.0 != 0 {
+            self.raw(",\"discount\":").integer(line.discount.0);
+        }
+        self.raw("}");
+    }
+
+    fn leg(&mut self, leg: &LegView) {
+        self.raw("{\"method\":\"").raw(leg.method.word());
+        self.raw("\",\"state\":\"").raw(leg.state.word());
+        self.raw("\",\"amount\":").integer(leg.amount.0);
+        self.raw(",\"paid\":").integer(leg.paid.0);
+        self.raw(",\"refunded\":").integer(leg.refunded.0);
+        if leg.suspended.0 != 0 {
+            self.raw(",\"suspended\":").integer(leg.suspended.0);
+        }
+        if leg.method == PaymentMethod::Coupon {
+            self.raw(",\"coupon\":").integer(leg.coupon);
+        }
+        if leg.deadline.0 != 0 {
+            self.raw(",\"deadline_ms\":").integer(leg.deadline.0 / 1_000);
+        }
+        self.raw("}");
+    }
+
+    /// A hold.
+    pub fn hold(&mut self, hold: &HoldView) {
+        self.raw("{\"party\":").integer(hold.party.0);
+        self.raw(",\"id\":\"").raw(&hold.id.to_string());
+        self.raw("\",\"kind\":\"").raw(hold.kind.word());
+        self.raw("\",\"currency\":\"").raw(hold.currency.code());
+        self.raw("\",\"amount\":").integer(hold.amount.0);
+        self.raw(",\"held\":").integer(hold.left.0);
+        if hold.deadline.0 != 0 {
+            self.raw(",\"deadline_ms\":").integer(hold.deadline.0 / 1_000);
+        }
+        self.raw("}");
+    }
+
+    /// A coupon.
+    pub fn coupon(&mut self, view: &CouponView) {
+        let coupon = &view.coupon;
+        self.raw("{\"buyer\":").integer(view.buyer.0);
+        self.raw(",\"coupon\":").integer(view.number);
+        self.raw(",\"funder\":").integer(coupon.funder.0);
+        if let Some(seller) = coupon.seller {
+            self.raw(",\"seller\":").integer(seller.0);
+        }
+        self.raw(",\"currency\":\"").raw(coupon.currency.code());
+        self.raw("\",\"amount\":").integer(coupon.amount.0);
+        self.raw(",\"minimum\":").integer(coupon.minimum.0);
+        if coupon.expires.0 != 0 {
+            self.raw(",\"expires_ms\":").integer(coupon.expires.0 / 1_000);
+        }
+        self.raw(if view.used { ",\"used\":true}" } else { ",\"used\":false}" });
     }
 
     /// An account. Its balance may be negative.
@@ -105,6 +185,14 @@ impl JsonWriter {
             (true, true) => self.raw("-").integer(size),
             (true, false) => self.raw(&format!("\"-{size}\"")),
         };
+        for (name, amount) in [("held", account.held), ("overdraft", account.overdraft)] {
+            if amount.0 != 0 {
+                self.raw(",\"").raw(name).raw("\":").integer(amount.0);
+            }
+        }
+        if account.closed {
+            self.raw(",\"closed\":true");
+        }
         self.raw("}");
     }
 
@@ -140,7 +228,7 @@ pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
         Outcome::InsufficientFunds => "the account that pays lacks the money",
         Outcome::OverLimit => "the buyer's limit for the item would be passed",
         Outcome::SaleNotOpen => "the item's sale isn't open",
-        Outcome::UnknownAccount => "there is no such account",
+        Outcome::UnknownAccount => "there is no such account, hold or coupon, or it is closed",
         Outcome::UnknownItem => "there is no such item",
         Outcome::UnknownOrder => "there is no such order",
         Outcome::CurrencyMismatch => "the item or account is kept in another currency",
@@ -151,9 +239,11 @@ pub fn explain(outcome: Outcome, state: Option<OrderState>) -> String {
                     state.word()
                 );
             }
-            None => "the order's state does not allow this",
+            None => "what this is about is not in a state that allows it",
         },
         Outcome::Invalid => "the amounts add up to more than can be kept",
+        Outcome::PriceMismatch => "the price, or what the payment legs come to, is another one",
+        Outcome::Suspended => "the order can't take this money; it is booked to suspense",
         Outcome::Busy => "a shard that may hold the units did not answer in time; try again",
     };
     text.to_string()
@@ -190,6 +280,10 @@ mod tests {
             kind: AccountKind::Clearing,
             debits_posted: Amount(10),
             credits_posted: Amount(3),
+            held: Amount(0),
+            overdraft: Amount(0),
+            closed: false,
+            statement: Offset(0),
         });
         expect![[r#"{"results":[{"outcome":"ok","state":"paid","total":250,"offset":3},{"outcome":"sold_out","state":"refused","field":"lines[2]"}]}{"party":"18446744073709551615","currency":"GBP","kind":"clearing","debits":10,"credits":3,"balance":-7}"#]]
             .assert_eq(&String::from_utf8(json.finish()).unwrap());

@@ -138,15 +138,122 @@ impl CommandBuffer {
         self.count += 1;
     }
 
-    /// Opens a buyer's main account.
+    /// Opens a buyer's main account, which never goes below zero.
     pub fn create_account(&mut self, party: Party, currency: Currency, balance: Amount) {
+        self.create_overdraft(party, currency, balance, Amount(0));
+    }
+
+    /// Opens a buyer's main account that may go below zero as far as `overdraft`.
+    pub fn create_overdraft(
+        &mut self,
+        party: Party,
+        currency: Currency,
+        balance: Amount,
+        overdraft: Amount,
+    ) {
         let body = CreateAccountBody {
             currency: currency.numeric().into(),
             kind: AccountKind::Main as u8,
             balance: balance.0.into(),
+            overdraft: overdraft.0.into(),
             ..CreateAccountBody::default()
         };
         self.push(Kind::CreateAccount, party.0, 0, body.as_bytes(), &[]);
+    }
+
+    /// Says how far a main account may go below zero.
+    pub fn set_overdraft(
+        &mut self,
+        id: ChangeId,
+        party: Party,
+        currency: Currency,
+        overdraft: Amount,
+    ) {
+        let body = UpdateAccountBody {
+            currency: currency.numeric().into(),
+            kind: AccountKind::Main as u8,
+            flags: ACCOUNT_OVERDRAFT,
+            overdraft: overdraft.0.into(),
+            ..UpdateAccountBody::default()
+        };
+        self.push(Kind::UpdateAccount, party.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Closes an account.
+    pub fn close_account(
+        &mut self,
+        id: ChangeId,
+        party: Party,
+        currency: Currency,
+        kind: AccountKind,
+    ) {
+        let body = UpdateAccountBody {
+            currency: currency.numeric().into(),
+            kind: kind as u8,
+            flags: ACCOUNT_CLOSE,
+            ..UpdateAccountBody::default()
+        };
+        self.push(Kind::UpdateAccount, party.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Holds money until it is captured or released, or until `deadline`; 0: for ever.
+    pub fn hold(
+        &mut self,
+        id: ChangeId,
+        (party, kind): (Party, AccountKind),
+        currency: Currency,
+        amount: Amount,
+        deadline: Time,
+    ) {
+        let body = HoldBody {
+            currency: currency.numeric().into(),
+            kind: kind as u8,
+            held: amount.0.into(),
+            deadline: deadline.0.into(),
+            ..HoldBody::default()
+        };
+        self.push(Kind::Hold, party.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Moves held money to another account; without an amount, all that is left.
+    pub fn capture_hold(
+        &mut self,
+        id: ChangeId,
+        party: Party,
+        hold: ChangeId,
+        credit: (Party, AccountKind),
+        amount: Option<Amount>,
+    ) {
+        let body = SettleHoldBody {
+            hold: hold.0.into(),
+            op: 1,
+            credit_kind: credit.1 as u8,
+            credit_party: credit.0.0.into(),
+            captured: amount.map_or(0, |amount| amount.0).into(),
+            ..SettleHoldBody::default()
+        };
+        self.push(Kind::SettleHold, party.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Releases what is left of a hold.
+    pub fn release_hold(&mut self, id: ChangeId, party: Party, hold: ChangeId) {
+        let body = SettleHoldBody { hold: hold.0.into(), ..SettleHoldBody::default() };
+        self.push(Kind::SettleHold, party.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Gives a buyer a coupon.
+    pub fn issue_coupon(&mut self, buyer: Party, number: u64, coupon: &Coupon) {
+        let body = IssueCouponBody {
+            number: number.into(),
+            funder: coupon.funder.0.into(),
+            seller: coupon.seller.map_or(0, |seller| seller.0).into(),
+            amount: coupon.amount.0.into(),
+            minimum: coupon.minimum.0.into(),
+            expires: coupon.expires.0.into(),
+            currency: coupon.currency.numeric().into(),
+            ..IssueCouponBody::default()
+        };
+        self.push(Kind::IssueCoupon, buyer.0, 0, body.as_bytes(), &[]);
     }
 
     /// Moves money.
@@ -217,15 +324,44 @@ impl CommandBuffer {
         self.push(Kind::Restock, item.0, id.0, body.as_bytes(), &[]);
     }
 
-    /// Pays a waiting order.
+    /// Pays what is open of a waiting order's first leg that isn't paid.
     pub fn pay(&mut self, id: ChangeId, buyer: Party, order: OrderId, method: PaymentMethod) {
-        let body = PayBody { order: order.0.into(), method: method as u8, ..PayBody::default() };
+        let external = method != PaymentMethod::Balance;
+        let step = if external { PayStep::External } else { PayStep::Balance };
+        self.pay_leg(id, buyer, order, step, None, None);
+    }
+
+    /// Does something about a payment leg; without a number, the first that is open. Without an
+    /// amount, what is open of it.
+    pub fn pay_leg(
+        &mut self,
+        id: ChangeId,
+        buyer: Party,
+        order: OrderId,
+        step: PayStep,
+        leg: Option<u16>,
+        amount: Option<Amount>,
+    ) {
+        let body = PayBody {
+            order: order.0.into(),
+            stated: amount.map_or(0, |amount| amount.0).into(),
+            leg: leg.unwrap_or(ANY_LEG).into(),
+            step: step as u8,
+            flags: if amount.is_some() { PAY_STATED } else { 0 },
+            ..PayBody::default()
+        };
         self.push(Kind::Pay, buyer.0, id.0, body.as_bytes(), &[]);
+    }
+
+    /// Confirms that an order was received.
+    pub fn receive(&mut self, id: ChangeId, buyer: Party, order: OrderId) {
+        let body = ReceiveBody { order: order.0.into() };
+        self.push(Kind::Receive, buyer.0, id.0, body.as_bytes(), &[]);
     }
 
     /// Cancels a waiting order.
     pub fn cancel(&mut self, id: ChangeId, buyer: Party, order: OrderId) {
-        let body = CancelBody { order: order.0.into() };
+        let body = CancelBody { order: order.0.into(), ..CancelBody::default() };
         self.push(Kind::Cancel, buyer.0, id.0, body.as_bytes(), &[]);
     }
 
@@ -266,10 +402,15 @@ impl CommandBuffer {
         self.push(Kind::Stock, 0, 0, body.as_bytes(), ops.as_bytes());
     }
 
-    /// The order of `buyer` that was due first.
-    pub fn timer(&mut self, buyer: Party, order: OrderId, due: Time) {
-        let body = TimerBody { order: order.0.into(), due: due.0.into(), ..TimerBody::default() };
-        self.push(Kind::Timer, buyer.0, 0, body.as_bytes(), &[]);
+    /// The order or hold of `party` that was due first.
+    pub fn timer(&mut self, kind: TimerKind, party: Party, id: u128, due: Time) {
+        let body = TimerBody {
+            order: id.into(),
+            due: due.0.into(),
+            kind: kind as u8,
+            ..TimerBody::default()
+        };
+        self.push(Kind::Timer, party.0, 0, body.as_bytes(), &[]);
     }
 
     /// Looks at so many sellers' accounts, 1 to [`SWEEP_MAX`], and sends what they have earned.
@@ -282,7 +423,112 @@ impl CommandBuffer {
     pub fn place(&mut self) -> PlaceWriter<'_> {
         let start = self.bytes.len();
         self.bytes.resize(start + PLACE_FIXED_BYTES, 0);
-        PlaceWriter { buffer: self, start, lines: 0, deadline: Time(0), finished: false }
+        PlaceWriter {
+            buffer: self,
+            start,
+            lines: 0,
+            deadline: Time(0),
+            forfeit: false,
+            extras: Vec::new(),
+            finished: false,
+        }
+    }
+}
+
+/// A coupon for a buyer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Coupon {
+    /// Who funds it: a seller, or the platform's own party.
+    pub funder: Party,
+    /// Whose lines it is good for; `None`: everybody's.
+    pub seller: Option<Party>,
+    /// What it is kept in.
+    pub currency: Currency,
+    /// What it is worth, at least 1.
+    pub amount: Amount,
+    /// What the lines it is good for must come to.
+    pub minimum: Amount,
+    /// Until when it is good; 0: for ever.
+    pub expires: Time,
+}
+
+/// What is paid for a unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Price {
+    /// The list price, whatever it is.
+    #[default]
+    List,
+    /// The list price, if it is this.
+    Checked(Amount),
+    /// A price of its own.
+    Agreed(Amount),
+}
+
+/// A line of an order to be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewLine {
+    /// What it is for.
+    pub kind: LineKind,
+    /// What is ordered; for shipping, tax and fees: who is paid.
+    pub item: u64,
+    /// Units.
+    pub quantity: Quantity,
+    /// What is paid for one. For shipping, tax and fees always an agreed price.
+    pub price: Price,
+    /// Who is paid instead of the item's seller. For goods alone.
+    pub payee: Option<Party>,
+    /// What is taken off the line's total.
+    pub discount: Amount,
+}
+
+impl NewLine {
+    /// Units of an item at the list price.
+    pub fn goods(item: ItemId, quantity: Quantity) -> NewLine {
+        NewLine {
+            kind: LineKind::Goods,
+            item: item.0,
+            quantity,
+            price: Price::List,
+            payee: None,
+            discount: Amount(0),
+        }
+    }
+
+    /// Shipping, a tax or a fee.
+    pub fn charge(kind: LineKind, payee: Party, price: Amount) -> NewLine {
+        let price = Price::Agreed(price);
+        NewLine { kind, price, ..NewLine::goods(ItemId(payee.0), Quantity(1)) }
+    }
+}
+
+/// A payment leg of an order to be placed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NewLeg {
+    /// From the buyer's main account, at once; without an amount, the rest.
+    Balance(Option<Amount>),
+    /// Confirmed outside; without an amount, the rest.
+    External(Option<Amount>),
+    /// To be paid until then, or, with 0, whenever; without an amount, the rest.
+    Awaited(Option<Amount>, Time),
+    /// The buyer's coupon of this number.
+    Coupon(u64),
+}
+
+impl NewLeg {
+    fn leg(self) -> Leg {
+        let (method, amount, term) = match self {
+            NewLeg::Balance(amount) => (PaymentMethod::Balance, amount, 0),
+            NewLeg::External(amount) => (PaymentMethod::External, amount, 0),
+            NewLeg::Awaited(amount, deadline) => (PaymentMethod::Awaited, amount, deadline.0),
+            NewLeg::Coupon(number) => (PaymentMethod::Coupon, None, number),
+        };
+        Leg {
+            method: method as u8,
+            flags: if amount.is_some() { LEG_STATED } else { 0 },
+            amount: amount.map_or(0, |amount| amount.0).into(),
+            term: term.into(),
+            ..Leg::default()
+        }
     }
 }
 
@@ -294,20 +540,43 @@ pub struct PlaceWriter<'a> {
     start: usize,
     lines: usize,
     deadline: Time,
+    forfeit: bool,
+    /// Few lines have any, so most orders allocate none.
+    extras: Vec<Extra>,
     finished: bool,
 }
 
 impl PlaceWriter<'_> {
     /// Adds a line; without a price, the item's list price is paid.
     pub fn line(&mut self, item: ItemId, quantity: Quantity, unit_price: Option<Amount>) {
+        let price = unit_price.map_or(Price::List, Price::Agreed);
+        self.add(&NewLine { price, ..NewLine::goods(item, quantity) });
+    }
+
+    /// Adds a line of any kind.
+    pub fn add(&mut self, new: &NewLine) {
+        let (flags, price) = match new.price {
+            Price::List => (0, Amount(0)),
+            Price::Checked(price) => (LINE_CHECKED, price),
+            Price::Agreed(price) => (LINE_AGREED, price),
+        };
         let line = Line {
-            item: item.0.into(),
-            unit_price: unit_price.map_or(0, |price| price.0).into(),
-            quantity: quantity.0.into(),
-            flags: if unit_price.is_some() { LINE_AGREED } else { 0 },
+            item: new.item.into(),
+            unit_price: price.0.into(),
+            quantity: new.quantity.0.into(),
+            kind: new.kind as u8,
+            flags,
             ..Line::default()
         };
         self.buffer.bytes.extend_from_slice(line.as_bytes());
+        if new.payee.is_some() || new.discount.0 != 0 {
+            self.extras.push(Extra {
+                line: (self.lines as u16).into(),
+                payee: new.payee.map_or(0, |payee| payee.0).into(),
+                discount: new.discount.0.into(),
+                ..Extra::default()
+            });
+        }
         self.lines += 1;
     }
 
@@ -316,16 +585,43 @@ impl PlaceWriter<'_> {
         self.deadline = deadline;
     }
 
+    /// Says that what was paid is the sellers' when the order expires.
+    pub fn forfeits(&mut self) {
+        self.forfeit = true;
+    }
+
     /// Lines so far.
     pub fn lines(&self) -> usize {
         self.lines
     }
 
-    /// Completes the order.
-    pub fn finish(mut self, buyer: Party, id: OrderId, currency: Currency, method: PaymentMethod) {
+    /// Completes the order, which is paid in one way.
+    pub fn finish(self, buyer: Party, id: OrderId, currency: Currency, method: PaymentMethod) {
+        let leg = Leg { method: method as u8, term: self.deadline.0.into(), ..Leg::default() };
+        self.complete(buyer, id, currency, &[leg]);
+    }
+
+    /// Completes the order, which is paid by these legs, 1 to [`LEGS_MAX`].
+    pub fn finish_legs(self, buyer: Party, id: OrderId, currency: Currency, legs: &[NewLeg]) {
+        let mut laid = [Leg::default(); LEGS_MAX];
+        assert!((1..=LEGS_MAX).contains(&legs.len()), "{} payment legs", legs.len());
+        for (slot, leg) in laid.iter_mut().zip(legs) {
+            *slot = leg.leg();
+        }
+        self.complete(buyer, id, currency, &laid[..legs.len()]);
+    }
+
+    fn complete(mut self, buyer: Party, id: OrderId, currency: Currency, legs: &[Leg]) {
         self.finished = true;
-        let (realm, deadline) = (self.buffer.realm, self.deadline.0);
-        let bytes = &mut self.buffer.bytes[self.start..];
+        let buffer = &mut *self.buffer;
+        if legs.len() > 1 {
+            let more = (legs.len() - 1) * size_of::<Leg>();
+            let at = self.start + PLACE_FIXED_BYTES;
+            buffer.bytes.splice(at..at, std::iter::repeat_n(0, more));
+        }
+        buffer.bytes.extend_from_slice(self.extras.as_bytes());
+        let realm = buffer.realm;
+        let bytes = &mut buffer.bytes[self.start..];
         let header = Header {
             length: (bytes.len() as u32).into(),
             kind: Kind::Place as u8,
@@ -337,17 +633,17 @@ impl PlaceWriter<'_> {
         let order = PlaceBody {
             currency: currency.numeric().into(),
             line_count: (self.lines as u16).into(),
-            leg_count: 1,
-            deadline: deadline.into(),
+            extra_count: (self.extras.len() as u16).into(),
+            leg_count: legs.len() as u8,
+            flags: if self.forfeit { PLACE_FORFEIT } else { 0 },
             ..PlaceBody::default()
         };
-        let leg = Leg { method: method as u8, ..Leg::default() };
         let (header_bytes, rest) = bytes.split_at_mut(size_of::<Header>());
         let (order_bytes, rest) = rest.split_at_mut(size_of::<PlaceBody>());
         header_bytes.copy_from_slice(header.as_bytes());
         order_bytes.copy_from_slice(order.as_bytes());
-        rest[..size_of::<Leg>()].copy_from_slice(leg.as_bytes());
-        self.buffer.count += 1;
+        rest[..size_of_val(legs)].copy_from_slice(legs.as_bytes());
+        buffer.count += 1;
     }
 }
 

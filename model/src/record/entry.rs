@@ -72,7 +72,7 @@ layout! {
         round: U64,
     }
     /// Money of one party.
-    Moved[48] {
+    Moved[56] {
         /// Who gets it.
         party: U64,
         /// Who it is from.
@@ -89,6 +89,8 @@ layout! {
         from_kind: u8,
         /// Zero.
         reserved: [u8; 4],
+        /// *Outcome*: offset of the record before it for the account that got it, or 0.
+        statement: U64,
     }
     /// Something asked of an item's home, or an answer to it.
     StockOp[40] {
@@ -374,8 +376,13 @@ impl<'a> Entries<'a> {
     pub(super) fn check_undecided(&self) -> Result<(), RecordError> {
         let mut rest = self.bytes;
         while !rest.is_empty() {
-            let (_, (header, _), after) = split(rest)?;
+            let (_, (header, body), after) = split(rest)?;
             in_range("entry outcome", header.outcome.into(), 0, 0)?;
+            if let Ok(moved) = Moved::ref_from_bytes(body)
+                && is_money(header.kind)
+            {
+                in_range("entry statement", moved.statement.get(), 0, 0)?;
+            }
             rest = after;
         }
         Ok(())
@@ -421,19 +428,31 @@ pub fn length_of(bytes: &[u8]) -> usize {
     split(bytes).expect("entries were checked").0.len()
 }
 
-/// Writes what became of the entry that begins at `position` of `entries`, which were checked.
-pub fn set_entry_outcome(entries: &mut [u8], position: usize, outcome: Outcome) {
-    let (header, _) =
-        EntryHeader::mut_from_prefix(&mut entries[position..]).expect("entries were checked");
-    header.outcome = outcome as u8;
+fn is_money(kind: u8) -> bool {
+    (EntryKind::Sweep as u8..=EntryKind::Back as u8).contains(&kind)
+}
+
+/// Writes what became of the entry that begins at `position` of `entries`, which were checked;
+/// for money with the link of the statement of the account that got it.
+pub fn set_entry_outcome(entries: &mut [u8], position: usize, outcome: Outcome, statement: u64) {
+    decide(&mut entries[position..], outcome as u8, statement);
 }
 
 /// Makes checked entries undecided again.
 pub(super) fn clear_outcomes(mut entries: &mut [u8]) {
     while !entries.is_empty() {
-        let (header, _) = EntryHeader::mut_from_prefix(entries).expect("entries were checked");
-        header.outcome = 0;
-        let length = usize::from(header.length.get());
+        let length = decide(entries, 0, 0);
         entries = &mut entries[length..];
     }
+}
+
+/// Fills in the first entry's outcome, and returns its length.
+fn decide(entries: &mut [u8], outcome: u8, statement: u64) -> usize {
+    let (header, rest) = EntryHeader::mut_from_prefix(entries).expect("entries were checked");
+    header.outcome = outcome;
+    if is_money(header.kind) {
+        let (moved, _) = Moved::mut_from_prefix(rest).expect("entries were checked");
+        moved.statement = statement.into();
+    }
+    header.length.get().into()
 }

@@ -9,8 +9,8 @@ use crate::ends;
 use crate::local::layout::SegmentId;
 
 /// Bytes of log between two points of a shard. A reader passes over as many on average before
-/// it finds its frame: some milliseconds. Fewer cost memory, 16 bytes per shard and point.
-const POINT_BYTES: u64 = 4 << 20;
+/// it finds its frame: some tens of microseconds. Fewer cost memory, 16 bytes per shard and point.
+const POINT_BYTES: u64 = 256 << 10;
 
 /// A segment of an open log.
 pub(super) struct Segment {

@@ -94,6 +94,21 @@ impl Links {
         }
     }
 
+    /// What a realm has sent, and nobody has acknowledged, goes out again at once.
+    pub(super) fn send_again(&mut self, realm: Realm) {
+        for (place, link) in self.links.iter_mut().enumerate() {
+            let peer = peer_at(place);
+            if let Some(link) = link.as_mut().filter(|_| peer.0 == realm)
+                && link.acked < link.sendable
+            {
+                link.next = link.acked;
+                link.resend_at = None;
+                link.resend_after = RESEND;
+                self.ready.push(peer);
+            }
+        }
+    }
+
     /// Whether there may be something to send.
     pub(super) fn has_messages(&self, now: Duration) -> bool {
         !self.ready.is_empty() || self.look_at <= now

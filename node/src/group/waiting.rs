@@ -6,12 +6,16 @@
 //! the head of the queue, so that its units are nobody else's, and goes on to the next. Where a
 //! lower one, of which there seemed to be enough, is gone meanwhile, it gives up its places for
 //! higher ones: orders that all keep the lower and wait for the higher never wait in a circle.
+//!
+//! Homes are asked for all that an order lacks when it comes in. What comes of that early stands
+//! here for whoever is first, and goes back when it is recalled: only the order in which places
+//! are taken keeps circles away, not the order of asking.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use model::{ItemId, OrderId, Party, Realm};
 use slab::Slab;
 use txn_core::Shortage;
@@ -56,8 +60,6 @@ struct Queue {
     line: VecDeque<usize>,
     /// What all of them want.
     wanted: u64,
-    /// The item's home was asked and hasn't answered.
-    is_asked: bool,
     /// The item's home wants its units back, which the first in line keeps for the moment.
     is_recalled: bool,
 }
@@ -101,6 +103,8 @@ pub(super) struct WaitingRoom {
     /// By ticket. A ticket is given again when its order is gone.
     waiting: Slab<Waiting>,
     queues: HashMap<ItemKey, Queue>,
+    /// Items whose homes were asked and haven't answered.
+    asked: HashSet<ItemKey>,
     orders: HashMap<OrderKey, usize>,
     /// When each has waited too long, in the order of time, and when others would have: what
     /// isn't true any more is forgotten when it comes to the front.
@@ -195,17 +199,20 @@ impl WaitingRoom {
     /// Notes that the item's home is asked, and says what all in line lack together, of which
     /// `here` are there. `None` if it was asked already.
     pub(super) fn ask(&mut self, item: ItemKey, shortage: &Shortage) -> Option<u64> {
-        let queue = self.queues.get_mut(&item)?;
+        let queue = self.queues.get(&item)?;
         let here = shortage.whole - shortage.lacking;
         let wanted = queue.wanted.saturating_sub(here).max(shortage.lacking);
-        (!std::mem::replace(&mut queue.is_asked, true)).then_some(wanted)
+        self.asked.insert(item).then_some(wanted)
+    }
+
+    /// Notes that the home of an item that nobody waits for yet is asked. Whether it is to be.
+    pub(super) fn ask_ahead(&mut self, item: ItemKey) -> bool {
+        !self.queues.contains_key(&item) && self.asked.insert(item)
     }
 
     /// The item's home has answered, or units are there without it.
     pub(super) fn woken(&mut self, item: ItemKey) {
-        if let Some(queue) = self.queues.get_mut(&item) {
-            queue.is_asked = false;
-        }
+        self.asked.remove(&item);
     }
 
     /// The item's home recalls. Whether it can be answered: the first in line may keep units
@@ -231,6 +238,12 @@ impl WaitingRoom {
             moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
         }
         (waiting, moved)
+    }
+
+    /// Who waits in a realm.
+    pub(super) fn tickets(&self, realm: Realm) -> Vec<usize> {
+        let of_realm = self.waiting.iter().filter(|(_, waiting)| waiting.order.0 == realm);
+        of_realm.map(|(ticket, _)| ticket).collect()
     }
 
     /// Who has waited too long, if anybody.

@@ -44,6 +44,10 @@ pub struct Requests {
     pub writes: u64,
     /// To a path or with a method that there isn't.
     pub unknown: u64,
+    /// That were a drill's, of those that asked to see or to change something. Its orders are
+    /// not among [`Requests::orders`].
+    #[serde(default)]
+    pub drill: u64,
     /// Orders that were to be placed, by what became of them. In the order of [`Outcome::ALL`],
     /// those that never happened left out.
     pub orders: Vec<(String, u64)>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use model::Reply;
+use model::{Outcome, Reply};
 use mq::LogStats;
 
 use super::clock::{StageClock, Ticks};
@@ -112,6 +112,11 @@ impl ReactorRecorder {
         add(&self.times.writes, 1);
     }
 
+    /// A request of a drill.
+    pub fn count_drill(&self) {
+        add(&self.times.drill, 1);
+    }
+
     /// A request for what there isn't.
     pub fn count_unknown(&self) {
         add(&self.times.unknown, 1);
@@ -174,8 +179,9 @@ pub(super) struct ReactorTimes {
     pub(super) reads: AtomicU64,
     pub(super) writes: AtomicU64,
     pub(super) unknown: AtomicU64,
+    pub(super) drill: AtomicU64,
     /// Of orders that were to be placed, by the byte of the outcome.
-    pub(super) outcomes: [AtomicU64; 16],
+    pub(super) outcomes: [AtomicU64; OUTCOMES],
 }
 
 #[derive(Default)]
@@ -188,3 +194,7 @@ pub(super) struct LogTimes {
     pub(super) syncing_ns: AtomicU64,
     pub(super) group_orders: Histogram,
 }
+
+/// One more than the byte of any outcome: they are numbered from 1 on.
+pub(super) const OUTCOMES: usize = Outcome::ALL.len() + 1;
+const _: () = assert!(Outcome::ALL[Outcome::ALL.len() - 1] as usize == Outcome::ALL.len());

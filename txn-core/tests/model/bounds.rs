@@ -6,7 +6,7 @@
 use model::money::STOCK_MAX;
 use model::record::entry::*;
 use model::record::*;
-use model::{Amount, ItemId, OrderId, Outcome, Party, PaymentMethod, Quantity, ShardId, Time};
+use model::{Amount, ItemId, LineKind, Outcome, PayStep, PaymentMethod, Quantity, ShardId, Time};
 use proptest::prelude::*;
 use proptest::sample::select;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -27,6 +27,9 @@ fn furnished() -> Writer {
         sale_of(6, 10, 99, at_most(2)),
         place(1, 1, PaymentMethod::Balance, &[(5, 3), (6, 1)]),
         until(9, place(1, 2, PaymentMethod::Awaited, &[(5, 3)])),
+        issue(1, 1, coupon(5)),
+        order(1, 3, &[NewLeg::Coupon(1), awaited(7, 20), rest_until(0)], &[goods(5, 2)]),
+        hold(1, main_of(1), 30, 0),
     ]);
     writer
 }
@@ -43,6 +46,20 @@ enum Fate {
 
 /// Gives the bytes to a shard, and checks what must be true whatever they are.
 fn fate(mut writer: Writer, bytes: &[u8]) -> Fate {
+    let fate = fate_at(&mut writer, bytes);
+    if let Fate::Logged(_) = fate {
+        assert_replays(writer);
+    }
+    fate
+}
+
+fn assert_replays(writer: Writer) {
+    let (shard, _, log) = writer.finish();
+    assert_eq!(log.replay(4).state_hash(), shard.state_hash());
+}
+
+/// The same, for a shard that goes on: unless the bytes are logged, it is as it was.
+fn fate_at(writer: &mut Writer, bytes: &[u8]) -> Fate {
     let (state, next) = (writer.shard.state_hash(), writer.shard.next_offset());
     let replies = writer.replies.len();
     let result = writer.try_apply(bytes, 1);
@@ -59,8 +76,6 @@ fn fate(mut writer: Writer, bytes: &[u8]) -> Fate {
         Fate::Logged(outcome) => assert!(outcome.is_logged()),
         _ => assert_eq!((logged, writer.shard.state_hash()), (0, state)),
     }
-    let (shard, _, log) = writer.finish();
-    assert_eq!(log.replay(4).state_hash(), shard.state_hash());
     fate
 }
 
@@ -79,6 +94,11 @@ fn leg(bytes: &mut [u8]) -> &mut Leg {
 
 fn line(bytes: &mut [u8]) -> &mut Line {
     part(bytes, size_of::<PlaceBody>() + size_of::<Leg>())
+}
+
+/// The first extra of an order of one leg and so many lines.
+fn extra(bytes: &mut [u8], lines: usize) -> &mut Extra {
+    part(bytes, size_of::<PlaceBody>() + size_of::<Leg>() + lines * size_of::<Line>())
 }
 
 /// A field: its name, a command that has it, how it is set, what it may hold, and what fits.
@@ -116,16 +136,21 @@ const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
 const U64: u64 = u64::MAX;
 
+/// Bytes of an order of one leg and one line.
+const ONE_LINE: u64 =
+    (size_of::<Header>() + size_of::<PlaceBody>() + size_of::<Leg>() + size_of::<Line>()) as u64;
+
 fn header_fields() -> Vec<Field> {
     let order = || place(2, 9, PaymentMethod::Awaited, &[(5, 1)]);
     vec![
+        field("statement", order(), (0, 0), U64, |b, v| header_of(b).statement = v.into()),
         field("realm", order(), (0, 1), U8, |b, v| header_of(b).realm = v as u8),
         field("outcome", order(), (0, 0), U8, |b, v| header_of(b).outcome = v as u8),
         field("state", order(), (0, 0), U8, |b, v| header_of(b).state = v as u8),
         field("previous", order(), (0, 0), U64, |b, v| header_of(b).previous = v.into()),
         field("amount", order(), (0, 0), U64, |b, v| header_of(b).amount = v.into()),
         field("scope", order(), (0, U64), U64, |b, v| header_of(b).scope = v.into()),
-        field("length", order(), (120, 120), U32, |b, v| {
+        field("length", order(), (ONE_LINE, ONE_LINE), U32, |b, v| {
             header_of(b).length = (v as u32).into();
         }),
     ]
@@ -153,6 +178,77 @@ fn account_and_transfer_fields() -> Vec<Field> {
             body::<T>(b).credit_party = v.into();
         }),
         field("reserved", move_(), (0, 0), U8, |b, v| body::<T>(b).reserved[0] = v as u8),
+        field("credit statement", move_(), (0, 0), U64, |b, v| {
+            body::<T>(b).credit_statement = v.into();
+        }),
+        field("overdraft", open(), (0, max), U64, |b, v| body::<A>(b).overdraft = v.into()),
+    ]
+}
+
+/// Overdrafts, closing, holds and coupons.
+fn claim_fields() -> Vec<Field> {
+    let (max, end, gbp) = (Amount::MAX.0, Time::MAX.0, u64::from(GBP.numeric()));
+    let (set, shut) = (|| set_overdraft(3, 1, 7), || close(3, main_of(1)));
+    let shut_settled = || close(3, SETTLEMENT);
+    let keep = || hold(3, main_of(1), 7, 0);
+    let (take, free) = (|| capture(3, 1, 1, main_of(2), 7), || release(3, 1, 1));
+    let give = || issue(1, 9, coupon(7));
+    type U = UpdateAccountBody;
+    type H = HoldBody;
+    type S = SettleHoldBody;
+    type C = IssueCouponBody;
+    vec![
+        field("currency", set(), (gbp, gbp), U16, |b, v| {
+            body::<U>(b).currency = (v as u16).into();
+        }),
+        // 4, the settlement account, is there to be closed alone.
+        field("kind", set(), (1, 1), U8, |b, v| body::<U>(b).kind = v as u8),
+        field("kind", shut(), (1, 1), U8, |b, v| body::<U>(b).kind = v as u8).or(4, 4),
+        field("flags", set(), (1, 1), U8, |b, v| body::<U>(b).flags = v as u8),
+        field("flags", shut(), (1, 2), U8, |b, v| body::<U>(b).flags = v as u8),
+        field("flags", shut_settled(), (2, 2), U8, |b, v| body::<U>(b).flags = v as u8),
+        field("overdraft", set(), (0, max), U64, |b, v| body::<U>(b).overdraft = v.into()),
+        field("overdraft", shut(), (0, 0), U64, |b, v| body::<U>(b).overdraft = v.into()),
+        field("reserved", set(), (0, 0), U8, |b, v| body::<U>(b).reserved[3] = v as u8),
+        field("currency", keep(), (gbp, gbp), U16, |b, v| {
+            body::<H>(b).currency = (v as u16).into();
+        }),
+        // Main, settlement and suspense.
+        field("kind", keep(), (1, 1), U8, |b, v| body::<H>(b).kind = v as u8).or(4, 5),
+        field("held", keep(), (1, max), U64, |b, v| body::<H>(b).held = v.into()),
+        field("deadline", keep(), (0, end), U64, |b, v| body::<H>(b).deadline = v.into()),
+        field("reserved", keep(), (0, 0), U8, |b, v| body::<H>(b).reserved[4] = v as u8),
+        field("hold", take(), (0, U64), U64, |b, v| {
+            body::<S>(b).hold = u128::from(v).into();
+        }),
+        // A release names nobody who gets anything.
+        field("operation", take(), (1, 1), U8, |b, v| body::<S>(b).op = v as u8),
+        field("operation", free(), (0, 0), U8, |b, v| body::<S>(b).op = v as u8),
+        field("credit kind", take(), (1, 1), U8, |b, v| body::<S>(b).credit_kind = v as u8)
+            .or(3, 5),
+        field("credit kind", free(), (0, 0), U8, |b, v| body::<S>(b).credit_kind = v as u8),
+        field("credit party", take(), (0, U64), U64, |b, v| {
+            body::<S>(b).credit_party = v.into();
+        }),
+        field("credit party", free(), (0, 0), U64, |b, v| {
+            body::<S>(b).credit_party = v.into();
+        }),
+        field("captured", take(), (0, max), U64, |b, v| body::<S>(b).captured = v.into()),
+        field("captured", free(), (0, 0), U64, |b, v| body::<S>(b).captured = v.into()),
+        field("credit statement", take(), (0, 0), U64, |b, v| {
+            body::<S>(b).credit_statement = v.into();
+        }),
+        field("reserved", take(), (0, 0), U8, |b, v| body::<S>(b).reserved[5] = v as u8),
+        field("number", give(), (0, U64), U64, |b, v| body::<C>(b).number = v.into()),
+        field("funder", give(), (0, U64), U64, |b, v| body::<C>(b).funder = v.into()),
+        field("seller", give(), (0, U64), U64, |b, v| body::<C>(b).seller = v.into()),
+        field("amount", give(), (1, max), U64, |b, v| body::<C>(b).amount = v.into()),
+        field("minimum", give(), (0, max), U64, |b, v| body::<C>(b).minimum = v.into()),
+        field("expires", give(), (0, end), U64, |b, v| body::<C>(b).expires = v.into()),
+        field("currency", give(), (gbp, gbp), U16, |b, v| {
+            body::<C>(b).currency = (v as u16).into();
+        }),
+        field("reserved", give(), (0, 0), U8, |b, v| body::<C>(b).reserved[5] = v as u8),
     ]
 }
 
@@ -192,54 +288,94 @@ fn item_fields() -> Vec<Field> {
 }
 
 fn order_fields() -> Vec<Field> {
-    let order = || place(2, 9, PaymentMethod::Awaited, &[(5, 1)]);
-    let agreed = || {
-        let mut order = order();
-        if let Command::Place { lines, .. } = &mut order {
-            lines[0].agreed = Some(Amount(1));
-        }
-        order
-    };
+    let with_line = |new| order(2, 9, &[rest_until(0)], &[new]);
+    let with_leg = |leg| order(2, 9, &[leg, rest_until(0)], &[goods(5, 1)]);
+    let whole = || place(2, 9, PaymentMethod::Awaited, &[(5, 1)]);
+    let priced = || with_line(agreed(1, goods(5, 1)));
+    let looked = || with_line(checked(10, goods(5, 1)));
+    let sent = || with_line(charge(LineKind::Shipping, 7, 1));
+    let sent_for_less = || with_line(less(1, charge(LineKind::Tax, 7, 9)));
+    let cheap = || with_line(less(1, paid_to(7, goods(5, 1))));
+    let second =
+        || order(2, 9, &[rest_until(0)], &[goods(5, 1), goods(5, 1), less(1, goods(5, 1))]);
+    let stated = || with_leg(awaited(3, 90));
+    let with_coupon = || with_leg(NewLeg::Coupon(1));
+    let two_rests = || with_leg(balance(1));
     let (max, most) = (Amount::MAX.0, u64::from(Quantity::MAX.0));
     type P = PlaceBody;
     vec![
-        field("line count", order(), (1, 1), U16, |b, v| {
+        field("line count", whole(), (1, 1), U16, |b, v| {
             body::<P>(b).line_count = (v as u16).into()
         }),
-        field("extra count", order(), (0, 0), U16, |b, v| {
+        field("extra count", whole(), (0, 0), U16, |b, v| {
             body::<P>(b).extra_count = (v as u16).into();
         }),
-        field("leg count", order(), (1, 1), U8, |b, v| body::<P>(b).leg_count = v as u8),
-        field("flags", order(), (0, 1), U8, |b, v| body::<P>(b).flags = v as u8),
-        field("deadline", order(), (0, Time::MAX.0), U64, |b, v| body::<P>(b).deadline = v.into()),
-        field("refused line", order(), (0, 0), U16, |b, v| {
+        field("leg count", whole(), (1, 1), U8, |b, v| body::<P>(b).leg_count = v as u8),
+        field("flags", whole(), (0, 3), U8, |b, v| body::<P>(b).flags = v as u8),
+        field("refused line", whole(), (0, 0), U16, |b, v| {
             body::<P>(b).refused_line = (v as u16).into();
         }),
-        field("reserved", order(), (0, 0), U8, |b, v| body::<P>(b).reserved[5] = v as u8),
-        field("method", order(), (0, 2), U8, |b, v| leg(b).method = v as u8),
-        field("leg flags", order(), (0, 0), U8, |b, v| leg(b).flags = v as u8),
-        field("leg reserved", order(), (0, 0), U8, |b, v| leg(b).reserved[3] = v as u8),
-        field("leg amount", order(), (0, 0), U64, |b, v| leg(b).amount = v.into()),
-        field("leg deadline", order(), (0, 0), U64, |b, v| leg(b).deadline = v.into()),
-        field("item", order(), (0, U64), U64, |b, v| line(b).item = v.into()),
-        field("quantity", order(), (1, most), U32, |b, v| line(b).quantity = (v as u32).into()),
-        field("list price", order(), (0, 0), U64, |b, v| line(b).unit_price = v.into()),
-        field("agreed price", agreed(), (0, max), U64, |b, v| line(b).unit_price = v.into()),
-        field("line kind", order(), (0, 0), U8, |b, v| line(b).kind = v as u8),
-        field("line flags", order(), (0, 1), U8, |b, v| line(b).flags = v as u8),
-        field("version", order(), (0, 0), U16, |b, v| line(b).version = (v as u16).into()),
+        field("reserved", whole(), (0, 0), U8, |b, v| body::<P>(b).reserved[5] = v as u8),
+        field("method", whole(), (0, 3), U8, |b, v| leg(b).method = v as u8),
+        field("leg flags", whole(), (0, 1), U8, |b, v| leg(b).flags = v as u8),
+        field("leg reserved", whole(), (0, 0), U8, |b, v| leg(b).reserved[3] = v as u8),
+        field("leg amount", whole(), (0, 0), U64, |b, v| leg(b).amount = v.into()),
+        field("deadline", whole(), (0, Time::MAX.0), U64, |b, v| leg(b).term = v.into()),
+        // A deadline is no term of a leg that is paid at once, nor a number that of one that is
+        // awaited.
+        field("method", stated(), (0, 0), U8, |b, v| leg(b).method = v as u8),
+        field("stated amount", stated(), (0, max), U64, |b, v| leg(b).amount = v.into()),
+        field("method", with_coupon(), (3, 3), U8, |b, v| leg(b).method = v as u8),
+        field("coupon's flags", with_coupon(), (0, 0), U8, |b, v| leg(b).flags = v as u8),
+        field("coupon's number", with_coupon(), (0, U64), U64, |b, v| leg(b).term = v.into()),
+        field("coupon's amount", with_coupon(), (0, 0), U64, |b, v| leg(b).amount = v.into()),
+        // Of two legs one states what it pays.
+        field("leg flags", two_rests(), (1, 1), U8, |b, v| leg(b).flags = v as u8),
+        field("balance's term", two_rests(), (0, 0), U64, |b, v| leg(b).term = v.into()),
+        field("item", whole(), (0, U64), U64, |b, v| line(b).item = v.into()),
+        field("quantity", whole(), (1, most), U32, |b, v| line(b).quantity = (v as u32).into()),
+        field("list price", whole(), (0, 0), U64, |b, v| line(b).unit_price = v.into()),
+        field("agreed price", priced(), (0, max), U64, |b, v| line(b).unit_price = v.into()),
+        field("checked price", looked(), (0, max), U64, |b, v| line(b).unit_price = v.into()),
+        // Shipping, tax and fees have a price of their own.
+        field("line kind", whole(), (0, 0), U8, |b, v| line(b).kind = v as u8),
+        field("line kind", priced(), (0, 3), U8, |b, v| line(b).kind = v as u8),
+        field("line flags", whole(), (0, 2), U8, |b, v| line(b).flags = v as u8),
+        field("charge's flags", sent(), (1, 1), U8, |b, v| line(b).flags = v as u8),
+        field("charge's payee", sent(), (0, U64), U64, |b, v| line(b).item = v.into()),
+        field("version", whole(), (0, 0), U16, |b, v| line(b).version = (v as u16).into()),
+        field("extra's line", cheap(), (0, 0), U16, |b, v| extra(b, 1).line = (v as u16).into()),
+        field("extra's line", second(), (0, 2), U16, |b, v| extra(b, 3).line = (v as u16).into()),
+        field("place", cheap(), (0, 0), U16, |b, v| extra(b, 1).place = (v as u16).into()),
+        field("payee", cheap(), (0, U64), U64, |b, v| extra(b, 1).payee = v.into()),
+        field("payee", sent_for_less(), (0, 0), U64, |b, v| extra(b, 1).payee = v.into()),
+        field("discount", cheap(), (0, max), U64, |b, v| extra(b, 1).discount = v.into()),
+        field("reserved", cheap(), (0, 0), U8, |b, v| extra(b, 1).reserved[3] = v as u8),
     ]
 }
 
 fn change_fields() -> Vec<Field> {
     let (paid, back) = (|| pay(1, 1, 2, PaymentMethod::Balance), || refund(1, 1, 1, &[(0, 1)]));
-    let timer =
-        || Command::Timer { buyer: Party(1), order: OrderId(2), due: crate::command::at(9) };
+    let exact = || pay_leg(1, 1, 2, PayStep::External, Some(0), Some(7));
+    let timer = || timer(1, 2, 9);
     let most = u64::from(Quantity::MAX.0);
     type R = RefundBody;
+    type Y = PayBody;
+    type W = SweepBody;
     vec![
-        field("method", paid(), (1, 2), U8, |b, v| body::<PayBody>(b).method = v as u8),
-        field("reserved", paid(), (0, 0), U8, |b, v| body::<PayBody>(b).reserved[0] = v as u8),
+        field("step", paid(), (1, 4), U8, |b, v| body::<Y>(b).step = v as u8),
+        field("leg", paid(), (0, LEGS_MAX as u64 - 1), U16, |b, v| {
+            body::<Y>(b).leg = (v as u16).into();
+        })
+        .or(ANY_LEG.into(), ANY_LEG.into()),
+        field("flags", paid(), (0, 0), U8, |b, v| body::<Y>(b).flags = v as u8),
+        field("flags", exact(), (1, 1), U8, |b, v| body::<Y>(b).flags = v as u8),
+        field("stated", paid(), (0, 0), U64, |b, v| body::<Y>(b).stated = v.into()),
+        field("stated", exact(), (1, Amount::MAX.0), U64, |b, v| body::<Y>(b).stated = v.into()),
+        field("reserved", paid(), (0, 0), U8, |b, v| body::<Y>(b).reserved[3] = v as u8),
+        field("order", receive(1, 1, 1), (0, U64), U64, |b, v| {
+            body::<ReceiveBody>(b).order = u128::from(v).into();
+        }),
         field("line count", back(), (1, 1), U16, |b, v| {
             body::<R>(b).line_count = (v as u16).into()
         }),
@@ -257,14 +393,19 @@ fn change_fields() -> Vec<Field> {
         field("quantity", back(), (1, most), U32, |b, v| {
             part::<RefundLine>(b, size_of::<R>()).quantity = (v as u32).into();
         }),
-        field("timer kind", timer(), (0, 0), U8, |b, v| body::<TimerBody>(b).kind = v as u8),
+        field("timer kind", timer(), (0, 1), U8, |b, v| body::<TimerBody>(b).kind = v as u8),
         field("due", timer(), (0, U64), U64, |b, v| body::<TimerBody>(b).due = v.into()),
         field("reserved", timer(), (0, 0), U8, |b, v| body::<TimerBody>(b).reserved[6] = v as u8),
         field("count", sweep(1), (1, SWEEP_MAX.into()), U32, |b, v| {
             body::<SweepBody>(b).count = (v as u32).into();
         }),
         field("swept", sweep(1), (0, 0), U64, |b, v| body::<SweepBody>(b).swept = v.into()),
-        field("reserved", sweep(1), (0, 0), U8, |b, v| body::<SweepBody>(b).reserved[3] = v as u8),
+        field("currency", sweep(1), (0, 0), U16, |b, v| {
+            body::<W>(b).currency = (v as u16).into();
+        }),
+        field("owed", sweep(1), (0, 0), U8, |b, v| body::<W>(b).owed = v as u8),
+        field("seller", sweep(1), (0, 0), U64, |b, v| body::<W>(b).seller = v.into()),
+        field("reserved", sweep(1), (0, 0), U8, |b, v| body::<W>(b).reserved = v as u8),
     ]
 }
 
@@ -376,8 +517,9 @@ fn shard_fields() -> Vec<Field> {
         of("closes", listing(), (6, end), U64, |b, v| part::<Listing>(b, BODY).closes = v.into())
             .or(0, 0),
         of("amount", moved(), (1, U64), U64, |b, v| part::<Moved>(b, BODY).amount = v.into()),
-        of("kind", moved(), (1, 5), U8, |b, v| part::<Moved>(b, BODY).kind = v as u8),
-        of("from kind", moved(), (1, 5), U8, |b, v| part::<Moved>(b, BODY).from_kind = v as u8),
+        of("statement", moved(), (0, 0), U64, |b, v| part::<Moved>(b, BODY).statement = v.into()),
+        of("kind", moved(), (1, 7), U8, |b, v| part::<Moved>(b, BODY).kind = v as u8),
+        of("from kind", moved(), (1, 7), U8, |b, v| part::<Moved>(b, BODY).from_kind = v as u8),
         of("reserved", moved(), (0, 0), U8, |b, v| part::<Moved>(b, BODY).reserved[3] = v as u8),
     ]
 }
@@ -387,11 +529,13 @@ fn a_field_is_taken_up_to_its_bounds_and_refused_beyond() {
     let fields = [
         header_fields(),
         account_and_transfer_fields(),
+        claim_fields(),
         item_fields(),
         order_fields(),
         change_fields(),
         shard_fields(),
     ];
+    let mut writer = furnished();
     for Field { name, bytes, set, allowed, type_max } in fields.into_iter().flatten() {
         let mut values = vec![0, 1, type_max];
         for &(low, high) in &allowed {
@@ -400,7 +544,11 @@ fn a_field_is_taken_up_to_its_bounds_and_refused_beyond() {
         for value in values.into_iter().filter(|value| *value <= type_max) {
             let mut bytes = bytes.clone();
             set(&mut bytes, value);
-            let taken = fate(furnished(), &bytes) != Fate::Refused;
+            let fate = fate_at(&mut writer, &bytes);
+            if let Fate::Logged(_) = fate {
+                assert_replays(std::mem::replace(&mut writer, furnished()));
+            }
+            let taken = fate != Fate::Refused;
             let wanted = allowed.iter().any(|&(low, high)| (low..=high).contains(&value));
             let kind = Kind::from_byte(bytes[4]);
             assert_eq!(taken, wanted, "{name} = {value} of {kind:?}");
@@ -420,6 +568,49 @@ fn an_order_or_a_refund_of_2001_lines_is_no_command() {
     assert_eq!(fate(furnished(), &whole), Fate::Logged(Outcome::WrongState));
     assert_eq!(fate(furnished(), &refund(1, 1, 1, &lines(LINES_MAX + 1)).bytes()), Fate::Refused);
     assert_eq!(fate(furnished(), &place(2, 9, PaymentMethod::Awaited, &[]).bytes()), Fate::Refused);
+    // Nor one in which each line has its extra.
+    let lines = |count| vec![less(1, agreed(1, goods(5, 1))); count];
+    let whole = order(2, 9, &[rest_until(0)], &lines(LINES_MAX)).bytes();
+    assert_eq!(fate(furnished(), &whole), Fate::Logged(Outcome::SoldOut));
+    let more = order(2, 9, &[rest_until(0)], &lines(LINES_MAX + 1)).bytes();
+    assert_eq!(fate(furnished(), &more), Fate::Refused);
+}
+
+#[test]
+fn an_order_of_9_legs_or_none_is_no_command() {
+    let mut legs = vec![external(1); LEGS_MAX - 1];
+    legs.push(rest_until(0));
+    let most = order(2, 9, &legs, &[goods(5, 1)]).bytes();
+    assert_eq!(fate(furnished(), &most), Fate::Logged(Outcome::Ok));
+    let legs_end = size_of::<Header>() + size_of::<PlaceBody>() + LEGS_MAX * size_of::<Leg>();
+    let first = size_of::<Header>() + size_of::<PlaceBody>();
+    let resized = |legs: usize, bytes: Vec<u8>| {
+        let mut bytes = bytes;
+        header_of(&mut bytes).length = (bytes.len() as u32).into();
+        body::<PlaceBody>(&mut bytes).leg_count = legs as u8;
+        bytes
+    };
+    let one_leg = most[first..first + size_of::<Leg>()].to_vec();
+    let nine = [&most[..legs_end], &one_leg, &most[legs_end..]].concat();
+    assert_eq!(fate(furnished(), &resized(LEGS_MAX + 1, nine)), Fate::Refused);
+    let none = [&most[..first], &most[legs_end..]].concat();
+    assert_eq!(fate(furnished(), &resized(0, none)), Fate::Refused);
+}
+
+#[test]
+fn extras_stand_in_the_order_of_their_lines() {
+    let two = || {
+        let lines = [less(1, goods(5, 1)), less(1, goods(5, 1))];
+        order(2, 9, &[rest_until(0)], &lines).bytes()
+    };
+    assert_eq!(fate(furnished(), &two()), Fate::Logged(Outcome::Ok));
+    for (first, second) in [(0, 0), (1, 0), (1, 1), (0, 2)] {
+        let mut bytes = two();
+        extra(&mut bytes, 2).line = first.into();
+        let at = size_of::<PlaceBody>() + size_of::<Leg>() + 2 * size_of::<Line>();
+        part::<Extra>(&mut bytes, at + size_of::<Extra>()).line = second.into();
+        assert_eq!(fate(furnished(), &bytes), Fate::Refused, "{first} and {second}");
+    }
 }
 
 #[test]
@@ -465,7 +656,7 @@ fn change() -> impl Strategy<Value = (proptest::sample::Index, usize, u64)> {
 }
 
 proptest! {
-    #![proptest_config(config(1_500))]
+    #![proptest_config(config(1_000))]
 
     #[test]
     fn whatever_a_word_of_a_command_says_nothing_breaks(

@@ -2,7 +2,7 @@
 
 use model::frame::FrameBuilder;
 use model::money::STOCK_MAX;
-use model::record::{LINES_MAX, Records, Sale, place_mut, refund_mut, sweep_mut};
+use model::record::{LINES_MAX, Records, Sale, place_mut, refund_mut, set_statements, sweep_mut};
 use model::{Amount, ItemId, Offset, OrderState, Outcome, Party, PaymentMethod, Quantity};
 use txn_core::{Shard, SpareRegions};
 
@@ -209,7 +209,16 @@ fn an_order_with_the_nil_id_has_its_history() {
 fn what_a_command_says_of_its_outcome_is_no_part_of_it() {
     use PaymentMethod::*;
     type Fill = fn(&mut [u8]);
-    let fills: [(&str, Command, Fill); 10] = [
+    let fills: [(&str, Command, Fill); 15] = [
+        ("statement", cancel(1, 1, 1), |bytes| header_of(bytes).statement = 1.into()),
+        ("credit statement", transfer(1, main_of(1), CLEARING, 1), |bytes| {
+            set_statements(bytes, 0, 1);
+        }),
+        ("captured credit statement", capture(1, 1, 1, CLEARING, 1), |bytes| {
+            set_statements(bytes, 0, 1);
+        }),
+        ("swept seller", sweep(1), |bytes| sweep_mut(bytes).seller = 1.into()),
+        ("swept currency", sweep(1), |bytes| sweep_mut(bytes).currency = 826.into()),
         ("outcome", cancel(1, 1, 1), |bytes| header_of(bytes).outcome = 1),
         ("state", cancel(1, 1, 1), |bytes| header_of(bytes).state = 1),
         ("previous", cancel(1, 1, 1), |bytes| header_of(bytes).previous = 1.into()),
@@ -218,7 +227,7 @@ fn what_a_command_says_of_its_outcome_is_no_part_of_it() {
             place_mut(bytes).order.refused_line = 1.into();
         }),
         ("leg amount", place(1, 2, Awaited, &[(5, 2)]), |bytes| {
-            place_mut(bytes).leg.amount = 1.into();
+            place_mut(bytes).legs[0].amount = 1.into();
         }),
         ("list price", place(1, 2, Awaited, &[(5, 2)]), |bytes| {
             place_mut(bytes).lines[0].unit_price = 1.into();

@@ -6,10 +6,11 @@
 //! Two of them are no commands themselves: [`Command::Wait`] lets time pass, and [`Command::Due`]
 //! becomes a timer's command if a timer is due by then.
 
-use model::record::{CommandBuffer, ItemUpdate, RefundLine, Sale, set_withdrawn};
+use model::record::{
+    CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, RefundLine, Sale, TimerKind, set_withdrawn,
+};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity,
-    Realm, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PayStep, Quantity, Realm, Time,
 };
 
 /// What a shard can be asked for.
@@ -19,6 +20,43 @@ pub enum Command {
         party: Party,
         currency: Currency,
         balance: Amount,
+        overdraft: Amount,
+    },
+    SetOverdraft {
+        id: ChangeId,
+        party: Party,
+        currency: Currency,
+        overdraft: Amount,
+    },
+    Close {
+        id: ChangeId,
+        account: (Party, AccountKind),
+        currency: Currency,
+    },
+    Hold {
+        id: ChangeId,
+        account: (Party, AccountKind),
+        currency: Currency,
+        amount: Amount,
+        deadline: Time,
+    },
+    Capture {
+        id: ChangeId,
+        party: Party,
+        hold: ChangeId,
+        credit: (Party, AccountKind),
+        /// `None`: all that is left.
+        amount: Option<Amount>,
+    },
+    Release {
+        id: ChangeId,
+        party: Party,
+        hold: ChangeId,
+    },
+    IssueCoupon {
+        buyer: Party,
+        number: u64,
+        coupon: Coupon,
     },
     Transfer {
         id: ChangeId,
@@ -49,17 +87,27 @@ pub enum Command {
         buyer: Party,
         id: OrderId,
         currency: Currency,
-        method: PaymentMethod,
-        deadline: Time,
+        legs: Vec<NewLeg>,
+        /// What was paid is the sellers' when it expires.
+        forfeits: bool,
         /// The shell says that the order was cancelled while it waited.
         withdrawn: bool,
-        lines: Vec<AskedLine>,
+        lines: Vec<NewLine>,
     },
     Pay {
         id: ChangeId,
         buyer: Party,
         order: OrderId,
-        method: PaymentMethod,
+        step: PayStep,
+        /// `None`: the first that is open.
+        leg: Option<u16>,
+        /// `None`: what is open of it.
+        amount: Option<Amount>,
+    },
+    Receive {
+        id: ChangeId,
+        buyer: Party,
+        order: OrderId,
     },
     Cancel {
         id: ChangeId,
@@ -74,8 +122,9 @@ pub enum Command {
         lines: Vec<(u16, Quantity)>,
     },
     Timer {
-        buyer: Party,
-        order: OrderId,
+        kind: TimerKind,
+        party: Party,
+        id: u128,
         due: Time,
     },
     Sweep {
@@ -89,22 +138,29 @@ pub enum Command {
     Due,
 }
 
-/// A line of an order as the buyer asks for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AskedLine {
-    pub item: ItemId,
-    pub quantity: Quantity,
-    /// The price agreed for a unit; `None`: the list price.
-    pub agreed: Option<Amount>,
-}
-
 impl Command {
     /// Appends its bytes.
     pub fn write(&self, realm: Realm, to: &mut CommandBuffer) {
         to.set_realm(realm);
         match *self {
-            Command::CreateAccount { party, currency, balance } => {
-                to.create_account(party, currency, balance);
+            Command::CreateAccount { party, currency, balance, overdraft } => {
+                to.create_overdraft(party, currency, balance, overdraft);
+            }
+            Command::SetOverdraft { id, party, currency, overdraft } => {
+                to.set_overdraft(id, party, currency, overdraft);
+            }
+            Command::Close { id, account: (party, kind), currency } => {
+                to.close_account(id, party, currency, kind);
+            }
+            Command::Hold { id, account, currency, amount, deadline } => {
+                to.hold(id, account, currency, amount, deadline);
+            }
+            Command::Capture { id, party, hold, credit, amount } => {
+                to.capture_hold(id, party, hold, credit, amount);
+            }
+            Command::Release { id, party, hold } => to.release_hold(id, party, hold),
+            Command::IssueCoupon { buyer, number, ref coupon } => {
+                to.issue_coupon(buyer, number, coupon);
             }
             Command::Transfer { id, debit, credit, currency, amount } => {
                 to.transfer(id, debit, credit, currency, amount);
@@ -119,15 +175,18 @@ impl Command {
                 set_withdrawn(&mut bytes, true);
                 to.push_record(&bytes);
             }
-            Command::Place { buyer, id, currency, method, deadline, ref lines, .. } => {
+            Command::Place { buyer, id, currency, ref legs, forfeits, ref lines, .. } => {
                 let mut place = to.place();
-                for line in lines {
-                    place.line(line.item, line.quantity, line.agreed);
+                lines.iter().for_each(|line| place.add(line));
+                if forfeits {
+                    place.forfeits();
                 }
-                place.expires(deadline);
-                place.finish(buyer, id, currency, method);
+                place.finish_legs(buyer, id, currency, legs);
             }
-            Command::Pay { id, buyer, order, method } => to.pay(id, buyer, order, method),
+            Command::Pay { id, buyer, order, step, leg, amount } => {
+                to.pay_leg(id, buyer, order, step, leg, amount);
+            }
+            Command::Receive { id, buyer, order } => to.receive(id, buyer, order),
             Command::Cancel { id, buyer, order } => to.cancel(id, buyer, order),
             Command::Refund { id, buyer, order, restock, ref lines } => {
                 let lines: Vec<RefundLine> = lines
@@ -140,7 +199,7 @@ impl Command {
                     .collect();
                 to.refund(id, buyer, order, restock, &lines);
             }
-            Command::Timer { buyer, order, due } => to.timer(buyer, order, due),
+            Command::Timer { kind, party, id, due } => to.timer(kind, party, id, due),
             Command::Sweep { count } => to.sweep(count),
             Command::Wait { .. } | Command::Due => panic!("{self:?} has no bytes"),
         }
@@ -171,12 +230,19 @@ impl Command {
     pub fn word(&self) -> &'static str {
         match self {
             Command::CreateAccount { .. } => "create account",
+            Command::SetOverdraft { .. } => "set overdraft",
+            Command::Close { .. } => "close",
+            Command::Hold { .. } => "hold",
+            Command::Capture { .. } => "capture",
+            Command::Release { .. } => "release",
+            Command::IssueCoupon { .. } => "issue coupon",
             Command::Transfer { .. } => "transfer",
             Command::CreateItem { .. } => "create item",
             Command::UpdateItem { .. } => "update item",
             Command::Restock { .. } => "restock",
             Command::Place { .. } => "place",
             Command::Pay { .. } => "pay",
+            Command::Receive { .. } => "receive",
             Command::Cancel { .. } => "cancel",
             Command::Refund { .. } => "refund",
             Command::Timer { .. } => "timer",
@@ -190,8 +256,19 @@ impl Command {
     pub fn changed_order(&mut self) -> Option<(&mut Party, &mut OrderId)> {
         match self {
             Command::Pay { buyer, order, .. }
+            | Command::Receive { buyer, order, .. }
             | Command::Cancel { buyer, order, .. }
             | Command::Refund { buyer, order, .. } => Some((buyer, order)),
+            _ => None,
+        }
+    }
+
+    /// The hold that it settles, to point it at another one.
+    pub fn settled_hold(&mut self) -> Option<(&mut Party, &mut ChangeId)> {
+        match self {
+            Command::Capture { party, hold, .. } | Command::Release { party, hold, .. } => {
+                Some((party, hold))
+            }
             _ => None,
         }
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::frame::{Frame, FrameBuilder, FramePlace};
-use model::record::{CommandBuffer, RULE_VERSION, RecordError, Records, clear_outcome};
+use model::record::{
+    CommandBuffer, RULE_VERSION, RecordError, Records, clear_outcome, set_statements,
+};
 use model::reply::View;
 use model::{AccountKind, Amount, Epoch, Offset, Outcome, Realm, Reply, ShardId, Time};
 use txn_core::{Seat, Shard, SpareRegions};
@@ -67,8 +69,8 @@ impl Writer {
                 Command::Due => {
                     // Which one it is depends on all before.
                     self.flush(&mut buffer);
-                    if let Some((buyer, order, due)) = self.shard.due(realm, self.now) {
-                        Command::Timer { buyer, order, due }.write(realm, &mut buffer);
+                    if let Some((kind, party, id, due)) = self.shard.due(realm, self.now) {
+                        Command::Timer { kind, party, id, due }.write(realm, &mut buffer);
                     }
                 }
                 _ => command.write(realm, &mut buffer),
@@ -169,13 +171,15 @@ impl Log {
         (shard, log)
     }
 
-    /// The records of one realm, without the offsets of the records before them.
+    /// The records of one realm, without the offsets of records before them: those of the order
+    /// and those of statements.
     pub fn records_of(&self, realm: Realm) -> Vec<Vec<u8>> {
         let records = self.records();
         let of_realm = Records::new(&records).filter_map(|record| {
             let record = record.expect("the log holds records");
             let mut bytes = record.bytes.to_vec();
             header_of(&mut bytes).previous = 0.into();
+            set_statements(&mut bytes, 0, 0);
             (record.realm() == realm).then_some(bytes)
         });
         of_realm.collect()
@@ -271,18 +275,18 @@ pub fn assert_same_views(shard: &Shard, realm: Realm, shadow: &Shadow) {
     }
     assert_eq!(shard.items(realm).count(), shadow.held().1);
     assert_eq!(shard.next_due(realm), shadow.next_due());
-    let sums = shadow.sums();
+    let sums = shadow.totals();
     for (currency, balance) in shard.balances(realm) {
         let wanted = sums.get(currency).copied().unwrap_or_default();
         assert_eq!((balance.debits, balance.credits), wanted, "{currency}");
     }
 }
 
-/// A clearing account that holds nothing yet is no different from none.
+/// An account that needs no opening and holds nothing yet is no different from none.
 fn unless_unused(view: View) -> View {
     match view {
         View::Account(account)
-            if account.kind == AccountKind::Clearing
+            if account.kind != AccountKind::Main
                 && (account.debits_posted, account.credits_posted) == (Amount(0), Amount(0)) =>
         {
             View::Missing

@@ -55,7 +55,7 @@ fn assert_removed(log: &Log, realm: Realm, wanted: u64) {
 }
 
 proptest! {
-    #![proptest_config(config(200))]
+    #![proptest_config(config(150))]
 
     #[test]
     fn each_realm_is_the_models_as_if_it_were_alone(commands in commands_of_both()) {
@@ -115,6 +115,28 @@ fn an_id_is_unique_in_its_realm_and_its_scope_alone() {
         (transfer(id + 1, CLEARING, main_of(7), 1), Ok),
         (transfer(id + 1, CLEARING, main_of(8), 1), Ok),
         (transfer(id + 1, main_of(7), main_of(8), 1), IdReused),
+        // All that changes a party's accounts shares their ids.
+        (hold(id, main_of(7), 5, 0), IdReused),
+        (set_overdraft(id, 7, 5), IdReused),
+        (close(id, main_of(7)), IdReused),
+        (hold(id + 2, main_of(7), 5, 0), Ok),
+        (hold(id + 2, main_of(8), 5, 0), Ok), // Another party's.
+        (transfer(id + 2, main_of(7), main_of(8), 1), IdReused),
+        (set_overdraft(id + 3, 7, 5), Ok),
+        (hold(id + 3, main_of(7), 5, 0), IdReused),
+        // What is done about a hold has its own, and so has each hold and each order.
+        (capture(id, 7, id + 2, main_of(8), 1), Ok),
+        (capture(id, 8, id + 2, main_of(8), 1), Ok),
+        (release(id, 7, id + 2), IdReused),
+        (capture(id, 7, id + 3, main_of(8), 1), UnknownAccount),
+        (receive(id, 7, id), IdReused),
+        (receive(id + 1, 7, id), Ok),
+        (refund(id + 1, 7, id, &[]), IdReused),
+        // Coupons have numbers, unique for their buyer.
+        (issue(7, 7, coupon(1)), Ok),
+        (issue(8, 7, coupon(1)), Ok),
+        (issue(7, 7, coupon(2)), IdReused),
+        (issue(7, 7, coupon(1)), AlreadyDone),
     ];
     let mut commands = Vec::new();
     for &realm in Realm::ALL {

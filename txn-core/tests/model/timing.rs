@@ -1,7 +1,6 @@
 //! Windows, deadlines, limits, and when earnings can be paid out.
 
-use model::record::ItemUpdate;
-use model::record::Sale;
+use model::record::{ItemUpdate, NewLeg, Sale};
 use model::reply::{Query, View};
 use model::{
     AccountKind, Amount, OrderId, OrderState, OrderView, Outcome, Party, PaymentMethod, Realm,
@@ -15,10 +14,6 @@ use crate::log::{Writer, header_of};
 
 use Outcome::*;
 use PaymentMethod::*;
-
-fn timer(buyer: u64, order: u128, due: u64) -> Command {
-    Command::Timer { buyer: Party(buyer), order: OrderId(order), due: at(due) }
-}
 
 fn price(price: u64) -> ItemUpdate {
     ItemUpdate { price: Some(Amount(price)), ..ItemUpdate::default() }
@@ -79,10 +74,10 @@ fn a_refusal_names_what_comes_first() {
         sale_of(7, 10, 9, Sale { opens: at(9), ..Sale::default() }),
         sale_of(4, 10, 9, at_most(2)),
         // No account before too late.
-        until(0, place(2, 1, Balance, &[(5, 1)])),
+        order(2, 1, &[balance(1), NewLeg::Awaited(None, at(0))], &[goods(5, 1)]),
         // Too late before anything about lines.
-        until(0, place(1, 2, Balance, &[(99, 1)])),
-        until(1, place(1, 3, Balance, &[(99, 1), (7, 1)])),
+        until(0, place(1, 2, Awaited, &[(99, 1)])),
+        until(1, place(1, 3, Awaited, &[(99, 1), (7, 1)])),
         // A line before a later one.
         place(1, 4, Balance, &[(5, 100), (7, 1), (99, 1)]),
         // Money before limits, limits before units.
@@ -112,7 +107,7 @@ fn an_order_is_paid_before_its_deadline_or_expires() {
         item(5, 10, 3),
         until(10, place(1, 1, Awaited, &[(5, 1)])),
         until(10, place(1, 2, Awaited, &[(5, 2)])),
-        until(9, place(1, 3, Balance, &[(5, 1)])), // Sold out, and no timer.
+        until(9, place(1, 3, Awaited, &[(5, 1)])), // Sold out, and no timer.
         wait(9),
         timer(1, 1, 10), // Not yet.
         pay(1, 1, 1, Balance),
@@ -180,7 +175,7 @@ fn timers_fire_in_the_order_of_their_deadlines() {
 /// An order that is cancelled while it waits for units is recorded as that.
 #[test]
 fn a_withdrawn_order_is_over_and_found_as_it_was_sent() {
-    let order = until(50, place(1, 1, Balance, &[(5, 1)]));
+    let order = until(50, place(1, 1, Awaited, &[(5, 1)]));
     let commands = [
         account(1, 10),
         item(5, 10, 9),
@@ -195,7 +190,7 @@ fn a_withdrawn_order_is_over_and_found_as_it_was_sent() {
         place(1, 1, Balance, &[(5, 1)]),
         withdrawn(place(1, 1, Balance, &[(5, 1)])),
         // Nothing of it is looked at.
-        withdrawn(until(0, place(2, 1, Balance, &[(99, 1)]))),
+        withdrawn(until(0, place(2, 1, Awaited, &[(99, 1)]))),
         // What was decided before can't be withdrawn.
         place(1, 2, Balance, &[(5, 1)]),
         withdrawn(place(1, 2, Balance, &[(5, 1)])),
@@ -315,34 +310,47 @@ fn earnings_are_pending_for_one_step_to_two() {
         place(1, 1, Balance, &[(5, 1)]),
         wait(1),
         sweep(2),
+        sweep(2),
         place(1, 2, Balance, &[(5, 2)]),
         refund(1, 1, 1, &[]),
         place(1, 3, Balance, &[(5, 4)]),
         wait(step - 1),
         sweep(2),
+        sweep(2),
         out(1, 1),
         wait(1),
+        sweep(2),
         sweep(2), // The first sale's step and the next one are over; it was refunded.
         out(2, 1),
         wait(step - 1),
         sweep(2),
+        sweep(2),
         out(3, 1),
         wait(1),
+        sweep(2),
         sweep(2),
         out(4, 61),
         out(5, 60),
         // What was paid out is owed when it is refunded.
         refund(1, 1, 3, &[(0, 1)]),
         sweep(2),
+        sweep(2),
         out(6, 1),
         place(1, 4, Balance, &[(5, 2)]),
         wait(2 * step),
+        sweep(2),
         sweep(2),
         out(7, 11),
         out(8, 10),
     ];
     let (shard, replies, _) = check(&commands);
-    let got: Vec<Outcome> = replies.iter().map(|reply| reply.outcome).collect();
+    // A sweep ends with the first account that gave something, so that it takes two to see all.
+    let decided = commands.iter().filter(|command| !matches!(command, Command::Wait { .. }));
+    let got: Vec<Outcome> = decided
+        .zip(&replies)
+        .filter(|(command, _)| !matches!(command, Command::Sweep { .. }))
+        .map(|(_, reply)| reply.outcome)
+        .collect();
     let wanted = [
         Ok,
         Ok,
@@ -350,20 +358,13 @@ fn earnings_are_pending_for_one_step_to_two() {
         Ok,
         Ok,
         Ok,
-        Ok,
-        Ok,
         UnknownAccount,
-        Ok,
         UnknownAccount,
-        Ok,
         UnknownAccount,
-        Ok,
         InsufficientFunds,
         Ok,
         Ok,
-        Ok,
         InsufficientFunds,
-        Ok,
         Ok,
         InsufficientFunds,
         Ok,
@@ -413,11 +414,12 @@ fn a_sweep_that_a_step_cuts_in_two_is_made_again() {
     if let Command::CreateItem { seller, .. } = &mut commands[1] {
         *seller = Party(7);
     }
-    commands.extend([wait(STEP_MICROS), sweep(1), wait(STEP_MICROS), sweep(9)]);
+    commands.extend([place(1, 1, External, &[(5, 1), (6, 1)])]);
+    commands.extend([wait(STEP_MICROS), sweep(1), wait(STEP_MICROS), sweep(9), sweep(9)]);
     let (shard, _, _) = check(&commands);
     assert!(!shard.wants_sweep(Realm::Live, at(STEP_MICROS)));
     assert!(shard.wants_sweep(Realm::Live, at(2 * STEP_MICROS)));
-    let (shard, _, _) = check(&[&commands[..], &[sweep(9)]].concat());
+    let (shard, _, _) = check(&[&commands[..], &[sweep(9), sweep(9)]].concat());
     assert!(!shard.wants_sweep(Realm::Live, at(2 * STEP_MICROS)));
 }
 

@@ -1,17 +1,20 @@
 //! Traffic for a long run: many parties, items and orders, from one seed.
 
 use model::money::STOCK_MAX;
-use model::record::{ItemUpdate, LINES_MAX, Sale};
+use model::record::{Coupon, ItemUpdate, LINES_MAX, NewLeg, NewLine, Price, Sale, TimerKind};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Party, PaymentMethod, Quantity, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Party, PayStep, Quantity,
+    Time,
 };
 
-use crate::command::{AskedLine, Command, START, STEP_MICROS, yen};
+use crate::command::{Command, START, STEP_MICROS, yen};
 
 // So many of each that every index splits.
 const BUYERS: u64 = 8_000;
 const ITEMS: u64 = 8_000;
 const SELLERS: u64 = 50;
+/// Numbers of each buyer's coupons.
+const COUPONS: u64 = 3;
 /// Orders and changes that later steps look back at.
 const RECENT_MAX: usize = 512;
 
@@ -25,6 +28,8 @@ pub struct Traffic {
     recent: Vec<Command>,
     /// Buyer, id and number of lines of orders asked for lately.
     placed: Vec<(Party, OrderId, usize)>,
+    /// Holds asked for lately.
+    held: Vec<(Party, ChangeId)>,
 }
 
 /// G. L. Steele Jr. et al., "Fast splittable pseudorandom number generators", OOPSLA 2014.
@@ -50,7 +55,8 @@ impl SplitMix64 {
 impl Traffic {
     pub fn new(seed: u64) -> Traffic {
         let random = SplitMix64(seed);
-        Traffic { random, steps: 0, now: START, recent: Vec::new(), placed: Vec::new() }
+        let (recent, placed, held) = (Vec::new(), Vec::new(), Vec::new());
+        Traffic { random, steps: 0, now: START, recent, placed, held }
     }
 
     /// The next batch: mostly small, sometimes more than a frame takes.
@@ -87,6 +93,7 @@ impl Traffic {
         match self.random.below(100) {
             _ if step < BUYERS => self.create_account(Party(1 + step), Currency::GBP),
             _ if step < BUYERS + ITEMS => self.create_item(ItemId(step - BUYERS)),
+            0 if self.random.one_in(2) => self.empty_account(),
             0 => {
                 let (buyer, currency) = (self.buyer(), self.currency());
                 self.create_account(buyer, currency)
@@ -95,7 +102,11 @@ impl Traffic {
                 let item = self.item();
                 self.create_item(item)
             }
-            2..10 => self.transfer(),
+            2..6 => self.transfer(),
+            6 => self.issue_coupon(),
+            7 => self.hold(),
+            8 => self.settle_hold(),
+            9 => self.update_account(),
             10..14 => self.restock(),
             14 => self.update_item(),
             15 => match self.random.below(8) {
@@ -141,7 +152,87 @@ impl Traffic {
     }
 
     fn create_account(&mut self, party: Party, currency: Currency) -> Command {
-        Command::CreateAccount { party, currency, balance: self.amount(20_000) }
+        let overdraft = if self.random.one_in(5) { self.amount(5_000) } else { Amount(0) };
+        Command::CreateAccount { party, currency, balance: self.amount(20_000), overdraft }
+    }
+
+    fn update_account(&mut self) -> Command {
+        let (id, party, currency) = (self.change_id(), self.buyer(), self.currency());
+        let kind = if self.random.one_in(4) { AccountKind::Settlement } else { AccountKind::Main };
+        match self.random.below(3) {
+            0 => {
+                let overdraft = self.amount(5_000);
+                Command::SetOverdraft { id, party, currency, overdraft }
+            }
+            1 => Command::Close { id, account: (party, kind), currency },
+            _ => {
+                let account = (self.some_buyer(), AccountKind::Main);
+                Command::Close { id, account, currency: yen() }
+            }
+        }
+    }
+
+    /// An account that can be closed for a while.
+    fn empty_account(&mut self) -> Command {
+        let (party, currency) = (self.some_buyer(), yen());
+        let (balance, overdraft) = (Amount(0), Amount(0));
+        Command::CreateAccount { party, currency, balance, overdraft }
+    }
+
+    /// An account that a party disposes of.
+    fn own_account(&mut self) -> (Party, AccountKind) {
+        match self.random.below(8) {
+            0 => (self.seller(), AccountKind::Settlement),
+            1 => (self.buyer(), AccountKind::Suspense),
+            _ => (self.buyer(), AccountKind::Main),
+        }
+    }
+
+    fn hold(&mut self) -> Command {
+        let (id, account, currency) = (self.change_id(), self.own_account(), self.currency());
+        let amount = Amount(self.amount(3_000).0.max(1));
+        let deadline = if self.random.one_in(2) { self.moment() } else { Time(0) };
+        if self.held.len() < RECENT_MAX {
+            self.held.push((account.0, id));
+        } else {
+            self.held[self.steps as usize % RECENT_MAX] = (account.0, id);
+        }
+        Command::Hold { id, account, currency, amount, deadline }
+    }
+
+    fn settle_hold(&mut self) -> Command {
+        let (party, hold) = match self.held.is_empty() || self.random.one_in(20) {
+            true => (self.buyer(), self.change_id()),
+            false => self.held[self.random.below(self.held.len() as u64) as usize],
+        };
+        let id = self.change_id();
+        if self.random.one_in(4) {
+            return Command::Release { id, party, hold };
+        }
+        let clearing = (Party(0), AccountKind::Clearing);
+        let credit = if self.random.one_in(4) { clearing } else { self.own_account() };
+        let amount = Amount(1 + self.random.below(1_500));
+        let amount = (!self.random.one_in(3)).then_some(amount);
+        Command::Capture { id, party, hold, credit, amount }
+    }
+
+    fn issue_coupon(&mut self) -> Command {
+        let funder = if self.random.one_in(2) { Party(0) } else { self.seller() };
+        let coupon = Coupon {
+            funder,
+            seller: if self.random.one_in(3) { Some(self.seller()) } else { None },
+            currency: self.currency(),
+            amount: Amount(self.amount(2_000).0.max(1)),
+            minimum: if self.random.one_in(2) { self.amount(500) } else { Amount(0) },
+            expires: if self.random.one_in(3) { self.moment() } else { Time(0) },
+        };
+        let number = self.random.below(COUPONS);
+        Command::IssueCoupon { buyer: self.some_buyer(), number, coupon }
+    }
+
+    /// One of the few who have coupons.
+    fn some_buyer(&mut self) -> Party {
+        Party(1 + self.random.below(BUYERS / 16))
     }
 
     fn create_item(&mut self, item: ItemId) -> Command {
@@ -197,7 +288,8 @@ impl Traffic {
     }
 
     fn timer(&mut self) -> Command {
-        Command::Timer { buyer: self.buyer(), order: OrderId(1), due: self.moment() }
+        let kind = if self.random.one_in(3) { TimerKind::Hold } else { TimerKind::Order };
+        Command::Timer { kind, party: self.buyer(), id: 1, due: self.moment() }
     }
 
     fn transfer(&mut self) -> Command {
@@ -232,17 +324,9 @@ impl Traffic {
             1..40 => 1 + self.random.below(100) as usize,
             _ => 1 + self.random.below(5) as usize,
         };
-        let lines: Vec<AskedLine> = (0..count)
-            .map(|_| {
-                let agreed = self.random.one_in(5);
-                AskedLine {
-                    item: self.item(),
-                    quantity: self.quantity(),
-                    agreed: if agreed { Some(self.amount(1_000)) } else { None },
-                }
-            })
-            .collect();
-        let buyer = self.buyer();
+        let lines: Vec<NewLine> = (0..count).map(|_| self.line()).collect();
+        let with_coupons = self.random.one_in(4);
+        let buyer = if with_coupons { self.some_buyer() } else { self.buyer() };
         let id =
             OrderId(u128::from(self.random.below(4)) << 64 | u128::from(1 + self.random.below(9)));
         if self.placed.len() < RECENT_MAX {
@@ -250,11 +334,55 @@ impl Traffic {
         } else {
             self.placed[self.steps as usize % RECENT_MAX] = (buyer, id, count);
         }
-        let method = PaymentMethod::ALL[self.random.below(3) as usize];
-        let deadline = if self.random.one_in(3) { self.moment() } else { Time(0) };
-        let withdrawn = self.random.one_in(80);
+        let legs = self.legs(with_coupons);
+        let (forfeits, withdrawn) = (self.random.one_in(3), self.random.one_in(80));
         let currency = self.currency();
-        Command::Place { buyer, id, currency, method, deadline, withdrawn, lines }
+        Command::Place { buyer, id, currency, legs, forfeits, withdrawn, lines }
+    }
+
+    fn line(&mut self) -> NewLine {
+        let mut line = NewLine::goods(self.item(), self.quantity());
+        if self.random.one_in(9) {
+            let kind = [LineKind::Shipping, LineKind::Tax, LineKind::Fee];
+            let kind = kind[self.random.below(3) as usize];
+            line = NewLine::charge(kind, self.seller(), self.amount(1_000));
+        } else if self.random.one_in(5) {
+            line.price = Price::Agreed(self.amount(1_000));
+        } else if self.random.one_in(40) {
+            line.price = Price::Checked(self.amount(3));
+        } else if self.random.one_in(40) {
+            line.payee = Some(self.buyer());
+        }
+        if self.random.one_in(8) {
+            line.discount = Amount(self.random.below(60));
+        }
+        line
+    }
+
+    fn legs(&mut self, with_coupons: bool) -> Vec<NewLeg> {
+        let deadline = if self.random.one_in(3) { self.moment() } else { Time(0) };
+        let rest = match self.random.below(4) {
+            0 => NewLeg::Balance(None),
+            1 => NewLeg::External(None),
+            _ => NewLeg::Awaited(None, deadline),
+        };
+        let mut legs = Vec::new();
+        if with_coupons {
+            let count = 1 + self.random.below(2);
+            legs.extend((0..count).map(|_| NewLeg::Coupon(self.random.below(COUPONS))));
+        }
+        while self.random.one_in(4) && legs.len() < 7 {
+            let amount = Some(Amount(self.random.below(40)));
+            let deadline = if self.random.one_in(3) { self.moment() } else { Time(0) };
+            legs.push(match self.random.below(3) {
+                0 => NewLeg::Balance(amount),
+                1 => NewLeg::External(amount),
+                _ => NewLeg::Awaited(amount, deadline),
+            });
+        }
+        let rests = legs.is_empty() || !self.random.one_in(30);
+        legs.extend(rests.then_some(rest));
+        legs
     }
 
     fn change(&mut self) -> Command {
@@ -266,10 +394,18 @@ impl Traffic {
         let id = self.change_id();
         match self.random.below(8) {
             0..3 => {
-                let balance = self.random.one_in(2);
-                let method = if balance { PaymentMethod::Balance } else { PaymentMethod::External };
-                Command::Pay { id, buyer, order, method }
+                let step = match self.random.below(8) {
+                    0..3 => PayStep::Balance,
+                    3..6 => PayStep::External,
+                    6 => PayStep::Authorise,
+                    _ => PayStep::Void,
+                };
+                let leg = self.random.one_in(3).then(|| self.random.below(3) as u16);
+                let amount = Amount(1 + self.random.below(500));
+                let amount = self.random.one_in(3).then_some(amount);
+                Command::Pay { id, buyer, order, step, leg, amount }
             }
+            3 if self.random.one_in(3) => Command::Receive { id, buyer, order },
             3 => Command::Cancel { id, buyer, order },
             _ => {
                 let asked = match self.random.below(4) {

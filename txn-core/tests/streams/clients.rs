@@ -1,9 +1,9 @@
 //! What clients ask for.
 
-use model::record::{ItemUpdate, RefundLine, Sale};
+use model::record::{Coupon, ItemUpdate, NewLeg, NewLine, RefundLine, Sale};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, ItemId, OrderId, Outcome, Party, PaymentMethod,
-    Quantity, Realm, Reply, Time,
+    AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Outcome, Party, PayStep,
+    PaymentMethod, Quantity, Realm, Reply, Time,
 };
 
 use crate::world::{STEP_MICROS, World};
@@ -49,7 +49,9 @@ pub fn place(
         for &(item, quantity) in lines {
             place.line(ItemId(item), Quantity(quantity), None);
         }
-        place.expires(deadline);
+        if method == PaymentMethod::Awaited {
+            place.expires(deadline);
+        }
         place.finish(Party(buyer), OrderId(order), GBP, method);
     })
 }
@@ -57,6 +59,8 @@ pub fn place(
 /// Clients who do all there is to do.
 pub struct Clients {
     ids: u128,
+    /// Holds asked for: in which realm, whose and which.
+    held: Vec<(Realm, Party, ChangeId)>,
 }
 
 impl Clients {
@@ -73,7 +77,7 @@ impl Clients {
                 list(world, realm, item, price, stock);
             }
         }
-        Clients { ids: 0 }
+        Clients { ids: 0, held: Vec::new() }
     }
 
     fn id(&mut self) -> u128 {
@@ -86,7 +90,12 @@ impl Clients {
         let realm = if world.random.one_in(5) { Realm::Drill } else { Realm::Live };
         let buyer = 1 + world.random.below(BUYERS);
         let item = 1 + world.random.below(ITEMS);
-        match world.random.below(60) {
+        match world.random.below(78) {
+            60..64 => self.hold(world, realm),
+            64..68 => self.settle_hold(world, realm),
+            68..71 => self.issue_coupon(world, realm, buyer),
+            71 => self.update_account(world, realm, buyer),
+            72..78 => self.order_in_parts(world, realm, buyer),
             0..28 => self.order(world, realm, buyer),
             28..42 => self.change(world, realm),
             42..45 => {
@@ -154,9 +163,26 @@ impl Clients {
         }
         let (buyer, order) = placed[world.random.below(placed.len() as u64) as usize];
         let id = ChangeId(self.id());
-        match world.random.below(5) {
+        match world.random.below(8) {
             0 => {
                 world.ask(realm, |commands| commands.pay(id, buyer, order, PaymentMethod::Balance));
+            }
+            5 | 6 => {
+                let step = world.random.pick(&[
+                    PayStep::External,
+                    PayStep::External,
+                    PayStep::Authorise,
+                    PayStep::Void,
+                ]);
+                let leg = world.random.one_in(2).then(|| world.random.below(3) as u16);
+                let amount = Amount(1 + world.random.below(30));
+                let amount = world.random.one_in(2).then_some(amount);
+                world.ask(realm, |commands| {
+                    commands.pay_leg(id, buyer, order, step, leg, amount);
+                });
+            }
+            7 => {
+                world.ask(realm, |commands| commands.receive(id, buyer, order));
             }
             1 | 2 => {
                 world.ask(realm, |commands| commands.cancel(id, buyer, order));
@@ -168,6 +194,118 @@ impl Clients {
                 world.ask(realm, |commands| commands.refund(id, buyer, order, restock, &lines));
             }
         }
+    }
+
+    /// An order of lines of several payees, which is paid in several ways.
+    fn order_in_parts(&mut self, world: &mut World, realm: Realm, buyer: u64) {
+        let item = ItemId(1 + world.random.below(ITEMS));
+        let units = Quantity(1 + world.random.below(4) as u32);
+        let mut lines = vec![NewLine::goods(item, units)];
+        if world.random.one_in(2) {
+            let payee = Party(SELLERS + world.random.below(9));
+            lines[0].payee = world.random.one_in(2).then_some(payee);
+            let price = Amount(world.random.below(9));
+            lines.push(NewLine::charge(LineKind::Shipping, payee, price));
+        }
+        let mut due = || match world.random.below(2) {
+            0 => Time(world.now.0 + 1 + world.random.below(2 * STEP_MICROS)),
+            _ => Time(0),
+        };
+        let awaited = [NewLeg::Awaited(Some(Amount(1)), due()), NewLeg::Awaited(None, due())];
+        let mut legs = Vec::new();
+        if world.random.one_in(2) {
+            legs.push(NewLeg::Coupon(world.random.below(3)));
+        }
+        match world.random.below(4) {
+            0 => legs.push(NewLeg::External(None)),
+            1 => legs.push(NewLeg::Balance(None)),
+            _ => legs.extend(awaited),
+        }
+        let order = OrderId(self.id());
+        let forfeits = world.random.one_in(2);
+        world.ask(realm, |commands| {
+            let mut place = commands.place();
+            lines.iter().for_each(|line| place.add(line));
+            if forfeits {
+                place.forfeits();
+            }
+            place.finish_legs(Party(buyer), order, GBP, &legs);
+        });
+    }
+
+    /// A coupon of a buyer that a seller funds, who is at home elsewhere, or the platform.
+    fn issue_coupon(&mut self, world: &mut World, realm: Realm, buyer: u64) {
+        let seller = Party(SELLERS + 1 + world.random.below(ITEMS));
+        let coupon = Coupon {
+            funder: if world.random.one_in(3) { Party(0) } else { seller },
+            seller: world.random.one_in(3).then_some(seller),
+            currency: GBP,
+            amount: Amount(1 + world.random.below(20)),
+            minimum: Amount(world.random.below(9)),
+            expires: Time(0),
+        };
+        let number = world.random.below(3);
+        world.ask(realm, |commands| commands.issue_coupon(Party(buyer), number, &coupon));
+    }
+
+    fn update_account(&mut self, world: &mut World, realm: Realm, buyer: u64) {
+        let id = ChangeId(self.id());
+        match world.random.below(3) {
+            0 => {
+                let overdraft = Amount(world.random.below(100));
+                world.ask(realm, |commands| {
+                    commands.set_overdraft(id, Party(buyer), GBP, overdraft);
+                });
+            }
+            1 => {
+                let seller = Party(SELLERS + 1 + world.random.below(ITEMS));
+                let kind = AccountKind::Settlement;
+                world.ask(realm, |commands| commands.close_account(id, seller, GBP, kind));
+            }
+            _ => {
+                // Somebody else's, with which nobody does anything but get money.
+                let (party, kind) = (Party(BUYERS + 1), AccountKind::Main);
+                world.ask(realm, |commands| commands.create_account(party, GBP, Amount(0)));
+                world.ask(realm, |commands| commands.close_account(id, party, GBP, kind));
+            }
+        }
+    }
+
+    /// Somebody whose money is held, or captured for.
+    fn party(&mut self, world: &mut World) -> (Party, AccountKind) {
+        match world.random.below(4) {
+            0 => (Party(SELLERS + 1 + world.random.below(ITEMS)), AccountKind::Settlement),
+            _ => (Party(1 + world.random.below(BUYERS + 1)), AccountKind::Main),
+        }
+    }
+
+    fn hold(&mut self, world: &mut World, realm: Realm) {
+        let (id, account) = (ChangeId(self.id()), self.party(world));
+        let amount = Amount(1 + world.random.below(80));
+        let deadline = match world.random.below(2) {
+            0 => Time(world.now.0 + 1 + world.random.below(2 * STEP_MICROS)),
+            _ => Time(0),
+        };
+        self.held.push((realm, account.0, id));
+        world.ask(realm, |commands| commands.hold(id, account, GBP, amount, deadline));
+    }
+
+    /// Captures or releases a hold, often for a party that is at home elsewhere.
+    fn settle_hold(&mut self, world: &mut World, realm: Realm) {
+        let of_realm: Vec<_> = self.held.iter().filter(|held| held.0 == realm).copied().collect();
+        if of_realm.is_empty() {
+            return;
+        }
+        let (_, party, hold) = of_realm[world.random.below(of_realm.len() as u64) as usize];
+        let (id, credit) = (ChangeId(self.id()), self.party(world));
+        let amount = Amount(1 + world.random.below(40));
+        let amount = world.random.one_in(2).then_some(amount);
+        match world.random.one_in(4) {
+            true => world.ask(realm, |commands| commands.release_hold(id, party, hold)),
+            false => world.ask(realm, |commands| {
+                commands.capture_hold(id, party, hold, credit, amount);
+            }),
+        };
     }
 
     fn transfer(&mut self, world: &mut World, realm: Realm) {

@@ -70,6 +70,13 @@ impl Node {
         }
     }
 
+    /// The bytes of all records, the last frame's too.
+    pub fn records(&mut self) -> Vec<u8> {
+        self.cut();
+        let frames = self.frames.iter().map(|bytes| Frame::split(bytes).expect("it is whole").0);
+        frames.flat_map(|frame| frame.records.iter().copied()).collect()
+    }
+
     /// Gives a command to the shard. `None`: it is an order, and waits.
     pub fn submit(&mut self, now: Time, bytes: &[u8]) -> Option<Reply> {
         self.make_room(now);

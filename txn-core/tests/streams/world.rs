@@ -58,7 +58,7 @@ impl Random {
         self.below(n) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
@@ -140,8 +140,9 @@ impl World {
         self.now.0 += micros;
         for node in 0..self.nodes.len() {
             for &realm in Realm::ALL {
-                while let Some((buyer, order, due)) = self.nodes[node].shard.due(realm, self.now) {
-                    self.tell(node, realm, |commands| commands.timer(buyer, order, due));
+                while let Some((kind, party, id, due)) = self.nodes[node].shard.due(realm, self.now)
+                {
+                    self.tell(node, realm, |commands| commands.timer(kind, party, id, due));
                 }
             }
         }

@@ -5,10 +5,13 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use model::frame::{FrameBuilder, FramePlace};
 use model::record::entry::{Entry, StockOp, Units};
-use model::record::{CommandBuffer, ItemUpdate, RULE_VERSION, RefundLine, Sale, StreamPlace};
+use model::record::{
+    CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, Price, RULE_VERSION, RefundLine, Sale,
+    StreamPlace, TimerKind,
+};
 use model::{
-    AccountKind, Amount, ChangeId, Currency, Epoch, ItemId, Offset, OrderId, Party, PaymentMethod,
-    Quantity, ShardId, Time,
+    AccountKind, Amount, ChangeId, Currency, Epoch, ItemId, LineKind, Offset, OrderId, Party,
+    PayStep, PaymentMethod, Quantity, ShardId, Time,
 };
 
 use super::Target;
@@ -28,6 +31,18 @@ const BODIES: &[&str] = &[
     r#"k{"id":"01890a5d-ac96-774b-bcce-b30209900001"}"#,
     r#"l{"id":"01890a5d-ac96-774b-bcce-b30209900001","lines":[{"line":0,"quantity":1},{"line":1,"quantity":2}],"restock":true}"#,
     r#"m{"id":"01890a5d-ac96-774b-bcce-b30209900001","price":7,"opens_ms":0,"closes_ms":9,"limit":3}"#,
+    r#"a{"buyer":42,"id":"01890a5d-ac96-774b-bcce-b302099a8057","currency":"GBP","forfeit":true,"payments":[{"method":"coupon","coupon":5},{"method":"balance","amount":100},{"method":"await","deadline_ms":9}],"lines":[{"item":7,"quantity":2,"list_price":5,"payee":9,"discount":1},{"kind":"shipping","payee":900,"unit_price":499}]}"#,
+    r#"n{"id":"01890a5d-ac96-774b-bcce-b30209900001","currency":"GBP","overdraft":50}"#,
+    r#"o{"id":"01890a5d-ac96-774b-bcce-b30209900001","currency":"GBP","kind":"settlement"}"#,
+    r#"p{"id":"01890a5d-ac96-774b-bcce-b30209900001","account":{"party":42,"kind":"main"},"currency":"GBP","amount":5,"deadline_ms":9}"#,
+    r#"q{"id":"01890a5d-ac96-774b-bcce-b30209900001","to":{"party":43},"amount":2}"#,
+    r#"r{"id":"01890a5d-ac96-774b-bcce-b30209900001"}"#,
+    r#"s{"buyer":42,"coupon":5,"funder":900,"seller":900,"currency":"GBP","amount":300,"minimum":1000,"expires_ms":9}"#,
+    r#"t{"coupons":[{"buyer":42,"coupon":5,"funder":900,"currency":"GBP","amount":300},{"buyer":43,"coupon":5,"funder":900,"currency":"GBP","amount":300}]}"#,
+    r#"u{"id":"01890a5d-ac96-774b-bcce-b30209900001","leg":1,"amount":9}"#,
+    r#"v{"id":"01890a5d-ac96-774b-bcce-b30209900001","leg":1,"amount":9}"#,
+    r#"w{"id":"01890a5d-ac96-774b-bcce-b30209900001","leg":1}"#,
+    r#"x{"id":"01890a5d-ac96-774b-bcce-b30209900001"}"#,
 ];
 
 pub(super) fn of(target: Target) -> Vec<Vec<u8>> {
@@ -57,7 +72,36 @@ fn records() -> Vec<Vec<u8>> {
     place.line(item, Quantity(2), None);
     place.line(item, Quantity(1), Some(Amount(5)));
     place.finish(buyer, order, gbp, PaymentMethod::Awaited);
+    let mut place = commands.place();
+    let price = Price::Checked(Amount(1250));
+    let (payee, discount) = (Some(seller), Amount(50));
+    place.add(&NewLine { price, payee, discount, ..NewLine::goods(item, Quantity(2)) });
+    place.add(&NewLine::charge(LineKind::Shipping, seller, Amount(499)));
+    place.forfeits();
+    let legs = [
+        NewLeg::Coupon(5),
+        NewLeg::Balance(Some(Amount(100))),
+        NewLeg::External(Some(Amount(1))),
+        NewLeg::Awaited(None, Time(9)),
+    ];
+    place.finish_legs(buyer, order, gbp, &legs);
     commands.pay(change, buyer, order, PaymentMethod::Balance);
+    commands.pay_leg(change, buyer, order, PayStep::External, Some(3), Some(Amount(7)));
+    commands.receive(change, buyer, order);
+    let coupon = Coupon {
+        funder: seller,
+        seller: Some(seller),
+        currency: gbp,
+        amount: Amount(300),
+        minimum: Amount(1_000),
+        expires: Time(9),
+    };
+    commands.issue_coupon(buyer, 5, &coupon);
+    commands.hold(change, main, gbp, Amount(5), Time(9));
+    commands.capture_hold(ChangeId(3), buyer, change, settlement, Some(Amount(2)));
+    commands.release_hold(ChangeId(4), buyer, change);
+    commands.set_overdraft(ChangeId(5), buyer, gbp, Amount(100));
+    commands.close_account(ChangeId(6), buyer, gbp, AccountKind::Main);
     commands.cancel(change, buyer, order);
     let line = RefundLine { quantity: 1.into(), ..RefundLine::default() };
     commands.refund(change, buyer, order, true, &[line, line]);
@@ -68,7 +112,7 @@ fn records() -> Vec<Vec<u8>> {
     let at = StreamPlace { first: 1, base: 1, acked: 1 };
     commands.deliver(ShardId(1), at, &entries, 2);
     commands.stock(&[StockOp::ask(item, 1, 2, 3), StockOp::answer(item)]);
-    commands.timer(buyer, order, Time(9));
+    commands.timer(TimerKind::Order, buyer, order.0, Time(9));
     commands.sweep(10);
     commands.records().flatten().map(|record| record.bytes.to_vec()).collect()
 }

@@ -29,8 +29,8 @@ fn an_order_becomes_its_bytes_whatever_the_order_of_its_fields() {
     let commands = decoded(Request::Order, &body).unwrap();
     let record = commands.records().next().unwrap().unwrap();
     assert_eq!((record.party(), record.order().unwrap().to_string()), (Party(9), ID.into()));
-    let Body::Place { leg, lines, .. } = record.body else { panic!("{record:?}") };
-    assert_eq!(leg.method, PaymentMethod::External as u8);
+    let Body::Place { legs, lines, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!((legs.len(), legs[0].method), (1, PaymentMethod::External as u8));
     let lines: Vec<_> = lines.iter().map(|l| (l.item.get(), l.quantity.get(), l.flags)).collect();
     assert_eq!(lines, [(7, 2, 0), (u64::MAX, 1, 1)]);
 }
@@ -68,7 +68,7 @@ fn a_bad_order_is_named_by_its_field() {
         Request::Orders,
         &order(r#"[{"item":1,"quantity":1,"colour":2}]"#),
         expect![
-            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`"
+            "orders[0].lines[0].colour: unknown field `colour`, expected one of `item`, `quantity`, `unit_price`, `list_price`, `payee`, `discount`, `kind`"
         ],
     );
     refused(
@@ -315,11 +315,78 @@ fn only_what_waits_for_payment_has_a_deadline() {
     };
     let commands = decoded(Request::Order, &order("await").replace("ID", ID)).unwrap();
     let record = commands.records().next().unwrap().unwrap();
-    let Body::Place { order: placed, .. } = record.body else { panic!("{record:?}") };
-    assert_eq!(placed.deadline.get(), 7_000);
+    let Body::Place { legs, .. } = record.body else { panic!("{record:?}") };
+    assert_eq!(legs[0].term.get(), 7_000);
     refused(
         Request::Order,
         &order("balance"),
-        expect!["`deadline_ms` is for orders that wait for payment"],
+        expect![
+            "`deadline_ms` is for orders that wait for payment; among `payments`, each that is awaited has its own"
+        ],
     );
+}
+
+#[test]
+fn an_order_may_be_paid_in_parts_and_have_lines_of_all_kinds() {
+    let body = format!(
+        r#"{{"buyer":1,"id":"{ID}","currency":"GBP","forfeit":true,
+            "payments":[{{"method":"coupon","coupon":"5"}},{{"method":"balance","amount":100}},
+                        {{"method":"await","deadline_ms":9}}],
+            "lines":[{{"item":7,"quantity":2,"list_price":5,"payee":9,"discount":1}},
+                     {{"kind":"shipping","payee":900,"unit_price":499}}]}}"#
+    );
+    let commands = decoded(Request::Order, &body).unwrap();
+    let record = commands.records().next().unwrap().unwrap();
+    let Body::Place { order, legs, lines, extras } = record.body else { panic!("{record:?}") };
+    let legs: Vec<_> =
+        legs.iter().map(|leg| (leg.method, leg.flags, leg.amount.get(), leg.term.get())).collect();
+    assert_eq!(legs, [(3, 0, 0, 5), (1, 1, 100, 0), (0, 0, 0, 9_000)]);
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| (line.kind, line.item.get(), line.quantity.get(), line.flags))
+        .collect();
+    assert_eq!(lines, [(0, 7, 2, 2), (1, 900, 1, 1)]);
+    assert_eq!((extras[0].line.get(), extras[0].payee.get(), extras[0].discount.get()), (0, 9, 1));
+    assert_eq!((extras.len(), order.flags), (1, 2));
+}
+
+#[test]
+fn parts_of_a_payment_are_refused_by_name() {
+    let order = |payments: &str| {
+        format!(
+            r#"{{"buyer":1,"id":"{ID}","currency":"GBP",{payments}"lines":[{{"item":1,"quantity":1}}]}}"#
+        )
+    };
+    let nine = [r#"{"method":"balance","amount":1}"#; 9].join(",");
+    for (payments, expected) in [
+        ("".to_string(), expect!["payment: missing field `payment`"]),
+        (
+            r#""payment":"balance","payments":[{"method":"balance"}],"#.to_string(),
+            expect!["`payment` and `payments` exclude each other"],
+        ),
+        (r#""payments":[],"#.to_string(), expect!["payments: must not be empty"]),
+        (format!(r#""payments":[{nine}],"#), expect!["payments: more than 8 payments"]),
+        (
+            r#""payments":[{"method":"coupon"}],"#.to_string(),
+            expect!["payments: `coupon` goes with the method coupon"],
+        ),
+        (
+            r#""payments":[{"method":"balance"},{"method":"external"}],"#.to_string(),
+            expect!["payments: one of the payments at most may be without an `amount`"],
+        ),
+        (
+            r#""payments":[{"method":"balance","deadline_ms":9}],"#.to_string(),
+            expect!["payments: `deadline_ms` is for what is awaited"],
+        ),
+        (
+            r#""payment":"coupon","#.to_string(),
+            expect![[r#"payment: "coupon" is not `balance`, `external` or `await`"#]],
+        ),
+        (
+            r#""payment":"balance","forfeit":true,"#.to_string(),
+            expect!["`forfeit` is for orders that wait for payment"],
+        ),
+    ] {
+        refused(Request::Order, &order(&payments), expected);
+    }
 }

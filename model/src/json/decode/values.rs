@@ -81,6 +81,7 @@ ranged! {
     Word(0, u64::MAX),
     Units(1, Quantity::MAX.0 as u64),
     LineNumber(0, LINES_MAX as u64 - 1),
+    LegNumber(0, LEGS_MAX as u64 - 1),
     #[derive(Default)]
     Money(0, Amount::MAX.0),
     MoneyMoved(1, Amount::MAX.0),
@@ -174,7 +175,30 @@ pub(super) struct Payment(pub(super) PaymentMethod);
 impl<'de> Deserialize<'de> for Payment {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Payment, D::Error> {
         words(json, "`balance`, `external` or `await`", |text| {
-            PaymentMethod::from_word(text).map(Payment)
+            let method = PaymentMethod::from_word(text);
+            method.filter(|method| *method != PaymentMethod::Coupon).map(Payment)
+        })
+    }
+}
+
+/// How a payment leg is paid.
+pub(super) struct LegMethod(pub(super) PaymentMethod);
+
+impl<'de> Deserialize<'de> for LegMethod {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<LegMethod, D::Error> {
+        words(json, "`balance`, `external`, `coupon` or `await`", |text| {
+            PaymentMethod::from_word(text).map(LegMethod)
+        })
+    }
+}
+
+/// What a line is for, where it isn't goods.
+pub(super) struct ChargeKind(pub(super) LineKind);
+
+impl<'de> Deserialize<'de> for ChargeKind {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<ChargeKind, D::Error> {
+        words(json, "`goods`, `shipping`, `tax` or `fee`", |text| {
+            LineKind::from_word(text).map(ChargeKind)
         })
     }
 }
@@ -185,8 +209,9 @@ pub(super) struct PaymentNow(pub(super) PaymentMethod);
 impl<'de> Deserialize<'de> for PaymentNow {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<PaymentNow, D::Error> {
         words(json, "`balance` or `external`", |text| {
+            let now = [PaymentMethod::Balance, PaymentMethod::External];
             let method = PaymentMethod::from_word(text);
-            method.filter(|method| *method != PaymentMethod::Awaited).map(PaymentNow)
+            method.filter(|method| now.contains(method)).map(PaymentNow)
         })
     }
 }
@@ -203,8 +228,8 @@ impl Default for Kind {
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Kind, D::Error> {
         words(json, "`main`, `settlement`, `suspense` or `clearing`", |text| {
-            let kind = AccountKind::from_word(text).filter(|kind| *kind != AccountKind::Payable);
-            kind.map(Kind)
+            let kind = AccountKind::from_word(text);
+            kind.filter(|kind| kind.is_own() || *kind == AccountKind::Clearing).map(Kind)
         })
     }
 }

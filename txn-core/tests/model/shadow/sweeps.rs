@@ -1,4 +1,4 @@
-//! What sellers earn, and how it comes to where it can be paid out.
+//! What sellers earn and coupons cost, and how it comes to where it can be paid out.
 
 use super::*;
 
@@ -6,47 +6,58 @@ use super::*;
 const SUM_MAX: u128 = u64::MAX as u128;
 
 impl Shadow {
-    /// Looks at the next sellers' accounts, from the first again when all were seen, and moves
-    /// what is available. Returns how many accounts gave or got something.
-    pub(super) fn sweep(&mut self, count: u32) -> u64 {
-        let mut swept = 0;
+    /// Looks at the next accounts, from the first again when all were seen, and moves what is
+    /// available. It ends with the first whose party is at home here: as all are.
+    pub(super) fn sweep(&mut self, count: u32, record: u64) -> Verdict {
+        let mut verdict = Verdict::done(0, Vec::new());
         for _ in 0..count {
-            let Some(&payable) = self.sellers.get(self.next_seller) else {
-                self.next_seller = 0;
+            let Some(&account) = self.swept.get(self.next_swept) else {
+                self.next_swept = 0;
                 break;
             };
-            self.next_seller += 1;
-            swept += u64::from(self.sweep_account(payable));
+            self.next_swept += 1;
+            if let Some((amount, to)) = self.sweep_account(account, record) {
+                verdict.amount = amount.unsigned_abs();
+                verdict.statement = Some(to);
+                verdict.swept.swept = 1.into();
+                verdict.swept.seller = account.0.0.into();
+                verdict.swept.currency = account.1.numeric().into();
+                verdict.swept.owed = u8::from(amount < 0);
+                break;
+            }
         }
-        swept
+        verdict
     }
 
-    /// Credits less debits, without what was earned in this step and the one before.
-    fn sweep_account(&mut self, payable: AccountName) -> bool {
-        let earned = self.earned.get(&payable);
+    /// Credits less debits, without what was earned in this step and the one before: how much,
+    /// and the account that got or gave it.
+    fn sweep_account(&mut self, account: AccountName, record: u64) -> Option<(i128, AccountName)> {
+        let earned = self.earned.get(&account);
         let pending: i128 = earned
             .into_iter()
             .flatten()
             .filter(|(step, _)| **step + 1 >= self.step())
             .map(|(_, amount)| amount)
             .sum();
-        let amount = self.balance(payable) - pending;
+        let amount = self.balance(account) - pending;
         let units = amount.unsigned_abs();
-        let mut sums = self.accounts[&payable];
+        let mut sums = self.sums(account);
         match amount > 0 {
             true => sums.debits += units,
             false => sums.credits += units,
         }
         if amount == 0 || sums.debits.max(sums.credits) > SUM_MAX {
-            return false;
+            return None;
         }
-        self.accounts.insert(payable, sums);
+        self.accounts.insert(account, sums);
         for kind in [AccountKind::Settlement, AccountKind::Suspense] {
-            let account = self.accounts.entry((payable.0, payable.1, kind)).or_default();
-            let sum = if amount > 0 { &mut account.credits } else { &mut account.debits };
-            if *sum + units <= SUM_MAX {
+            let name = (account.0, account.1, kind);
+            let to = self.accounts.entry(name).or_default();
+            let sum = if amount > 0 { &mut to.credits } else { &mut to.debits };
+            if *sum + units <= SUM_MAX && !to.is_closed {
                 *sum += units;
-                return true;
+                self.moved.entry(name).or_default().push(record);
+                return Some((amount, name));
             }
         }
         panic!("the tests fill no suspense account");

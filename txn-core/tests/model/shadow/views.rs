@@ -1,6 +1,6 @@
 //! What must be read, and what must add up.
 
-use model::reply::{Query, View};
+use model::reply::{CouponView, HoldView, Query, View};
 use model::{AccountView, ItemView, OrderView};
 
 use super::*;
@@ -21,9 +21,28 @@ impl Model {
 impl Shadow {
     pub(super) fn note(&mut self, command: &Command) {
         match *command {
-            Command::CreateAccount { party, currency, .. } => {
+            Command::CreateAccount { party, currency, .. }
+            | Command::SetOverdraft { party, currency, .. }
+            | Command::Close { account: (party, _), currency, .. } => {
                 self.parties.insert(party);
                 self.currencies.insert(currency);
+            }
+            Command::Hold { id, account: (party, _), currency, .. } => {
+                self.named_holds.insert((party, id));
+                self.parties.insert(party);
+                self.currencies.insert(currency);
+            }
+            Command::Capture { party, hold, credit, .. } => {
+                self.named_holds.insert((party, hold));
+                self.parties.extend([party, credit.0]);
+            }
+            Command::Release { party, hold, .. } => {
+                self.named_holds.insert((party, hold));
+            }
+            Command::IssueCoupon { buyer, number, ref coupon } => {
+                self.named_coupons.insert((buyer, number));
+                self.parties.extend([buyer, coupon.funder]);
+                self.currencies.insert(coupon.currency);
             }
             Command::Transfer { debit, credit, currency, .. } => {
                 self.parties.extend([debit.0, credit.0]);
@@ -41,13 +60,23 @@ impl Shadow {
                 self.named_orders.insert((buyer, id));
                 self.parties.insert(buyer);
                 self.currencies.insert(currency);
-                self.named_items.extend(lines.iter().map(|line| line.item));
+                for line in lines {
+                    match line.kind {
+                        LineKind::Goods => drop(self.named_items.insert(ItemId(line.item))),
+                        _ => drop(self.parties.insert(Party(line.item))),
+                    }
+                    self.parties.extend(line.payee);
+                }
             }
             Command::Pay { buyer, order, .. }
             | Command::Cancel { buyer, order, .. }
-            | Command::Refund { buyer, order, .. }
-            | Command::Timer { buyer, order, .. } => {
+            | Command::Receive { buyer, order, .. }
+            | Command::Refund { buyer, order, .. } => {
                 self.named_orders.insert((buyer, order));
+            }
+            Command::Timer { party, id, .. } => {
+                self.named_orders.insert((party, OrderId(id)));
+                self.named_holds.insert((party, ChangeId(id)));
             }
             Command::Sweep { .. } | Command::Wait { .. } | Command::Due => {}
         }
@@ -64,6 +93,9 @@ impl Shadow {
         }
         queries.extend(self.named_items.iter().map(|&item| Query::Item(item)));
         queries.extend(self.named_orders.iter().map(|&(buyer, id)| Query::Order(buyer, id)));
+        queries.extend(self.named_holds.iter().map(|&(party, id)| Query::Hold(party, id)));
+        let coupons = self.named_coupons.iter();
+        queries.extend(coupons.map(|&(buyer, number)| Query::Coupon(buyer, number)));
         queries
     }
 
@@ -81,8 +113,10 @@ impl Shadow {
                     total: Amount(narrow(order.total())),
                     refunded: Amount(narrow(order.refunded())),
                     offset: Offset(order.newest),
-                    deadline: if order.expires() { order.deadline } else { Time(0) },
+                    deadline: order.deadline().unwrap_or_default(),
+                    received: order.is_received,
                     lines: order.lines.clone(),
+                    legs: order.legs.clone(),
                 })
             }),
             Query::Account(party, currency, kind) => {
@@ -93,9 +127,32 @@ impl Shadow {
                         kind,
                         debits_posted: Amount(narrow(sums.debits)),
                         credits_posted: Amount(narrow(sums.credits)),
+                        held: Amount(narrow(sums.held)),
+                        overdraft: Amount(narrow(sums.overdraft)),
+                        closed: sums.is_closed,
+                        statement: Offset(self.newest(&(party, currency, kind))),
                     })
                 })
             }
+            Query::Hold(party, id) => self.holds.get(&(party, id)).map(|hold| {
+                View::Hold(HoldView {
+                    party,
+                    id,
+                    kind: hold.account.2,
+                    currency: hold.account.1,
+                    amount: Amount(narrow(hold.amount)),
+                    left: Amount(narrow(hold.left)),
+                    deadline: hold.deadline,
+                })
+            }),
+            Query::Coupon(buyer, number) => self.coupons.get(&(buyer, number)).map(|coupon| {
+                View::Coupon(CouponView {
+                    buyer,
+                    number,
+                    coupon: coupon.says,
+                    used: coupon.is_used,
+                })
+            }),
             Query::Item(item) => self.items.get(&item).map(|found| {
                 View::Item(ItemView {
                     item,
@@ -116,8 +173,24 @@ impl Shadow {
         found.unwrap_or(View::Missing)
     }
 
+    /// The newest record of an account's statement, or 0.
+    fn newest(&self, account: &AccountName) -> u64 {
+        let statement = self.statements.get(account);
+        statement.and_then(|records| records.last()).copied().unwrap_or(0)
+    }
+
+    /// Accounts with statements: the records of each, and those of them that changed its sums.
+    pub fn statements(&self) -> impl Iterator<Item = (AccountName, &[u64], &[u64])> {
+        let own = self.accounts.keys().filter(|account| account.2.is_own());
+        own.map(|account| {
+            let all = self.statements.get(account).map_or(&[][..], Vec::as_slice);
+            let moved = self.moved.get(account).map_or(&[][..], Vec::as_slice);
+            (*account, all, moved)
+        })
+    }
+
     /// Debits and credits by currency.
-    pub fn sums(&self) -> BTreeMap<&'static str, (u128, u128)> {
+    pub fn totals(&self) -> BTreeMap<&'static str, (u128, u128)> {
         let mut sums = BTreeMap::<_, (u128, u128)>::new();
         for ((_, currency, _), account) in &self.accounts {
             let sum = sums.entry(currency.code()).or_default();
@@ -136,12 +209,15 @@ impl Shadow {
         self.timers.first().map(|timer| timer.0)
     }
 
-    /// Counts units again, and timers, from the orders alone.
+    /// Counts units again, deposits, coupons, what is held and timers, from the orders and holds
+    /// alone.
     fn audit(&self) {
         let mut units = BTreeMap::<ItemId, (u128, u128)>::new();
         let mut bought = BTreeMap::<(Party, ItemId), u128>::new();
+        let mut deposits = BTreeMap::<(Party, Currency), i128>::new();
+        let mut used = BTreeSet::<(Party, u64)>::new();
         for (&(buyer, _), order) in &self.orders {
-            for (at, line) in order.lines.iter().enumerate() {
+            for (at, line) in order.goods() {
                 if order.counts() {
                     *bought.entry((buyer, line.item)).or_default() += u128::from(line.quantity.0);
                 }
@@ -153,6 +229,22 @@ impl Shadow {
                     _ => *sold += u128::from(line.quantity.0) - back,
                 }
             }
+            let gone = [OrderState::Cancelled, OrderState::Expired].contains(&order.state);
+            for leg in &order.legs {
+                let is_kept = match order.state {
+                    OrderState::Reserved => true,
+                    _ if gone => leg.state == LegState::Late || order.is_stuck,
+                    _ => false,
+                };
+                if is_kept {
+                    let deposit = deposits.entry((buyer, order.currency)).or_default();
+                    *deposit += i128::from(leg.paid.0 - leg.refunded.0);
+                }
+                let is_coupon = leg.method == PaymentMethod::Coupon && leg.paid.0 > 0;
+                if is_coupon && (!gone || leg.state == LegState::Late) {
+                    assert!(used.insert((buyer, leg.coupon)), "coupon {} twice", leg.coupon);
+                }
+            }
         }
         for (id, item) in &self.items {
             let counted = units.get(id).copied().unwrap_or_default();
@@ -161,7 +253,22 @@ impl Shadow {
         for (name, units) in &self.bought {
             assert_eq!(bought.get(name).copied().unwrap_or_default(), *units, "{name:?}");
         }
-        let waiting = self.orders.values().filter(|order| order.expires());
-        assert_eq!(waiting.count(), self.timers.len());
+        for (name, coupon) in &self.coupons {
+            assert_eq!(coupon.is_used, used.contains(name), "coupon {name:?}");
+        }
+        let mut held = BTreeMap::<AccountName, u128>::new();
+        for hold in self.holds.values() {
+            *held.entry(hold.account).or_default() += hold.left;
+        }
+        for (name, sums) in &self.accounts {
+            assert_eq!(sums.held, held.get(name).copied().unwrap_or_default(), "{name:?}");
+            if name.2 == AccountKind::Deposit {
+                let paid = deposits.get(&(name.0, name.1)).copied().unwrap_or_default();
+                assert_eq!(self.balance(*name), paid, "deposit of {}", name.0);
+            }
+        }
+        let orders = self.orders.iter().filter_map(|(name, order)| order.timer(name.0, name.1));
+        let holds = self.holds.iter().filter_map(|(name, hold)| hold.timer(name.0, name.1));
+        assert_eq!(orders.chain(holds).collect::<BTreeSet<_>>(), self.timers);
     }
 }
