@@ -128,6 +128,11 @@ impl Problem {
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "full", detail)
     }
 
+    pub(crate) fn unreadable() -> Problem {
+        let detail = "what should be in the log can't be read there; `crest audit` says why";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
+    }
+
     pub(crate) fn stopped() -> Problem {
         let detail = "the shard stopped, and what became of this is not known: \
                       repeat it with the same id when it is back";

@@ -347,6 +347,7 @@ fn unanswered(error: SubmitError) -> Problem {
     match error {
         SubmitError::Overloaded(_) => Problem::overloaded(),
         SubmitError::Full => Problem::full(),
+        SubmitError::Unreadable => Problem::unreadable(),
         SubmitError::Stopped => Problem::stopped(),
     }
 }

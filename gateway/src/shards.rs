@@ -175,7 +175,11 @@ impl Shards {
         let group = self.group(shard).group();
         let from = page.from.unwrap_or(view.statement);
         let found = node::statement(group, (shard, realm), account, from, page.limit).await?;
-        Ok(found.map_or(Listed::NotThere(from), Listed::Page))
+        match (found, page.from) {
+            (Some(statement), _) => Ok(Listed::Page(statement)),
+            (None, Some(from)) => Ok(Listed::NotThere(from)),
+            (None, None) => Err(SubmitError::Unreadable),
+        }
     }
 
     async fn query_one(

@@ -51,6 +51,9 @@ pub enum SubmitError {
     /// The shard's state fills the memory that it may use; nothing happened.
     #[error("the shard's state is as large as it may be")]
     Full,
+    /// What is asked for is in the log and can't be read there: an audit says why.
+    #[error("the log can't be read where it should be")]
+    Unreadable,
     /// The shard stopped. What became of the commands isn't known: repeat them with their ids
     /// when it is back.
     #[error("the shard has stopped; repeat with the same ids when it is back")]

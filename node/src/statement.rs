@@ -48,7 +48,8 @@ pub struct Statement {
 type AccountKey = (Party, Currency, AccountKind);
 
 /// Reads up to `most` movements from `newest` on, which is the newest of the account or where a
-/// page ended. `None`: the record there moved no money of that account.
+/// page ended. `None`: the record there moved no money of that account. What a record names as
+/// the one before it must be there.
 pub async fn statement(
     shard: &GroupHandle,
     (id, realm): (ShardId, Realm),
@@ -63,10 +64,16 @@ pub async fn statement(
             page.next = Some(at);
             break;
         }
-        let Some((time, bytes)) = shard.record(id, at).await? else { return Ok(None) };
-        let Ok((record, _)) = Record::split(&bytes) else { return Ok(None) };
-        let found = movement(&record, realm, account, (at, time));
-        let Some(movement) = found else { return Ok(None) };
+        let found = shard.record(id, at).await?;
+        let found = found.and_then(|(time, bytes)| {
+            let (record, _) = Record::split(&bytes).ok()?;
+            movement(&record, realm, account, (at, time))
+        });
+        let movement = match found {
+            Some(movement) => movement,
+            None if at == newest => return Ok(None),
+            None => return Err(SubmitError::Unreadable),
+        };
         at = movement.previous;
         page.movements.push(movement);
     }
