@@ -32,7 +32,7 @@ use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
 use crate::Now;
 use host::{Host, Hosts};
 pub use links::Message;
-use waiting::{Moved, ReplyPlace};
+use waiting::{ItemKey, Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
 const TIMERS_AT_ONCE: usize = 256;
@@ -108,6 +108,8 @@ pub struct ShardGroup<T> {
     spare_frames: Vec<Vec<u8>>,
     spare_held: Vec<(T, Found)>,
     drill_stopped: bool,
+    /// Whose turn it is now that somebody has moved. Empty but while that is seen to.
+    moved: Moved,
 }
 
 impl<T: Token> ShardGroup<T> {
@@ -135,6 +137,7 @@ impl<T: Token> ShardGroup<T> {
             spare_frames: Vec::new(),
             spare_held: Vec::new(),
             drill_stopped: false,
+            moved: Moved::default(),
         };
         for slot in 0..group.hosts.len() {
             // A recall that came before the last stop is still to be answered.
@@ -180,9 +183,10 @@ impl<T: Token> ShardGroup<T> {
                 continue;
             }
             for ticket in self.hosts[slot].room.tickets(Realm::Drill) {
-                let moved = self.let_go(slot, ticket, Reply::unlogged(Outcome::Busy));
-                for item in moved.items {
-                    self.hosts[slot].shard.set_queued(Realm::Drill, item, false);
+                let mut moved = Moved::default();
+                self.let_go(slot, ticket, Reply::unlogged(Outcome::Busy), &mut moved);
+                for (realm, item) in moved.emptied {
+                    self.hosts[slot].shard.set_queued(realm, item, false);
                 }
             }
         }
@@ -200,7 +204,8 @@ impl<T: Token> ShardGroup<T> {
     /// Executes commands, whose shards must be in this group. The answer is released when all of
     /// them are decided and durable; `replies` is memory to use again.
     ///
-    /// An error means that the bytes are no commands.
+    /// An error means that the bytes are no commands, which they were checked to be: the group is
+    /// not to be used any more.
     pub fn submit(
         &mut self,
         now: Now,
@@ -212,7 +217,9 @@ impl<T: Token> ShardGroup<T> {
         if self.waiting > 0 {
             self.withdraw(now, &commands);
         }
-        let mut waits = Vec::new();
+        // Where it will be if orders wait.
+        let submission = self.submissions.vacant_key();
+        let mut undecided = 0;
         let mut rest = commands.records();
         // Commands are read once; with each, which of the hosts it is for.
         let mut window = [None; PREFETCH_COMMANDS];
@@ -237,27 +244,30 @@ impl<T: Token> ShardGroup<T> {
             }
             for (command, slot) in window[..read].iter().flatten() {
                 if let Some(slot) = slot {
-                    self.hosts[*slot].shard.prefetch_sellers(command);
+                    self.hosts[*slot].shard.prefetch_named(command);
                 }
             }
             for (command, slot) in window[..read].iter().flatten() {
-                let place = (*slot, replies.len());
-                replies.push(self.execute(now, command, place, &commands, &mut waits));
+                let reply = match self.execute(now, *slot, command) {
+                    Ok(reply) => reply,
+                    Err((slot, shortage)) => {
+                        let place = ReplyPlace { submission, index: replies.len() };
+                        let stays = self.wait(now, slot, place, (command, &commands), shortage);
+                        undecided += usize::from(stays.is_ok());
+                        Reply::unlogged(stays.err().unwrap_or(Outcome::Busy))
+                    }
+                };
+                replies.push(reply);
             }
             if read < PREFETCH_COMMANDS {
                 break;
             }
         }
-        if waits.is_empty() {
+        if undecided == 0 {
             token.decided();
             self.hold(token, Found::Commands(commands, replies));
         } else {
-            let undecided = waits.len();
-            let submission = Submission { token, commands, replies, undecided };
-            let number = self.submissions.insert(submission);
-            for (slot, index, bytes, shortage) in waits {
-                self.wait(now, slot, ReplyPlace { submission: number, index }, bytes, shortage);
-            }
+            self.submissions.insert(Submission { token, commands, replies, undecided });
         }
         self.follow_up(now);
         Ok(())
@@ -266,23 +276,14 @@ impl<T: Token> ShardGroup<T> {
     fn execute(
         &mut self,
         now: Now,
+        slot: Option<usize>,
         command: &Record<'_>,
-        (slot, index): (Option<usize>, usize),
-        commands: &CommandBuffer,
-        waits: &mut Vec<(usize, usize, std::ops::Range<usize>, Shortage)>,
-    ) -> Reply {
-        let Some(slot) = slot else { return Reply::unlogged(Outcome::Invalid) };
+    ) -> Result<Reply, (usize, Shortage)> {
+        let Some(slot) = slot else { return Ok(Reply::unlogged(Outcome::Invalid)) };
         if self.drill_stopped && command.realm() == Realm::Drill {
-            return Reply::unlogged(Outcome::Busy);
+            return Ok(Reply::unlogged(Outcome::Busy));
         }
-        match self.execute_on(now, slot, command, None) {
-            Ok(reply) => reply,
-            Err(shortage) => {
-                let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
-                waits.push((slot, index, start..start + command.bytes.len(), shortage));
-                Reply::unlogged(Outcome::Busy)
-            }
-        }
+        self.execute_on(now, slot, command, None).map_err(|shortage| (slot, shortage))
     }
 
     fn execute_on(
@@ -343,6 +344,7 @@ impl<T: Token> ShardGroup<T> {
         }
         self.hosts[slot].shard.prefetch_slots(&command);
         self.hosts[slot].shard.prefetch_blocks(&command);
+        self.hosts[slot].shard.prefetch_named(&command);
         let reply = self.execute_on(now, slot, &command, None);
         if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
             self.hosts[slot].links.tell_again(now.monotonic, peer);
@@ -367,7 +369,8 @@ impl<T: Token> ShardGroup<T> {
             while let Some(ticket) = self.hosts[slot].room.overdue(now.monotonic) {
                 let is_wrong = is_planted(Bug::BusyIsSoldOut);
                 let outcome = if is_wrong { Outcome::SoldOut } else { Outcome::Busy };
-                self.leave(now, slot, ticket, outcome);
+                self.left(slot, ticket, Reply::unlogged(outcome));
+                self.retry(now, slot);
             }
             for &realm in self.realms() {
                 self.fire(now, slot, realm);
@@ -410,17 +413,8 @@ impl<T: Token> ShardGroup<T> {
             self.hosts[slot].is_touched = false;
             while self.hosts[slot].shard.has_signals() {
                 let signals = self.hosts[slot].shard.signals();
-                for (number, &(realm, item)) in signals.woken.iter().enumerate() {
-                    if number.is_multiple_of(PREFETCH_COMMANDS) {
-                        self.prefetch_woken(slot, &signals.woken[number..]);
-                    }
-                    let room = &mut self.hosts[slot].room;
-                    room.woken((realm, item));
-                    let is_queued = room.first((realm, item)).is_some();
-                    let shard = &mut self.hosts[slot].shard;
-                    shard.set_queued(realm, item, is_queued);
-                    shard.set_asked(realm, item, false);
-                    self.retry(now, slot, vec![(realm, item)]);
+                for woken in signals.woken.chunks(PREFETCH_COMMANDS) {
+                    self.wake(now, slot, woken);
                 }
                 self.answer_recalls(now, slot, &signals.recalled);
             }
@@ -429,20 +423,25 @@ impl<T: Token> ShardGroup<T> {
         }
     }
 
-    /// Has the memory fetched that the next orders need which may go on.
-    fn prefetch_woken(&self, slot: usize, woken: &[(Realm, ItemId)]) {
-        let host = &self.hosts[slot];
+    /// Tries those again who wait for these items.
+    fn wake(&mut self, now: Now, slot: usize, woken: &[ItemKey]) {
+        let Host { room, shard, .. } = &mut self.hosts[slot];
         let mut window = [None; PREFETCH_COMMANDS];
         for (place, item) in window.iter_mut().zip(woken) {
-            *place = host.room.first(*item).and_then(|ticket| {
-                let waiting = host.room.get(ticket);
+            *place = room.woken(*item).and_then(|ticket| {
+                let waiting = room.get(ticket);
                 let commands = &self.submissions[waiting.place.submission].commands;
                 Some(Record::split(&commands.bytes()[waiting.bytes.clone()]).ok()?.0)
             });
         }
-        window.iter().flatten().for_each(|command| host.shard.prefetch_slots(command));
-        window.iter().flatten().for_each(|command| host.shard.prefetch_blocks(command));
-        window.iter().flatten().for_each(|command| host.shard.prefetch_sellers(command));
+        window.iter().flatten().for_each(|command| shard.prefetch_slots(command));
+        window.iter().flatten().for_each(|command| shard.prefetch_blocks(command));
+        window.iter().flatten().for_each(|command| shard.prefetch_named(command));
+        let has_queue = window.map(|first| first.is_some());
+        for (item, _) in woken.iter().zip(has_queue).filter(|(_, has_queue)| *has_queue) {
+            self.moved.items.push(*item);
+            self.retry(now, slot);
+        }
     }
 
     fn answer_recalls(&mut self, now: Now, slot: usize, recalled: &[(Realm, ItemId)]) {
@@ -480,43 +479,48 @@ impl<T: Token> ShardGroup<T> {
         }
     }
 
-    /// Puts an order that lacks units where it waits.
+    /// Puts an order that lacks units where it waits, or says why it doesn't wait.
     fn wait(
         &mut self,
         now: Now,
         slot: usize,
         place: ReplyPlace,
-        bytes: std::ops::Range<usize>,
+        (command, commands): (&Record<'_>, &CommandBuffer),
         shortage: Shortage,
-    ) {
-        let commands = &self.submissions[place.submission].commands;
-        let (command, _) = Record::split(&commands.bytes()[bytes.clone()]).expect("it was checked");
+    ) -> Result<(), Outcome> {
         let realm = command.realm();
         let order = (realm, command.party(), command.order().expect("only orders wait"));
-        let room = &mut self.hosts[slot].room;
+        let Host { shard, room, .. } = &mut self.hosts[slot];
         if let Some(ticket) = room.find(order) {
             let first = room.get(ticket);
-            let theirs = &self.submissions[first.place.submission].commands;
-            if theirs.bytes()[first.bytes.clone()] == *command.bytes {
-                room.repeat(ticket, place);
-            } else {
-                self.answer(place, Outcome::IdReused);
+            let theirs = match self.submissions.get(first.place.submission) {
+                Some(submission) => &submission.commands,
+                None => commands, // Both came together.
+            };
+            if theirs.bytes()[first.bytes.clone()] != *command.bytes {
+                return Err(Outcome::IdReused);
             }
-            return;
+            room.repeat(ticket, place);
+            return Ok(());
         }
         if room.is_full() {
-            return self.answer(place, Outcome::Busy);
+            return Err(Outcome::Busy);
         }
-        let more = higher_items(&command, shortage.item);
         self.waiting += 1;
+        let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
+        let bytes = start..start + command.bytes.len();
         let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
-        self.hosts[slot].shard.set_queued(realm, shortage.item, true);
+        shard.set_queued(realm, shortage.item, true);
         self.ask(slot, realm, ticket, shortage);
-        self.ask_ahead(slot, realm, more);
+        self.ask_ahead(slot, realm, higher_items(command, shortage.item));
+        Ok(())
     }
 
     /// Asks the homes of what an order lacks beside the item that it waits for first.
     fn ask_ahead(&mut self, slot: usize, realm: Realm, items: BTreeMap<ItemId, u64>) {
+        if items.is_empty() {
+            return;
+        }
         let Host { shard, room, asks, .. } = &mut self.hosts[slot];
         for (item, whole) in items {
             let lacking = shard.lacking(realm, item, whole);
@@ -531,26 +535,35 @@ impl<T: Token> ShardGroup<T> {
     /// Asks the item's home for what the first in line lacks, with the others that are to be
     /// asked now: what many orders lack is one record.
     fn ask(&mut self, slot: usize, realm: Realm, ticket: usize, shortage: Shortage) {
-        let room = &mut self.hosts[slot].room;
-        let key = (realm, shortage.item);
-        if shortage.lacking == 0 || room.first(key) != Some(ticket) {
+        if shortage.lacking == 0 {
             return;
         }
-        if let Some(wanted) = room.ask(key, &shortage) {
-            self.hosts[slot].shard.set_asked(realm, shortage.item, true);
+        let Host { shard, room, asks, .. } = &mut self.hosts[slot];
+        if let Some(wanted) = room.ask((realm, shortage.item), ticket, &shortage) {
+            shard.set_asked(realm, shortage.item, true);
             let op = StockOp::ask(shortage.item, shortage.lacking, shortage.whole, wanted);
-            self.hosts[slot].asks[realm as usize].push(op);
+            asks[realm as usize].push(op);
             self.touch(slot);
         }
     }
 
-    /// Tries those who are first in line for these items, and who comes after them.
-    fn retry(&mut self, now: Now, slot: usize, mut items: Vec<(Realm, ItemId)>) {
-        while let Some((realm, item)) = items.pop() {
-            let Some(ticket) = self.hosts[slot].room.first((realm, item)) else {
+    /// Tries those who are first in line where somebody has moved, and who comes after them.
+    fn retry(&mut self, now: Now, slot: usize) {
+        loop {
+            for (realm, item) in self.moved.emptied.drain(..) {
                 self.hosts[slot].shard.set_queued(realm, item, false);
-                continue;
-            };
+            }
+            if !self.moved.recalled.is_empty() {
+                // What was kept for the moment goes home, before anybody else takes it.
+                let recalled = std::mem::take(&mut self.moved.recalled);
+                for realm in [Realm::Live, Realm::Drill] {
+                    let items = recalled.iter().filter(|key| key.0 == realm);
+                    let ops: Vec<StockOp> = items.map(|key| StockOp::answer(key.1)).collect();
+                    self.give_back(now, slot, realm, &ops);
+                }
+            }
+            let Some((realm, item)) = self.moved.items.pop() else { return };
+            let Some(ticket) = self.hosts[slot].room.first((realm, item)) else { continue };
             let waiting = self.hosts[slot].room.get(ticket);
             if waiting.turn != item {
                 continue; // It keeps units of this one, and waits for another.
@@ -561,33 +574,29 @@ impl<T: Token> ShardGroup<T> {
             let tried = self.execute_on(now, slot, &command, Some(item));
             self.submissions[place.submission].commands = commands;
             match tried {
-                Ok(reply) => items.extend(self.left(now, slot, ticket, reply)),
+                Ok(reply) => self.left(slot, ticket, reply),
                 Err(shortage) => {
-                    let moved = self.hosts[slot].room.line_up(now.monotonic, ticket, shortage);
-                    self.hosts[slot].shard.set_queued(realm, shortage.item, true);
+                    let Host { shard, room, .. } = &mut self.hosts[slot];
+                    room.line_up(now.monotonic, ticket, shortage, &mut self.moved);
+                    // Of an item that has only now become known the shard doesn't know it yet.
+                    shard.set_queued(realm, item, room.first((realm, item)).is_some());
+                    shard.set_queued(realm, shortage.item, true);
                     self.ask(slot, realm, ticket, shortage);
-                    items.extend(self.moved(now, slot, realm, moved));
                 }
             }
         }
     }
 
-    /// An order waits no longer; whoever stood behind it may go on.
-    fn leave(&mut self, now: Now, slot: usize, ticket: usize, outcome: Outcome) {
-        let items = self.left(now, slot, ticket, Reply::unlogged(outcome));
-        self.retry(now, slot, items);
-    }
-
-    /// An order waits no longer, and has its answer. The items for which others are first now.
-    fn left(&mut self, now: Now, slot: usize, ticket: usize, reply: Reply) -> Vec<(Realm, ItemId)> {
-        let realm = self.hosts[slot].room.get(ticket).order.0;
-        let moved = self.let_go(slot, ticket, reply);
-        self.moved(now, slot, realm, moved)
+    /// An order waits no longer, and has its answer. Whoever stood behind it is to be tried.
+    fn left(&mut self, slot: usize, ticket: usize, reply: Reply) {
+        let mut moved = std::mem::take(&mut self.moved);
+        self.let_go(slot, ticket, reply, &mut moved);
+        self.moved = moved;
     }
 
     /// Gives an order's answer to all who asked.
-    fn let_go(&mut self, slot: usize, ticket: usize, reply: Reply) -> Moved {
-        let (waiting, moved) = self.hosts[slot].room.leave(ticket);
+    fn let_go(&mut self, slot: usize, ticket: usize, reply: Reply, moved: &mut Moved) {
+        let waiting = self.hosts[slot].room.leave(ticket, moved);
         self.waiting -= 1;
         self.reply(waiting.place, reply);
         let again = match reply.outcome {
@@ -597,19 +606,6 @@ impl<T: Token> ShardGroup<T> {
         for place in waiting.repeats {
             self.reply(place, again);
         }
-        moved
-    }
-
-    /// Answers recalls that waited. The items for which others are first now.
-    fn moved(&mut self, now: Now, slot: usize, realm: Realm, moved: Moved) -> Vec<(Realm, ItemId)> {
-        let ops: Vec<StockOp> = moved.recalled.into_iter().map(StockOp::answer).collect();
-        self.give_back(now, slot, realm, &ops);
-        moved.items.into_iter().map(|item| (realm, item)).collect()
-    }
-
-    fn answer(&mut self, place: ReplyPlace, outcome: Outcome) {
-        let reply = self.submissions[place.submission].replies[place.index];
-        self.reply(place, Reply { outcome, ..reply });
     }
 
     fn reply(&mut self, place: ReplyPlace, reply: Reply) {
@@ -641,8 +637,8 @@ impl<T: Token> ShardGroup<T> {
             set_withdrawn(&mut bytes, true);
             let (withdrawn, _) = Record::split(&bytes).expect("it was checked");
             let reply = self.execute_on(now, slot, &withdrawn, None);
-            let items = self.left(now, slot, ticket, reply.expect("it doesn't wait"));
-            self.retry(now, slot, items);
+            self.left(slot, ticket, reply.expect("it doesn't wait"));
+            self.retry(now, slot);
         }
     }
 

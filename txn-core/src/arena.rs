@@ -28,7 +28,7 @@ const CHUNK_REGIONS: usize = 32;
 /// Regions kept for what has been let in: 128 MiB, many times what a request may hold.
 const ROOM_REGIONS: usize = 64;
 /// A cache line.
-const LINE_WORDS: usize = 8;
+pub(crate) const LINE_WORDS: usize = 8;
 /// Words left unused at the start of an arena, so that position 0 can mean "none" and blocks of
 /// 64 bytes lie in one cache line each.
 pub(crate) const UNUSED_WORDS: usize = 8;
@@ -58,18 +58,17 @@ impl SpareRegions {
     /// Makes 32 more ready: some tens of milliseconds, on whatever thread calls.
     pub fn add(&self) {
         let mut regions = map(CHUNK_REGIONS);
-        for word in regions
-            .iter_mut()
-            .flat_map(|region| region.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8))
-        {
-            // SAFETY: a valid, exclusive reference; volatile so that the store stays.
-            unsafe { std::ptr::write_volatile(word, 0) };
-        }
+        regions.iter_mut().for_each(Region::touch);
         self.lock().append(&mut regions);
     }
 
-    fn take(&self) -> Option<Region> {
-        self.lock().pop()
+    fn take(&self) -> Region {
+        let ready = self.lock().pop();
+        ready.unwrap_or_else(|| {
+            let mut region = map(1).pop().expect("one was mapped");
+            region.touch();
+            region
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Region>> {
@@ -132,6 +131,15 @@ impl Drop for Mapping {
 }
 
 impl Region {
+    /// Writes to every page. Reading one first would have the kernel lend a page of zeros, and
+    /// take it back at the first write.
+    fn touch(&mut self) {
+        for word in self.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8) {
+            // SAFETY: a valid, exclusive reference; volatile so that the store stays.
+            unsafe { std::ptr::write_volatile(word, 0) };
+        }
+    }
+
     fn words(&self) -> &[u64] {
         // SAFETY: `words` points to REGION_WORDS zeroed or written words that live as long as
         // the region; `&self` keeps writers away.
@@ -168,8 +176,7 @@ impl Arena {
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
         if !self.regions.last().is_some_and(fits) {
             assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
-            let region = self.spare.take().or_else(|| map(1).pop());
-            let mut region = region.expect("one was mapped");
+            let mut region = self.spare.take();
             region.used = start_of(self.regions.len());
             self.regions.push(region);
         }

@@ -224,8 +224,8 @@ impl RealmState {
     }
 
     fn wake(&mut self, pos: Pos) {
-        let found = self.inventory.get(pos);
-        if found.queued | found.asked != 0 {
+        let found = self.inventory.get_mut(pos);
+        if found.queued | std::mem::take(&mut found.asked) != 0 {
             self.signals.woken.push((self.realm, ItemId(found.id)));
         }
     }
@@ -357,6 +357,10 @@ impl RealmState {
             let unknown = Units { item: item.0.into(), ..Units::default() };
             return self.tell(from, &Entry::Unknown(&unknown));
         };
+        let uncontended = !self.contended.contains_key(&item.0);
+        if uncontended && wanted.lacking.get() <= self.inventory.home_mut(pos).pool {
+            return self.grant_asked(item, pos, from, wanted);
+        }
         let contention = self.contended.entry(item.0).or_default();
         let mut ask = *wanted;
         if contention.expected.contains(from) {
@@ -408,15 +412,19 @@ impl RealmState {
                 }
                 return;
             };
-            let pool = self.inventory.home_mut(pos).pool;
-            if ask.lacking.get() > pool {
+            if ask.lacking.get() > self.inventory.home_mut(pos).pool {
                 return;
             }
-            let share = pool / (2 * u64::from(self.seat.shards));
-            let units = ask.wanted.get().max(share).min(pool);
             contention.asks.pop_front();
-            self.grant(item, pos, shard, units);
+            self.grant_asked(item, pos, shard, &ask);
         }
+    }
+
+    /// Grants what was asked for, or a share ahead if that is more.
+    fn grant_asked(&mut self, item: ItemId, pos: Pos, shard: ShardId, ask: &Wanted) {
+        let pool = self.inventory.home_mut(pos).pool;
+        let units = ask.wanted.get().max(self.share(pool)).min(pool);
+        self.grant(item, pos, shard, units);
     }
 
     fn grant(&mut self, item: ItemId, pos: Pos, shard: ShardId, units: u64) {
@@ -496,8 +504,8 @@ impl RealmState {
     /// Whether an order here can have what it lacks from the pool at once: this is the item's
     /// home, and nobody else waits for it.
     pub(crate) fn can_take_from_pool(&self, pos: Pos, lacking: u64) -> bool {
-        let is_contended = self.contended.contains_key(&self.inventory.get(pos).id);
-        !is_contended && self.inventory.home(pos).is_some_and(|home| home.pool >= lacking)
+        let has = self.inventory.home(pos).is_some_and(|home| home.pool >= lacking);
+        has && !self.contended.contains_key(&self.inventory.get(pos).id)
     }
 
     /// Grants this shard what an order lacks, after [`RealmState::can_take_from_pool`].

@@ -9,7 +9,7 @@ use model::{Amount, Currency, ItemId, ItemView, Party};
 use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos, SpareRegions};
+use crate::arena::{Arena, LINE_WORDS, Pos, SpareRegions};
 use crate::index::{Grown, Hash32, Index, prefetch};
 use crate::shard_set::ShardSet;
 
@@ -23,7 +23,9 @@ pub(crate) struct Item {
     pub available: u64,
     pub reserved: u64,
     pub sold: u64,
-    pub seller: u64,
+    /// Position of the [`Home`], if this shard is it; else 0.
+    pub home: u32,
+    pub reserved_middle: u32,
     /// Position of the seller's payable account, so that a sale needs no second look-up.
     pub payable: u32,
     /// The most units for one buyer; 0: no limit.
@@ -34,7 +36,8 @@ pub(crate) struct Item {
     pub flags: u16,
     /// Orders wait for it. Not state: the shell says so, and a log executed again never does.
     pub queued: u8,
-    /// Its home was asked for units, and the shell wants to know of the answer. No state either.
+    /// Its home was asked for units, and the shell wants to know of the answer. No state either;
+    /// over with the answer.
     pub asked: u8,
     pub opens: u64,
     pub closes: u64,
@@ -42,9 +45,8 @@ pub(crate) struct Item {
     pub left: u64,
     /// The round that waits for this shard's answer, or 0.
     pub recalled: u64,
-    /// Position of the [`Home`], if this shard is it; else 0.
-    pub home: u32,
-    pub reserved_end: [u32; 7],
+    pub seller: u64,
+    pub reserved_end: [u64; 3],
 }
 
 const _: () = assert!(size_of::<Item>() == 128);
@@ -188,6 +190,16 @@ impl Inventory {
     pub(crate) fn guess_payable(&self, item: ItemId) -> Option<Pos> {
         let pos = self.index.guess(self.hash(item))?;
         Some(Pos(self.get(pos).payable))
+    }
+
+    /// Asks the processor to fetch what the home of an item knows.
+    pub(crate) fn prefetch_home(&self, item: ItemId) {
+        let home = self.index.guess(self.hash(item)).map_or(0, |pos| self.get(pos).home);
+        if home != 0 {
+            let words = self.homes.words(Pos(home));
+            prefetch(&words[0]);
+            prefetch(&words[LINE_WORDS]);
+        }
     }
 
     pub(crate) fn prefetch_item(&self, item: ItemId) {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
+use model::record::entry::Entry;
 use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records, TimerKind};
 use model::reply::{Query, View};
 use model::{
@@ -152,7 +153,7 @@ impl Shard {
                 self.prefetch_blocks(command);
             }
             for (command, _) in window[..read].iter().flatten() {
-                self.prefetch_sellers(command);
+                self.prefetch_named(command);
             }
             for (command, after) in window[..read].iter().flatten() {
                 if frame.is_full_for(RECORD_BYTES_MAX) {
@@ -345,7 +346,7 @@ impl Shard {
         realm: Realm,
         peer: ShardId,
         from: u64,
-        mut visit: impl FnMut(model::record::entry::Entry<'_>),
+        mut visit: impl FnMut(Entry<'_>),
     ) {
         let Some(state) = self.realm(realm) else { return };
         for (_, bytes) in state.streams.entries(peer, from) {
@@ -404,14 +405,25 @@ impl Shard {
         }
     }
 
-    /// Asks the processor to fetch what those blocks name: the accounts of sellers.
-    pub fn prefetch_sellers(&self, command: &Record<'_>) {
-        let Body::Place { lines, .. } = command.body else { return };
+    /// Asks the processor to fetch what those blocks name: the accounts of sellers, and the pools
+    /// of items.
+    pub fn prefetch_named(&self, command: &Record<'_>) {
         let Some(state) = self.realm(command.realm()) else { return };
-        for line in lines.iter().take(PREFETCH_LINES) {
-            if let Some(seller) = state.inventory.guess_payable(ItemId(line.item.get())) {
-                state.ledger.prefetch_block(seller);
+        match command.body {
+            Body::Place { lines, .. } => {
+                for line in lines.iter().take(PREFETCH_LINES) {
+                    if let Some(seller) = state.inventory.guess_payable(ItemId(line.item.get())) {
+                        state.ledger.prefetch_block(seller);
+                    }
+                }
             }
+            Body::Deliver { entries, .. } => {
+                let entries = entries.take(PREFETCH_ENTRIES).map(|(_, entry)| entry);
+                for entry in entries.filter(Entry::is_for_home) {
+                    entry.item().into_iter().for_each(|item| state.inventory.prefetch_home(item));
+                }
+            }
+            _ => {}
         }
     }
 

@@ -286,6 +286,11 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// Whether it is the item's home that gets it.
+    pub fn is_for_home(&self) -> bool {
+        matches!(self, Entry::Ask(_) | Entry::Return(_))
+    }
+
     /// The item whose units or catalogue entry it is about, if it isn't about money.
     pub fn item(&self) -> Option<ItemId> {
         let item = match self {

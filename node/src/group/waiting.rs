@@ -12,10 +12,11 @@
 //! are taken keeps circles away, not the order of asking.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 use model::{ItemId, OrderId, Party, Realm};
 use slab::Slab;
 use txn_core::Shortage;
@@ -47,19 +48,25 @@ pub(super) struct Waiting {
     pub(super) bytes: Range<usize>,
     /// The item that it waits for now, the last of those in whose queues it stands.
     pub(super) turn: ItemId,
+    /// Units that it wants of that one.
+    whole: u64,
     entered: Duration,
     until: Duration,
-    /// The queues in which it stands, and units that it wants there.
-    queues: Vec<(ItemId, u64)>,
+    /// Lower ones that it keeps, being the first in their queues, and units that it wants there.
+    keeps: Vec<(ItemId, u64)>,
     /// Repeats of it, which get its answer.
     pub(super) repeats: Vec<ReplyPlace>,
 }
 
+/// What is known of an item: orders that wait for it, and whether its home was asked.
 #[derive(Default)]
 struct Queue {
-    line: VecDeque<usize>,
+    first: Option<usize>,
+    behind: VecDeque<usize>,
     /// What all of them want.
     wanted: u64,
+    /// The item's home was asked and hasn't answered.
+    is_asked: bool,
     /// The item's home wants its units back, which the first in line keeps for the moment.
     is_recalled: bool,
 }
@@ -67,10 +74,12 @@ struct Queue {
 /// What it means to others that somebody steps out of queues.
 #[derive(Default)]
 pub(super) struct Moved {
-    /// Items whose queues have a new first in line, or none any more.
-    pub(super) items: Vec<ItemId>,
+    /// Items whose queues have a new first in line.
+    pub(super) items: Vec<ItemKey>,
+    /// Items for which nobody waits any more.
+    pub(super) emptied: Vec<ItemKey>,
     /// Items whose recall can be answered now.
-    pub(super) recalled: Vec<ItemId>,
+    pub(super) recalled: Vec<ItemKey>,
 }
 
 impl Moved {
@@ -81,18 +90,25 @@ impl Moved {
         ticket: usize,
         whole: u64,
     ) {
-        let queue = queues.get_mut(&key).expect("it stands there");
-        let at = queue.line.iter().position(|other| *other == ticket);
-        queue.line.remove(at.expect("it stands there"));
+        let Entry::Occupied(mut entry) = queues.entry(key) else { panic!("it stands there") };
+        let queue = entry.get_mut();
         queue.wanted -= whole;
-        if at == Some(0) {
-            self.items.push(key.1);
-            if std::mem::take(&mut queue.is_recalled) {
-                self.recalled.push(key.1);
-            }
+        if queue.first != Some(ticket) {
+            let at = queue.behind.iter().position(|other| *other == ticket);
+            queue.behind.remove(at.expect("it stands there"));
+            return;
         }
-        if queue.line.is_empty() {
-            queues.remove(&key);
+        if std::mem::take(&mut queue.is_recalled) {
+            self.recalled.push(key);
+        }
+        queue.first = queue.behind.pop_front();
+        if queue.first.is_some() {
+            self.items.push(key);
+            return;
+        }
+        self.emptied.push(key);
+        if !queue.is_asked {
+            entry.remove();
         }
     }
 }
@@ -103,8 +119,6 @@ pub(super) struct WaitingRoom {
     /// By ticket. A ticket is given again when its order is gone.
     waiting: Slab<Waiting>,
     queues: HashMap<ItemKey, Queue>,
-    /// Items whose homes were asked and haven't answered.
-    asked: HashSet<ItemKey>,
     orders: HashMap<OrderKey, usize>,
     /// When each has waited too long, in the order of time, and when others would have: what
     /// isn't true any more is forgotten when it comes to the front.
@@ -139,15 +153,16 @@ impl WaitingRoom {
             place,
             bytes,
             turn: shortage.item,
+            whole: shortage.whole,
             entered: now,
             until: now + WAIT_MAX,
-            queues: Vec::new(),
+            keeps: Vec::new(),
             repeats: Vec::new(),
         };
         let ticket = self.waiting.insert(waiting);
         self.orders.insert(order, ticket);
         self.set_deadline(now + WAIT_MAX, ticket);
-        self.line_up(now, ticket, shortage);
+        self.stand_behind((order.0, shortage.item), ticket, shortage.whole);
         ticket
     }
 
@@ -167,52 +182,88 @@ impl WaitingRoom {
     }
 
     /// The order goes to the end of the line for what it lacks now, unless it stands there.
-    pub(super) fn line_up(&mut self, now: Duration, ticket: usize, shortage: Shortage) -> Moved {
-        let waiting = &mut self.waiting[ticket];
-        if waiting.turn < shortage.item {
-            // It has got what it waited for: the next item has a wait of its own.
-            let until = (now + WAIT_MAX).min(waiting.entered + WAIT_ALL_MAX);
-            waiting.until = until;
-            self.set_deadline(until, ticket);
-        }
+    pub(super) fn line_up(
+        &mut self,
+        now: Duration,
+        ticket: usize,
+        shortage: Shortage,
+        moved: &mut Moved,
+    ) {
         let waiting = &mut self.waiting[ticket];
         let realm = waiting.order.0;
-        waiting.turn = shortage.item;
-        let mut moved = Moved::default();
-        for (item, whole) in waiting.queues.extract_if(.., |(item, _)| *item > shortage.item) {
-            moved.step_out(&mut self.queues, (realm, item), ticket, whole);
+        if shortage.item == waiting.turn {
+            return;
         }
-        if waiting.queues.iter().all(|(item, _)| *item != shortage.item) {
-            waiting.queues.push((shortage.item, shortage.whole));
-            let queue = self.queues.entry((realm, shortage.item)).or_default();
-            queue.line.push_back(ticket);
-            queue.wanted += shortage.whole;
+        let before = (waiting.turn, waiting.whole);
+        (waiting.turn, waiting.whole) = (shortage.item, shortage.whole);
+        if before.0 < shortage.item {
+            // It has got what it waited for: the next item has a wait of its own.
+            waiting.keeps.push(before);
+            waiting.until = (now + WAIT_MAX).min(waiting.entered + WAIT_ALL_MAX);
+            let until = waiting.until;
+            self.set_deadline(until, ticket);
+            return self.stand_behind((realm, shortage.item), ticket, shortage.whole);
         }
-        moved
+        // It goes back to a lower one, and may have kept that until now.
+        moved.step_out(&mut self.queues, (realm, before.0), ticket, before.1);
+        let mut stands = false;
+        for (item, whole) in waiting.keeps.extract_if(.., |(item, _)| *item >= shortage.item) {
+            if item == shortage.item {
+                stands = true;
+            } else {
+                moved.step_out(&mut self.queues, (realm, item), ticket, whole);
+            }
+        }
+        if !stands {
+            self.stand_behind((realm, shortage.item), ticket, shortage.whole);
+        }
+    }
+
+    fn stand_behind(&mut self, item: ItemKey, ticket: usize, whole: u64) {
+        let queue = self.queues.entry(item).or_default();
+        match queue.first {
+            None => queue.first = Some(ticket),
+            Some(_) => queue.behind.push_back(ticket),
+        }
+        queue.wanted += whole;
     }
 
     /// Who is first in line for an item.
     pub(super) fn first(&self, item: ItemKey) -> Option<usize> {
-        self.queues.get(&item)?.line.front().copied()
+        self.queues.get(&item)?.first
     }
 
     /// Notes that the item's home is asked, and says what all in line lack together, of which
-    /// `here` are there. `None` if it was asked already.
-    pub(super) fn ask(&mut self, item: ItemKey, shortage: &Shortage) -> Option<u64> {
-        let queue = self.queues.get(&item)?;
+    /// some is there. `None` if it was asked already, or it isn't `ticket` that is first in line.
+    pub(super) fn ask(&mut self, item: ItemKey, ticket: usize, shortage: &Shortage) -> Option<u64> {
+        let queue = self.queues.get_mut(&item)?;
+        if queue.first != Some(ticket) || std::mem::replace(&mut queue.is_asked, true) {
+            return None;
+        }
         let here = shortage.whole - shortage.lacking;
-        let wanted = queue.wanted.saturating_sub(here).max(shortage.lacking);
-        self.asked.insert(item).then_some(wanted)
+        Some(queue.wanted.saturating_sub(here).max(shortage.lacking))
     }
 
     /// Notes that the home of an item that nobody waits for yet is asked. Whether it is to be.
     pub(super) fn ask_ahead(&mut self, item: ItemKey) -> bool {
-        !self.queues.contains_key(&item) && self.asked.insert(item)
+        match self.queues.entry(item) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Queue { is_asked: true, ..Queue::default() });
+                true
+            }
+        }
     }
 
-    /// The item's home has answered, or units are there without it.
-    pub(super) fn woken(&mut self, item: ItemKey) {
-        self.asked.remove(&item);
+    /// The item's home has answered, or units are there without it. Who is first in line.
+    pub(super) fn woken(&mut self, item: ItemKey) -> Option<usize> {
+        let Entry::Occupied(mut entry) = self.queues.entry(item) else { return None };
+        entry.get_mut().is_asked = false;
+        let first = entry.get().first;
+        if first.is_none() {
+            entry.remove();
+        }
+        first
     }
 
     /// The item's home recalls. Whether it can be answered: the first in line may keep units
@@ -227,17 +278,17 @@ impl WaitingRoom {
     }
 
     /// The order is decided, or waits no longer.
-    pub(super) fn leave(&mut self, ticket: usize) -> (Waiting, Moved) {
+    pub(super) fn leave(&mut self, ticket: usize, moved: &mut Moved) -> Waiting {
         let waiting = self.waiting.remove(ticket);
         self.orders.remove(&waiting.order);
         while self.deadlines.front().is_some_and(|front| !self.is_true(*front)) {
             self.deadlines.pop_front();
         }
-        let mut moved = Moved::default();
-        for &(item, whole) in &waiting.queues {
-            moved.step_out(&mut self.queues, (waiting.order.0, item), ticket, whole);
+        let realm = waiting.order.0;
+        for &(item, whole) in waiting.keeps.iter().chain([&(waiting.turn, waiting.whole)]) {
+            moved.step_out(&mut self.queues, (realm, item), ticket, whole);
         }
-        (waiting, moved)
+        waiting
     }
 
     /// Who waits in a realm.
