@@ -354,9 +354,8 @@ impl Grouped {
     fn carry(&mut self) {
         while !self.mail.is_empty() {
             let mut mail = std::mem::take(&mut self.mail);
-            for message in mail.drain(..) {
-                self.group.deliver(NOW, message.to, &message.record).unwrap();
-            }
+            self.group.deliver(NOW, &mail).unwrap();
+            mail.clear();
             self.mail = mail;
             self.commit();
         }

@@ -72,7 +72,7 @@ const _: () = assert!(ENTRIES_BYTES_MAX + 128 < RECORD_BYTES_MAX);
 const _: () = assert!(STOCK_OPS_MAX * size_of::<StockOp>() + 128 < RECORD_BYTES_MAX);
 
 /// The rules by which today's core decides. Frames name them.
-pub const RULE_VERSION: u16 = 3;
+pub const RULE_VERSION: u16 = 4;
 
 /// What a [`Kind::Timer`] is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

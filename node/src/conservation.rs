@@ -91,7 +91,7 @@ impl Imbalance {
         for_each_under_way(shards, realm, |entry| {
             let (item, units) = match entry {
                 Entry::Listing(listing) => (listing.item, listing.units),
-                Entry::Grant(grant) => (grant.item, grant.units),
+                Entry::Grant(grant) | Entry::Ration(grant) => (grant.item, grant.units),
                 Entry::Return(returned) => (returned.item, returned.units),
                 _ => return,
             };

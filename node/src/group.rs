@@ -36,6 +36,8 @@ use waiting::{ItemKey, Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
 const TIMERS_AT_ONCE: usize = 256;
+/// Bytes of messages whose entries' memory is fetched together.
+const PREFETCH_BYTES: usize = 8 << 10;
 /// Sweeps that are done one after the other: each ends with a seller that is at home here.
 const SWEEPS_AT_ONCE: usize = 64;
 
@@ -321,35 +323,61 @@ impl<T: Token> ShardGroup<T> {
         self.hold(token, Found::View(view));
     }
 
-    /// Takes a message from another shard: a `Deliver` command for `to`.
-    pub fn deliver(&mut self, now: Now, to: ShardId, record: &[u8]) -> Result<(), Lost> {
-        let Some(slot) = self.slots[usize::from(to.0)] else { return Ok(()) };
-        let Ok((command, _)) = Record::split(record) else { return Ok(()) };
-        let Body::Deliver { deliver, .. } = command.body else { return Ok(()) };
-        if command.check_undecided().is_err()
-            || self.drill_stopped && command.realm() == Realm::Drill
-        {
-            return Ok(());
+    /// Takes messages from other shards: `Deliver` commands for shards of this group.
+    pub fn deliver(&mut self, now: Now, messages: &[Message]) -> Result<(), Lost> {
+        let mut rest = messages;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take(PREFETCH_COMMANDS).take_while(|message| {
+                bytes += message.record.len();
+                bytes <= PREFETCH_BYTES
+            });
+            let (these, others) = rest.split_at(fits.count().max(1));
+            rest = others;
+            let mut window = [None; PREFETCH_COMMANDS];
+            for (place, message) in window.iter_mut().zip(these) {
+                *place = self.read(message);
+            }
+            let commands = || window.iter().flatten();
+            let shard = |slot: &usize| &self.hosts[*slot].shard;
+            commands().for_each(|(slot, command)| shard(slot).prefetch_slots(command));
+            commands().for_each(|(slot, command)| shard(slot).prefetch_blocks(command));
+            commands().for_each(|(slot, command)| shard(slot).prefetch_named(command));
+            for (slot, command) in commands() {
+                self.take(now, *slot, command)?;
+            }
         }
+        self.follow_up(now);
+        Ok(())
+    }
+
+    /// A message that a shard of this group is to take.
+    fn read<'m>(&self, message: &'m Message) -> Option<(usize, Record<'m>)> {
+        let slot = self.slots[usize::from(message.to.0)]?;
+        let (command, _) = Record::split(&message.record).ok()?;
+        let stopped = self.drill_stopped && command.realm() == Realm::Drill;
+        let is_one = matches!(command.body, Body::Deliver { .. });
+        (is_one && !stopped && command.check_undecided().is_ok()).then_some((slot, command))
+    }
+
+    fn take(&mut self, now: Now, slot: usize, command: &Record<'_>) -> Result<(), Lost> {
+        let Body::Deliver { deliver, .. } = command.body else { return Ok(()) };
         let host = &self.hosts[slot];
         let peer = (command.realm(), ShardId(command.header.scope.get() as u16));
         let ends = host.shard.stream(peer.0, peer.1);
+        let shard = host.id();
         let lost =
-            |direction, have, known| Err(Lost { shard: to, peer: peer.1, direction, have, known });
+            |direction, have, known| Err(Lost { shard, peer: peer.1, direction, have, known });
         if deliver.base.get() > ends.next_in {
             return lost("from", ends.next_in, deliver.base.get());
         }
         if deliver.acked.get() > ends.next_out {
             return lost("to", ends.next_out, deliver.acked.get());
         }
-        self.hosts[slot].shard.prefetch_slots(&command);
-        self.hosts[slot].shard.prefetch_blocks(&command);
-        self.hosts[slot].shard.prefetch_named(&command);
-        let reply = self.execute_on(now, slot, &command, None);
+        let reply = self.execute_on(now, slot, command, None);
         if reply.is_ok_and(|reply| reply.outcome == Outcome::AlreadyDone) {
             self.hosts[slot].links.tell_again(now.monotonic, peer);
         }
-        self.follow_up(now);
         Ok(())
     }
 

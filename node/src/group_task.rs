@@ -198,9 +198,7 @@ impl GroupTask {
             }
             Parcel::Reactor(reactor, sender) => self.returns.add(reactor, sender),
             Parcel::Streams(messages) => {
-                for message in messages {
-                    self.group.deliver(self.now, message.to, &message.record)?;
-                }
+                self.group.deliver(self.now, &messages)?;
                 self.let_out(None);
             }
             Parcel::StopDrill(stopped) => {
@@ -266,9 +264,7 @@ impl GroupTask {
                 }
                 continue;
             }
-            for message in theirs {
-                self.group.deliver(self.now, message.to, &message.record)?;
-            }
+            self.group.deliver(self.now, &theirs)?;
             self.let_out(None);
         }
         self.messages = messages;

@@ -80,9 +80,7 @@ impl Platform {
         platform.run(commands, Vec::new());
         let mut mail = Vec::new();
         platform.group.messages(NOW, &mut mail);
-        for message in mail {
-            platform.group.deliver(NOW, message.to, &message.record).unwrap();
-        }
+        platform.group.deliver(NOW, &mail).unwrap();
         platform
     }
 

@@ -1,7 +1,9 @@
 //! What must hold: after every event, and when the world has come to rest.
 
+use std::collections::BTreeMap;
+
 use model::reply::{Query, View};
-use model::{AccountKind, Currency, OrderId, Outcome, Party, Realm, ShardId};
+use model::{AccountKind, Currency, ItemId, OrderId, Outcome, Party, Realm, ShardId};
 use node::Imbalance;
 use txn_core::Shard;
 
@@ -88,6 +90,7 @@ impl World {
         if self.liar.is_none() {
             self.check_states()?;
             self.check_sale()?;
+            self.check_marks()?;
         }
         let records = self.shadow.logs.iter().map(|log| log.len() as u64).sum();
         self.ran.records = records;
@@ -170,6 +173,28 @@ impl World {
                 if out != i128::from(expected) {
                     return Err(format!(
                         "{realm:?}: item {item}: {stocked} stocked, {wanted} wanted, {out} sold"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// No shard would refuse an order for which there are units.
+    fn check_marks(&self) -> Result<(), String> {
+        let shards = self.shards().ok_or("a node is down")?;
+        for realm in REALMS {
+            let mut unspent = BTreeMap::<ItemId, u64>::new();
+            for item in shards.iter().flat_map(|shard| shard.items(realm)) {
+                *unspent.entry(item.item).or_default() += item.pool + item.available;
+            }
+            for (&item, &units) in &unspent {
+                let refuses = |shard: &&&Shard| shard.is_sold_out(realm, item, units);
+                if let Some(shard) = shards.iter().find(refuses) {
+                    let id = shard.seat().id;
+                    return Err(format!(
+                        "{realm:?}: shard {id} says that item {item} is sold out, of which {units} \
+                         are unspent"
                     ));
                 }
             }

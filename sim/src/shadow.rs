@@ -22,6 +22,8 @@ pub(crate) type Name = (u8, u8, u64, u128, u128);
 #[derive(Default)]
 pub(crate) struct Shadow {
     shards: u16,
+    /// Orders are for one unit of one item, and what was sold stays sold.
+    is_sale: bool,
     /// By shard: a hash of each record, in order.
     pub(crate) logs: Vec<Vec<u64>>,
     outcomes: BTreeMap<Name, (Outcome, ShardId, u64)>,
@@ -66,9 +68,9 @@ pub(crate) fn name_of(record: &Record<'_>) -> Option<Name> {
 }
 
 impl Shadow {
-    pub(crate) fn new(shards: u16) -> Shadow {
+    pub(crate) fn new(shards: u16, is_sale: bool) -> Shadow {
         let logs = (0..shards).map(|_| Vec::new()).collect();
-        Shadow { shards, logs, ..Shadow::default() }
+        Shadow { shards, is_sale, logs, ..Shadow::default() }
     }
 
     /// What became of a change, as far as it is durable.
@@ -131,6 +133,9 @@ impl Shadow {
         }
         let shards = self.shards;
         let books = &mut self.realms[record.header.realm as usize & 1];
+        if self.is_sale && outcome == Outcome::SoldOut {
+            books.nothing_left(record).map_err(|what| format!("{}: {what}: {record:?}", at()))?;
+        }
         let found = books.execute(record, shard, shards, time, outcome);
         found.map_err(|what| format!("{}: {what}: {record:?}", at()))
     }
@@ -145,6 +150,20 @@ fn expect(found: Outcome, wanted: Outcome) -> Result<(), String> {
 }
 
 impl Books {
+    /// Where nothing comes back, a unit that is unspent now was so in the round of any refusal.
+    fn nothing_left(&self, record: &Record<'_>) -> Result<(), String> {
+        let Body::Place { lines, .. } = record.body else { return Ok(()) };
+        for line in lines {
+            let item = line.item.get();
+            let stocked = self.stocked.get(&item).copied().unwrap_or_default();
+            let out = self.out.get(&item).copied().unwrap_or_default();
+            if i128::from(stocked) > out {
+                return Err(format!("{} units were unspent", i128::from(stocked) - out));
+            }
+        }
+        Ok(())
+    }
+
     fn execute(
         &mut self,
         record: &Record<'_>,

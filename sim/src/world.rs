@@ -122,7 +122,7 @@ impl World {
             placement,
             nodes: nodes.collect(),
             clients: (0..random.range(1, 6)).map(|_| Client::default()).collect(),
-            shadow: Shadow::new(plan.shards),
+            shadow: Shadow::new(plan.shards, plan.is_sale),
             cuts: BTreeMap::new(),
             wakes: BTreeMap::new(),
             left: plan.requests,
@@ -519,7 +519,7 @@ impl World {
         }
         let (now, group) = (node.now(self.now), node.group_of(message.to));
         let up = node.up.as_mut().expect("it is up");
-        if let Err(lost) = up.groups[group].deliver(now, message.to, &message.record) {
+        if let Err(lost) = up.groups[group].deliver(now, std::slice::from_ref(&message)) {
             if self.liar == Some(number) {
                 self.ran.refused = true;
                 return Ok(());

@@ -10,7 +10,9 @@
 //! Units that come back later, and restocks, take such marks away.
 //!
 //! A shard that has answered a round sends what is freed there home, until it is granted some
-//! again. So a home that has its answers knows where every unspent unit is.
+//! again, and not as a *ration*: that is what it gets while a round is running or a shard is
+//! marked. So a home that has its answers knows where every unspent unit is, and no mark outlives
+//! units that come back anywhere.
 
 use std::collections::VecDeque;
 
@@ -147,6 +149,8 @@ impl RealmState {
         let pool = self.inventory.home_mut(pos).pool;
         let share = self.share(pool);
         if share > 0 {
+            // All get some, which takes their marks away.
+            self.inventory.home_mut(pos).marked = ShardSet::default();
             for shard in self.all_shards().iter() {
                 self.grant(item, pos, shard, share);
             }
@@ -232,7 +236,8 @@ impl RealmState {
 
     /// A bug that can be planted.
     pub(crate) fn take_grants_again(&mut self, from: ShardId, entries: Entries<'_>) {
-        for (_, entry) in entries.filter(|(_, entry)| matches!(entry, Entry::Grant(_))) {
+        let is_grant = |entry: &Entry<'_>| matches!(entry, Entry::Grant(_) | Entry::Ration(_));
+        for (_, entry) in entries.filter(|(_, entry)| is_grant(entry)) {
             self.take_stock_entry(from, &entry);
         }
     }
@@ -262,12 +267,20 @@ impl RealmState {
                 }
                 self.signals.woken.push((self.realm, ItemId(item)));
             }
-            Entry::Grant(of) | Entry::Recall(of) | Entry::SoldOut(of) | Entry::Unmark(of) => {
+            Entry::Grant(of)
+            | Entry::Ration(of)
+            | Entry::Recall(of)
+            | Entry::SoldOut(of)
+            | Entry::Unmark(of) => {
                 // A home speaks of an item only after it has listed it.
                 let Some(pos) = self.inventory.find(ItemId(of.item.get())) else { return };
                 let found = self.inventory.get_mut(pos);
                 match entry {
                     Entry::Grant(_) => self.take_grant(pos, of.units.get()),
+                    Entry::Ration(_) => {
+                        self.take_grant(pos, of.units.get());
+                        self.inventory.get_mut(pos).flags |= DRAINED;
+                    }
                     Entry::Recall(_) if is_planted(Bug::RecallOvertakes) => {}
                     Entry::Unmark(_) if is_planted(Bug::DeafToUnmark) => {}
                     Entry::Recall(_) => {
@@ -432,12 +445,16 @@ impl RealmState {
         home.pool -= units;
         home.holders.insert(shard);
         home.marked.remove(shard);
+        // Somebody refuses orders by what was left, or soon will: what is freed has to be known.
+        let mut is_scarce = !home.marked.is_empty();
         if let Some(contention) = self.contended.get_mut(&item.0) {
             contention.granted += units;
             contention.granted_to.insert(shard);
+            is_scarce |= contention.is_running;
         }
         let granted = Units { item: item.0.into(), units: units.into() };
-        self.tell(shard, &Entry::Grant(&granted));
+        let entry = if is_scarce { Entry::Ration(&granted) } else { Entry::Grant(&granted) };
+        self.tell(shard, &entry);
     }
 
     /// Begins a round for those who asked, if none is running.

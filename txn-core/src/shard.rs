@@ -17,7 +17,7 @@ use model::{
 };
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::arena::SpareRegions;
+use crate::arena::{Pos, SpareRegions};
 use crate::index::Grown;
 use crate::ledger::Balance;
 use crate::realm::{Decision, RealmState, Seat};
@@ -255,6 +255,15 @@ impl Shard {
         let lacking = whole.saturating_sub(state.inventory.get(pos).available);
         let is_here = lacking == 0 || state.can_take_from_pool(pos, lacking);
         if is_here || state.is_sold_out(pos, whole) { 0 } else { lacking }
+    }
+
+    /// Whether it would refuse an order of `whole` units of an item, because fewer were unspent
+    /// anywhere.
+    pub fn is_sold_out(&self, realm: Realm, item: ItemId, whole: u64) -> bool {
+        let Some(state) = self.realm(realm) else { return false };
+        let is_short = |pos: &Pos| state.inventory.get(*pos).available < whole;
+        let found = state.inventory.find(item).filter(is_short);
+        found.is_some_and(|pos| state.is_sold_out(pos, whole))
     }
 
     /// Items whose recall waits for an answer: what a shell has to see to when it starts.

@@ -189,6 +189,8 @@ pub enum EntryKind {
     Transfer = 11,
     /// See [`Entry::Back`].
     Back = 12,
+    /// See [`Entry::Ration`].
+    Ration = 13,
 }
 
 /// One entry of a stream, borrowed from its bytes.
@@ -198,6 +200,8 @@ pub enum Entry<'a> {
     Listing(&'a Listing),
     /// From an item's home: units to spend without asking.
     Grant(&'a Units),
+    /// The same while little is left: what is freed there goes home, until the next grant.
+    Ration(&'a Units),
     /// To an item's home: orders wait for units.
     Ask(&'a Wanted),
     /// From an item's home: whatever is unspent is needed. `units` is the round's number.
@@ -237,10 +241,10 @@ impl<'a> Entry<'a> {
                 window(body.opens.get(), body.closes.get())?;
                 Entry::Listing(body)
             }
-            2 => {
+            2 | 13 => {
                 let body = exactly!(Units);
                 in_range("units", body.units.get(), 1, UNITS_MAX)?;
-                Entry::Grant(body)
+                if kind == 2 { Entry::Grant(body) } else { Entry::Ration(body) }
             }
             3 => {
                 let body = exactly!(Wanted);
@@ -298,6 +302,7 @@ impl<'a> Entry<'a> {
             Entry::Ask(body) => body.item,
             Entry::Return(body) => body.item,
             Entry::Grant(body)
+            | Entry::Ration(body)
             | Entry::Recall(body)
             | Entry::SoldOut(body)
             | Entry::Unmark(body)
@@ -311,6 +316,7 @@ impl<'a> Entry<'a> {
         match self {
             Entry::Listing(_) => EntryKind::Listing,
             Entry::Grant(_) => EntryKind::Grant,
+            Entry::Ration(_) => EntryKind::Ration,
             Entry::Ask(_) => EntryKind::Ask,
             Entry::Recall(_) => EntryKind::Recall,
             Entry::Return(_) => EntryKind::Return,
@@ -330,6 +336,7 @@ impl<'a> Entry<'a> {
             Entry::Ask(body) => body.as_bytes(),
             Entry::Return(body) => body.as_bytes(),
             Entry::Grant(body)
+            | Entry::Ration(body)
             | Entry::Recall(body)
             | Entry::SoldOut(body)
             | Entry::Unmark(body)

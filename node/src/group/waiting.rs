@@ -172,7 +172,9 @@ impl WaitingRoom {
     }
 
     fn set_deadline(&mut self, until: Duration, ticket: usize) {
-        // Nearly always the last one.
+        if self.deadlines.back().is_none_or(|(last, _)| *last <= until) {
+            return self.deadlines.push_back((until, ticket)); // As nearly always.
+        }
         let later = self.deadlines.iter().rev().take_while(|(other, _)| *other > until).count();
         self.deadlines.insert(self.deadlines.len() - later, (until, ticket));
     }

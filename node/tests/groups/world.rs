@@ -179,7 +179,7 @@ impl World {
     pub fn deliver(&mut self, message: &Message) -> Result<(), Lost> {
         let group = self.group_of(message.to);
         let now = self.moment();
-        self.groups[group].deliver(now, message.to, &message.record)?;
+        self.groups[group].deliver(now, std::slice::from_ref(message))?;
         self.collect(group);
         Ok(())
     }

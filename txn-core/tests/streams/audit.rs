@@ -30,7 +30,7 @@ pub fn assert_adds_up(nodes: &[Node]) {
             Entry::Listing(listing) => {
                 units.entry(ItemId(listing.item.get())).or_default().0 += listing.units.get();
             }
-            Entry::Grant(grant) => {
+            Entry::Grant(grant) | Entry::Ration(grant) => {
                 units.entry(ItemId(grant.item.get())).or_default().0 += grant.units.get();
             }
             Entry::Return(back) => {

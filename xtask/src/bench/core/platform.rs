@@ -177,14 +177,15 @@ impl Platform {
             }
         }
         self.group.messages(now, &mut self.mail);
-        for message in self.mail.drain(..) {
+        for message in &self.mail {
             let (record, _) = Record::split(&message.record)?;
             if let Body::Deliver { deliver, .. } = record.body {
                 self.spent.messages += 1;
                 self.spent.entries += u64::from(deliver.count.get());
             }
-            self.group.deliver(now, message.to, &message.record)?;
         }
+        self.group.deliver(now, &self.mail)?;
+        self.mail.clear();
         for (Asked, found) in self.group.released() {
             let Found::Commands(_, replies) = found else { continue };
             self.open -= 1;
