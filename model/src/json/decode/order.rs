@@ -174,7 +174,7 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(OneLine(line)) = seq.next_element()? {
+        while let Some(LineBody(line)) = seq.next_element()? {
             if self.0.lines() == LINES_MAX {
                 let most = format_args!("more than {LINES_MAX} lines");
                 return Err(A::Error::custom(most));
@@ -186,59 +186,74 @@ impl<'de> Visitor<'de> for LinesSeed<'_, '_> {
 }
 
 /// A line that was looked at whole while it was read, so that an error names its place.
-struct OneLine(NewLine);
+struct LineBody(NewLine);
 
-impl<'de> Deserialize<'de> for OneLine {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<OneLine, D::Error> {
-        let Object(body) = Object::<LineBody>::deserialize(json)?;
-        body.line().map(OneLine).map_err(D::Error::custom)
+impl<'de> Deserialize<'de> for LineBody {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<LineBody, D::Error> {
+        json.deserialize_any(LineVisitor)
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LineBody {
-    #[serde(default)]
-    item: Option<Word>,
-    #[serde(default)]
-    quantity: Option<Units>,
-    #[serde(default)]
-    unit_price: Option<Money>,
-    #[serde(default)]
-    list_price: Option<Money>,
-    #[serde(default)]
-    payee: Option<PartyId>,
-    #[serde(default)]
-    discount: Money,
-    #[serde(default)]
-    kind: Option<ChargeKind>,
-}
+struct LineVisitor;
 
-impl LineBody {
-    fn line(&self) -> Result<NewLine, &'static str> {
-        let price = match (&self.unit_price, &self.list_price) {
+impl<'de> Visitor<'de> for LineVisitor {
+    type Value = LineBody;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LineBody, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "snake_case")]
+        enum Field {
+            Item,
+            Quantity,
+            UnitPrice,
+            ListPrice,
+            Payee,
+            Discount,
+            Kind,
+        }
+        let (mut item, mut quantity, mut kind) = (None, None, None);
+        let (mut agreed, mut listed, mut payee, mut discount) = (None, None, None, None);
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Item => set::<Word, _>("item", &mut item, &mut map)?,
+                Field::Quantity => set::<Units, _>("quantity", &mut quantity, &mut map)?,
+                Field::UnitPrice => set_or_null::<Money, _>("unit_price", &mut agreed, &mut map)?,
+                Field::ListPrice => set_or_null::<Money, _>("list_price", &mut listed, &mut map)?,
+                Field::Payee => set_or_null::<PartyId, _>("payee", &mut payee, &mut map)?,
+                Field::Discount => set_or_null::<Money, _>("discount", &mut discount, &mut map)?,
+                Field::Kind => set_or_null::<ChargeKind, _>("kind", &mut kind, &mut map)?,
+            }
+        }
+        let price = match (&agreed, &listed) {
             (None, None) => Price::List,
             (Some(agreed), None) => Price::Agreed(Amount(agreed.0)),
             (None, Some(listed)) => Price::Checked(Amount(listed.0)),
-            _ => return Err("`unit_price` and `list_price` exclude each other"),
-        };
-        let kind = self.kind.as_ref().map_or(LineKind::Goods, |kind| kind.0);
-        let payee = self.payee.as_ref().map(|payee| Party(payee.0));
-        let quantity = self.quantity.as_ref().map(|units| Quantity(units.0 as u32));
-        let item = self.item.as_ref().map(|item| item.0);
-        let (item, payee, quantity) = match (kind, item, payee) {
-            (LineKind::Goods, Some(item), payee) => {
-                (item, payee, quantity.ok_or("missing field `quantity`")?)
+            _ => {
+                let text = "`unit_price` and `list_price` exclude each other";
+                return Err(A::Error::custom(text));
             }
-            (LineKind::Goods, None, _) => return Err("missing field `item`"),
-            (_, Some(_), _) => return Err("`item` is for goods"),
-            (_, None, None) => return Err("missing field `payee`"),
-            (_, None, Some(_)) if self.unit_price.is_none() => {
-                return Err("missing field `unit_price`");
+        };
+        let kind = kind.map_or(LineKind::Goods, |kind| kind.0);
+        let payee = payee.map(|payee| Party(payee.0));
+        let quantity = quantity.map(|units| Quantity(units.0 as u32));
+        let (item, payee, quantity) = match (kind, item, payee) {
+            (LineKind::Goods, Some(Word(item)), payee) => {
+                (item, payee, quantity.ok_or_else(|| A::Error::missing_field("quantity"))?)
+            }
+            (LineKind::Goods, None, _) => return Err(A::Error::missing_field("item")),
+            (_, Some(_), _) => return Err(A::Error::custom("`item` is for goods")),
+            (_, None, None) => return Err(A::Error::missing_field("payee")),
+            (_, None, Some(_)) if agreed.is_none() => {
+                return Err(A::Error::missing_field("unit_price"));
             }
             (_, None, Some(payee)) => (payee.0, None, quantity.unwrap_or(Quantity(1))),
         };
-        Ok(NewLine { kind, item, quantity, price, payee, discount: Amount(self.discount.0) })
+        let discount = Amount(discount.map_or(0, |discount| discount.0));
+        Ok(LineBody(NewLine { kind, item, quantity, price, payee, discount }))
     }
 }
 
