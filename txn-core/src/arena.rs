@@ -62,13 +62,8 @@ impl SpareRegions {
         self.lock().append(&mut regions);
     }
 
-    fn take(&self) -> Region {
-        let ready = self.lock().pop();
-        ready.unwrap_or_else(|| {
-            let mut region = map(1).pop().expect("one was mapped");
-            region.touch();
-            region
-        })
+    fn take(&self) -> Option<Region> {
+        self.lock().pop()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Region>> {
@@ -136,7 +131,7 @@ impl Region {
     fn touch(&mut self) {
         for word in self.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8) {
             // SAFETY: a valid, exclusive reference; volatile so that the store stays.
-            unsafe { std::ptr::write_volatile(word, 0) };
+            unsafe { std::ptr::write_volatile(word, *word) };
         }
     }
 
@@ -176,7 +171,14 @@ impl Arena {
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
         if !self.regions.last().is_some_and(fits) {
             assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
-            let mut region = self.spare.take();
+            let mut region = self.spare.take().unwrap_or_else(|| {
+                let mut region = map(1).pop().expect("one was mapped");
+                // Of many tables the first region is all they ever have, and never used.
+                if !self.regions.is_empty() {
+                    region.touch();
+                }
+                region
+            });
             region.used = start_of(self.regions.len());
             self.regions.push(region);
         }
@@ -185,6 +187,11 @@ impl Arena {
         let start = region.used;
         region.used += words;
         Pos((number * REGION_WORDS + start) as u32)
+    }
+
+    /// Touches all of its memory, so that nothing that follows waits for the kernel.
+    pub(crate) fn touch(&mut self) {
+        self.regions.iter_mut().for_each(Region::touch);
     }
 
     /// Asks the processor to fetch the memory of the next block of so many words.

@@ -1,13 +1,11 @@
 //! The ids of changes (pay, cancel, refund, transfer, restock and so on), each with its first
 //! outcome.
 
-use foldhash::fast::FixedState;
 use model::record::Kind;
-use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Grown, Hash32, Index};
+use crate::orders::halves;
+use crate::table::{Row, Table};
 
 /// One change that was decided.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -52,63 +50,31 @@ impl ChangeScope {
     }
 }
 
-/// All changes of a shard.
-pub(crate) struct Changes {
-    changes: Arena,
-    index: Index,
-    hasher: FixedState,
+impl Row for Change {
+    type Key = (u8, u64, [u64; 2], [u64; 2]);
+
+    fn key(&self) -> Self::Key {
+        (self.scope_kind, self.scope, self.order, self.id)
+    }
 }
 
+/// All changes of a shard.
+pub(crate) type Changes = Table<Change>;
+
 impl Changes {
-    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Changes {
-        Changes { changes: Arena::new(spare), index: Index::new(spare), hasher }
-    }
-
-    fn hash(&self, scope: ChangeScope, id: u128) -> Hash32 {
-        self.hasher.hash_one((scope.kind, scope.scope, scope.order, id)).into()
-    }
-
-    pub(crate) fn find(&self, scope: ChangeScope, id: u128) -> Option<&Change> {
-        let (order, wanted) = (crate::orders::halves(scope.order), crate::orders::halves(id));
-        let is_it = |pos: Pos| {
-            let change: &Change = self.changes.get(pos);
-            change.scope == scope.scope
-                && change.order == order
-                && change.id == wanted
-                && change.scope_kind == scope.kind
-        };
-        self.index.find(self.hash(scope, id), is_it).map(|pos| self.changes.get(pos))
+    pub(crate) fn known(&self, scope: ChangeScope, id: u128) -> Option<&Change> {
+        let key = (scope.kind, scope.scope, halves(scope.order), halves(id));
+        self.find(key).map(|pos| self.get(pos))
     }
 
     /// Remembers a change that isn't there yet; its key is filled in here.
-    pub(crate) fn insert(&mut self, scope: ChangeScope, id: u128, change: Change) {
-        let pos = self.changes.push(Change {
+    pub(crate) fn remember(&mut self, scope: ChangeScope, id: u128, change: Change) {
+        self.insert(Change {
             scope: scope.scope,
-            order: crate::orders::halves(scope.order),
-            id: crate::orders::halves(id),
+            order: halves(scope.order),
+            id: halves(id),
             scope_kind: scope.kind,
             ..change
         });
-        self.index.insert(self.hash(scope, id), pos);
-    }
-
-    pub(crate) fn state_hash(&self) -> u64 {
-        self.changes.iter::<Change>().fold(0, |sum, change| {
-            let change = Change { offset: 0, ..*change };
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(change.as_bytes()))
-        })
-    }
-
-    /// How far its tables have grown.
-    pub(crate) fn grown(&self) -> Grown {
-        self.index.grown().with(&self.changes)
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.changes.has_room()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.changes.bytes() + self.index.bytes()
     }
 }

@@ -1,15 +1,12 @@
 //! Coupons of buyers. A coupon is good for one order; who funds it pays when it is used.
 
-use foldhash::fast::FixedState;
 use model::record::Coupon;
 use model::reply::CouponView;
 use model::{Amount, Party, Time};
-use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Grown, Hash32, Index};
 use crate::shard::checked;
+use crate::table::{Row, Table};
 
 /// One coupon.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default, PartialEq)]
@@ -30,48 +27,20 @@ pub(crate) struct OneCoupon {
     pub unused: [u8; 5],
 }
 
-/// All coupons of a shard.
-pub(crate) struct Coupons {
-    coupons: Arena,
-    /// Most shards never need one.
-    index: Option<Index>,
-    hasher: FixedState,
-    spare: SpareRegions,
+impl Row for OneCoupon {
+    type Key = (u64, u64);
+
+    fn key(&self) -> (u64, u64) {
+        (self.buyer, self.number)
+    }
 }
 
+/// All coupons of a shard.
+pub(crate) type Coupons = Table<OneCoupon>;
+
 impl Coupons {
-    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Coupons {
-        Coupons { coupons: Arena::new(spare), index: None, hasher, spare: spare.clone() }
-    }
-
-    fn hash(&self, buyer: Party, number: u64) -> Hash32 {
-        self.hasher.hash_one((buyer.0, number)).into()
-    }
-
-    pub(crate) fn find(&self, buyer: Party, number: u64) -> Option<Pos> {
-        self.index.as_ref()?.find(self.hash(buyer, number), |pos| {
-            let coupon: &OneCoupon = self.coupons.get(pos);
-            coupon.buyer == buyer.0 && coupon.number == number
-        })
-    }
-
-    pub(crate) fn get(&self, pos: Pos) -> &OneCoupon {
-        self.coupons.get(pos)
-    }
-
-    pub(crate) fn set_used(&mut self, pos: Pos, used: bool) {
-        self.coupons.get_mut::<OneCoupon>(pos).used = used.into();
-    }
-
-    /// Remembers a coupon that isn't there yet.
-    pub(crate) fn insert(&mut self, coupon: OneCoupon) {
-        let pos = self.coupons.push(coupon);
-        let hash = self.hash(Party(coupon.buyer), coupon.number);
-        self.index.get_or_insert_with(|| Index::new(&self.spare)).insert(hash, pos);
-    }
-
     pub(crate) fn view(&self, buyer: Party, number: u64) -> Option<CouponView> {
-        let coupon = self.get(self.find(buyer, number)?);
+        let coupon = self.get(self.find((buyer.0, number))?);
         Some(CouponView {
             buyer,
             number,
@@ -85,24 +54,5 @@ impl Coupons {
             },
             used: coupon.used != 0,
         })
-    }
-
-    pub(crate) fn state_hash(&self) -> u64 {
-        self.coupons
-            .iter::<OneCoupon>()
-            .fold(0, |sum, coupon| sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(coupon.as_bytes())))
-    }
-
-    /// How far its tables have grown.
-    pub(crate) fn grown(&self) -> Grown {
-        self.index.as_ref().map_or(Grown::default(), Index::grown).with(&self.coupons)
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.coupons.has_room()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.coupons.bytes() + self.index.as_ref().map_or(0, Index::bytes)
     }
 }

@@ -3,18 +3,16 @@
 //! Held money is still its account's; it can't be spent. A capture moves all or a part of it, and
 //! the rest stays held until it is captured, released, or its deadline comes.
 
-use foldhash::fast::FixedState;
 use model::record::{HoldBody, SettleHoldBody, TimerKind, TransferBody};
 use model::reply::HoldView;
 use model::{AccountKind, Amount, ChangeId, Outcome, Party, Time};
-use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Grown, Hash32, Index};
+use crate::arena::Pos;
 use crate::orders::halves;
 use crate::realm::{Decision, RealmState};
 use crate::shard::checked;
+use crate::table::{Row, Table};
 
 /// One hold.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -34,44 +32,24 @@ pub(crate) struct OneHold {
     pub unused: u8,
 }
 
-/// All holds of a shard.
-pub(crate) struct Holds {
-    holds: Arena,
-    /// Most shards never need one.
-    index: Option<Index>,
-    hasher: FixedState,
-    spare: SpareRegions,
+impl Row for OneHold {
+    type Key = (u64, [u64; 2]);
+
+    fn key(&self) -> Self::Key {
+        (self.party, self.id)
+    }
 }
 
+/// All holds of a shard.
+pub(crate) type Holds = Table<OneHold>;
+
 impl Holds {
-    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Holds {
-        Holds { holds: Arena::new(spare), index: None, hasher, spare: spare.clone() }
-    }
-
-    fn hash(&self, party: Party, id: u128) -> Hash32 {
-        self.hasher.hash_one((party.0, id)).into()
-    }
-
-    pub(crate) fn find(&self, party: Party, id: u128) -> Option<Pos> {
-        self.index.as_ref()?.find(self.hash(party, id), |pos| {
-            let hold: &OneHold = self.holds.get(pos);
-            hold.party == party.0 && hold.id == halves(id)
-        })
-    }
-
-    pub(crate) fn get(&self, pos: Pos) -> &OneHold {
-        self.holds.get(pos)
-    }
-
-    fn insert(&mut self, hold: OneHold, id: u128) -> Pos {
-        let pos = self.holds.push(hold);
-        let hash = self.hash(Party(hold.party), id);
-        self.index.get_or_insert_with(|| Index::new(&self.spare)).insert(hash, pos);
-        pos
+    pub(crate) fn find_hold(&self, party: Party, id: u128) -> Option<Pos> {
+        self.find((party.0, halves(id)))
     }
 
     pub(crate) fn view(&self, party: Party, id: ChangeId) -> Option<HoldView> {
-        let hold = self.get(self.find(party, id.0)?);
+        let hold = self.get(self.find_hold(party, id.0)?);
         Some(HoldView {
             party,
             id,
@@ -81,27 +59,6 @@ impl Holds {
             left: Amount(hold.left),
             deadline: Time(hold.deadline),
         })
-    }
-
-    pub(crate) fn state_hash(&self) -> u64 {
-        self.holds.iter::<OneHold>().fold(0, |sum, hold| {
-            // Where an account lies depends on what else there is.
-            let hold = OneHold { account: 0, ..*hold };
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(hold.as_bytes()))
-        })
-    }
-
-    /// How far its tables have grown.
-    pub(crate) fn grown(&self) -> Grown {
-        self.index.as_ref().map_or(Grown::default(), Index::grown).with(&self.holds)
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.holds.has_room()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.holds.bytes() + self.index.as_ref().map_or(0, Index::bytes)
     }
 }
 
@@ -133,7 +90,7 @@ impl RealmState {
             kind: body.kind,
             ..OneHold::default()
         };
-        let pos = self.holds.insert(hold, id);
+        let pos = self.holds.insert(hold);
         if deadline != 0 {
             self.timers.insert((deadline, TimerKind::Hold, pos.0));
         }
@@ -146,7 +103,7 @@ impl RealmState {
         id: u128,
         body: &SettleHoldBody,
     ) -> Decision {
-        let Some(pos) = self.holds.find(party, body.hold.get()) else {
+        let Some(pos) = self.holds.find_hold(party, body.hold.get()) else {
             return Decision::of(Outcome::UnknownAccount);
         };
         let hold = *self.holds.get(pos);
@@ -184,7 +141,7 @@ impl RealmState {
 
     /// A hold's deadline has come.
     pub(crate) fn release_overdue(&mut self, party: Party, id: u128) -> Decision {
-        let pos = self.holds.find(party, id).expect("a timer's hold is there");
+        let pos = self.holds.find_hold(party, id).expect("a timer's hold is there");
         let left = self.holds.get(pos).left;
         self.let_go(pos, left);
         Decision::ok(left)
@@ -192,7 +149,7 @@ impl RealmState {
 
     /// Held -> released.
     fn let_go(&mut self, pos: Pos, amount: u64) {
-        let hold = self.holds.holds.get_mut::<OneHold>(pos);
+        let hold = self.holds.get_mut(pos);
         hold.left -= amount;
         let hold = *hold;
         self.ledger.release(Pos(hold.account), amount);

@@ -197,6 +197,7 @@ impl Index {
             }
             number += 1;
         }
+        self.slots.touch();
     }
 
     fn segment_of(&self, hash: Hash32) -> u32 {

@@ -6,12 +6,12 @@
 
 use foldhash::fast::FixedState;
 use model::{Amount, Currency, ItemId, ItemView, Party};
-use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, LINE_WORDS, Pos, SpareRegions};
-use crate::index::{Grown, Hash32, Index, prefetch};
+use crate::index::{Grown, prefetch};
 use crate::shard_set::ShardSet;
+use crate::table::{Row, Table};
 
 /// One item on one shard. Its first cache line is what an order needs.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -51,6 +51,14 @@ pub(crate) struct Item {
 
 const _: () = assert!(size_of::<Item>() == 128);
 
+impl Row for Item {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.id
+    }
+}
+
 /// [`Item::flags`]: nothing was granted since the shard answered a round (or ever). Units that
 /// are freed go home.
 pub(crate) const DRAINED: u16 = 1;
@@ -78,24 +86,17 @@ pub(crate) struct Home {
 
 /// All items of a shard.
 pub(crate) struct Inventory {
-    items: Arena,
+    items: Table<Item>,
     homes: Arena,
-    index: Index,
-    hasher: FixedState,
 }
 
 impl Inventory {
-    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Inventory {
-        let (items, homes) = (Arena::new(spare), Arena::new(spare));
-        Inventory { items, homes, index: Index::new(spare), hasher }
-    }
-
-    fn hash(&self, item: ItemId) -> Hash32 {
-        self.hasher.hash_one(item.0).into()
+    pub(crate) fn new(hasher: &FixedState, spare: &SpareRegions) -> Inventory {
+        Inventory { items: Table::new(hasher, spare), homes: Arena::new(spare) }
     }
 
     pub(crate) fn find(&self, item: ItemId) -> Option<Pos> {
-        self.index.find(self.hash(item), |pos| self.items.get::<Item>(pos).id == item.0)
+        self.items.find(item.0)
     }
 
     pub(crate) fn get(&self, pos: Pos) -> &Item {
@@ -122,9 +123,7 @@ impl Inventory {
     /// Adds a row for an item that isn't there yet.
     pub(crate) fn insert(&mut self, item: Item, home: Option<Home>) -> Pos {
         let home = home.map_or(0, |home| self.homes.push(home).0);
-        let pos = self.items.push(Item { home, ..item });
-        self.index.insert(self.hash(ItemId(item.id)), pos);
-        pos
+        self.items.insert(Item { home, ..item })
     }
 
     pub(crate) fn view(&self, item: ItemId) -> Option<ItemView> {
@@ -163,7 +162,7 @@ impl Inventory {
 
     /// How far its tables have grown.
     pub(crate) fn grown(&self) -> Grown {
-        self.index.grown().with(&self.items).with(&self.homes)
+        self.items.grown().with(&self.homes)
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -171,30 +170,30 @@ impl Inventory {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.items.bytes() + self.homes.bytes() + self.index.bytes()
+        self.items.bytes() + self.homes.bytes()
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.index.len()
+        self.items.len()
     }
 
     pub(crate) fn reserve(&mut self, items: u64) {
-        self.index.reserve(items);
+        self.items.reserve(items);
     }
 
     pub(crate) fn prefetch_slot(&self, item: ItemId) {
-        self.index.prefetch(self.hash(item));
+        self.items.prefetch_slot(item.0);
     }
 
     /// Where the account of an item's seller is, or of another's by a rare chance.
     pub(crate) fn guess_payable(&self, item: ItemId) -> Option<Pos> {
-        let pos = self.index.guess(self.hash(item))?;
+        let pos = self.items.guess(item.0)?;
         Some(Pos(self.get(pos).payable))
     }
 
     /// Asks the processor to fetch what the home of an item knows.
     pub(crate) fn prefetch_home(&self, item: ItemId) {
-        let home = self.index.guess(self.hash(item)).map_or(0, |pos| self.get(pos).home);
+        let home = self.items.guess(item.0).map_or(0, |pos| self.get(pos).home);
         if home != 0 {
             let words = self.homes.words(Pos(home));
             prefetch(&words[0]);
@@ -203,8 +202,8 @@ impl Inventory {
     }
 
     pub(crate) fn prefetch_item(&self, item: ItemId) {
-        if let Some(pos) = self.index.guess(self.hash(item)) {
-            prefetch(&self.items.words(pos)[0]);
+        if let Some(pos) = self.items.guess(item.0) {
+            self.items.prefetch(pos);
         }
     }
 }

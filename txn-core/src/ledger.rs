@@ -11,11 +11,11 @@
 use foldhash::fast::FixedState;
 use model::{AccountKind, AccountView, Amount, Currency, Offset, Party};
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Arena, Pos, SpareRegions};
-use crate::index::{Grown, Hash32, Index, prefetch};
+use crate::arena::{Pos, SpareRegions};
+use crate::index::Grown;
+use crate::table::{Row, Table};
 
 /// One account: a cache line.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -53,11 +53,21 @@ const _: () = assert!(size_of::<Account>() == 64);
 /// What an account is named by.
 pub(crate) type AccountKey = (Party, Currency, AccountKind);
 
+impl Row for Account {
+    type Key = (u64, u64);
+
+    fn key(&self) -> (u64, u64) {
+        (self.party, u64::from(self.currency) << 8 | u64::from(self.kind))
+    }
+}
+
+fn row_key((party, currency, kind): AccountKey) -> (u64, u64) {
+    (party.0, u64::from(currency.numeric()) << 8 | kind as u64)
+}
+
 /// All accounts of a shard.
 pub(crate) struct Ledger {
-    accounts: Arena,
-    index: Index,
-    hasher: FixedState,
+    accounts: Table<Account>,
     /// Accounts that are swept: what sellers have earned, and what coupons have cost. They stand
     /// in the order in which they were first used, for an account may come into being with an
     /// order that is not decided after all.
@@ -87,29 +97,16 @@ impl Balance {
 }
 
 impl Ledger {
-    pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Ledger {
+    pub(crate) fn new(hasher: &FixedState, spare: &SpareRegions) -> Ledger {
         Ledger {
-            accounts: Arena::new(spare),
-            index: Index::new(spare),
-            hasher,
+            accounts: Table::new(hasher, spare),
             payables: Vec::new(),
             in_transit: BTreeMap::new(),
         }
     }
 
-    pub(crate) fn hash(&self, (party, currency, kind): AccountKey) -> Hash32 {
-        let small = u64::from(currency.numeric()) << 8 | kind as u64;
-        self.hasher.hash_one((party.0, small)).into()
-    }
-
     pub(crate) fn find(&self, key: AccountKey) -> Option<Pos> {
-        let (party, currency, kind) = key;
-        self.index.find(self.hash(key), |pos| {
-            let account: &Account = self.accounts.get(pos);
-            account.party == party.0
-                && account.currency == currency.numeric()
-                && account.kind == kind as u8
-        })
+        self.accounts.find(row_key(key))
     }
 
     /// The account, made if it isn't there: for those that need no opening.
@@ -124,23 +121,21 @@ impl Ledger {
             kind: kind as u8,
             ..Account::default()
         };
-        let pos = self.accounts.push(account);
-        self.index.insert(self.hash(key), pos);
-        pos
+        self.accounts.insert(account)
     }
 
     /// The account, unless it is closed, or came into being and was never used: that is no
     /// different from none.
     pub(crate) fn find_open(&self, key: AccountKey) -> Option<Pos> {
         self.find(key).filter(|pos| {
-            let account: &Account = self.accounts.get(*pos);
+            let account = self.accounts.get(*pos);
             account.is_used() && account.flags & CLOSED == 0
         })
     }
 
     /// Has the account swept from now on.
     pub(crate) fn list_swept(&mut self, pos: Pos) {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         if account.flags & SWEPT == 0 {
             account.flags |= SWEPT;
             self.payables.push(pos);
@@ -148,23 +143,23 @@ impl Ledger {
     }
 
     pub(crate) fn is_closed(&self, pos: Pos) -> bool {
-        self.accounts.get::<Account>(pos).flags & CLOSED != 0
+        self.accounts.get(pos).flags & CLOSED != 0
     }
 
     /// Whose account it is.
     pub(crate) fn party(&self, pos: Pos) -> Party {
-        Party(self.accounts.get::<Account>(pos).party)
+        Party(self.accounts.get(pos).party)
     }
 
     /// By what command the account was opened, as a hash, if one did.
     pub(crate) fn opening(&self, pos: Pos) -> Option<u64> {
-        let account: &Account = self.accounts.get(pos);
+        let account = self.accounts.get(pos);
         (account.flags & OPENED != 0).then_some(account.earned)
     }
 
     /// Marks the account as opened by a command.
     pub(crate) fn set_opened(&mut self, pos: Pos, opening: u64) {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.flags |= OPENED;
         account.earned = opening;
     }
@@ -172,18 +167,18 @@ impl Ledger {
     /// Says how far it may go below zero. `false`: it is further down already, and nothing
     /// changed.
     pub(crate) fn set_overdraft(&mut self, pos: Pos, overdraft: Amount) -> bool {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         let before = std::mem::replace(&mut account.overdraft, overdraft.0);
         let fits = self.available(pos) >= 0;
         if !fits {
-            self.accounts.get_mut::<Account>(pos).overdraft = before;
+            self.accounts.get_mut(pos).overdraft = before;
         }
         fits
     }
 
     /// Closes an account that is empty. Says whether it was.
     pub(crate) fn close(&mut self, pos: Pos) -> bool {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         let empty = account.debits_posted == account.credits_posted && account.debits_held == 0;
         if empty {
             account.flags |= CLOSED;
@@ -193,13 +188,13 @@ impl Ledger {
 
     /// Whether nothing is in the account.
     pub(crate) fn is_even(&self, pos: Pos) -> bool {
-        let account: &Account = self.accounts.get(pos);
+        let account = self.accounts.get(pos);
         account.debits_posted == account.credits_posted
     }
 
     /// Money that the account can still give: what is in it and not held, and what it may owe.
     pub(crate) fn available(&self, pos: Pos) -> i128 {
-        let account: &Account = self.accounts.get(pos);
+        let account = self.accounts.get(pos);
         i128::from(account.credits_posted) + i128::from(account.overdraft)
             - i128::from(account.debits_posted)
             - i128::from(account.debits_held)
@@ -207,7 +202,7 @@ impl Ledger {
 
     /// Holds money. The caller has asked [`Ledger::available`]; more than 2⁶⁴ − 1 can't be held.
     pub(crate) fn hold(&mut self, pos: Pos, amount: u64) -> bool {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         match account.debits_held.checked_add(amount) {
             Some(held) => account.debits_held = held,
             None => return false,
@@ -217,13 +212,13 @@ impl Ledger {
 
     /// Holds so much less.
     pub(crate) fn release(&mut self, pos: Pos, amount: u64) {
-        self.accounts.get_mut::<Account>(pos).debits_held -= amount;
+        self.accounts.get_mut(pos).debits_held -= amount;
     }
 
     /// Links the record at `offset` to the account's statement, and returns the one before. Only
     /// accounts of which their parties dispose have statements.
     pub(crate) fn link(&mut self, pos: Pos, offset: Offset) -> u64 {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         match account.is_own() {
             true => std::mem::replace(&mut account.earned_before, offset.0),
             false => 0,
@@ -232,12 +227,12 @@ impl Ledger {
 
     /// Whether the account's sums can take so much more.
     pub(crate) fn can_debit(&self, pos: Pos, amount: u64) -> bool {
-        self.accounts.get::<Account>(pos).debits_posted.checked_add(amount).is_some()
+        self.accounts.get(pos).debits_posted.checked_add(amount).is_some()
     }
 
     /// Whether the account's sums can take so much more.
     pub(crate) fn can_credit(&self, pos: Pos, amount: u64) -> bool {
-        self.accounts.get::<Account>(pos).credits_posted.checked_add(amount).is_some()
+        self.accounts.get(pos).credits_posted.checked_add(amount).is_some()
     }
 
     /// Moves money. The caller has asked `can_debit` and `can_credit`.
@@ -248,14 +243,14 @@ impl Ledger {
 
     /// One half of a movement whose other halves follow.
     pub(crate) fn debit(&mut self, pos: Pos, amount: u64) {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.debits_posted =
             account.debits_posted.checked_add(amount).expect("the caller asked can_debit");
     }
 
     /// One half of a movement whose other halves come before.
     pub(crate) fn credit(&mut self, pos: Pos, amount: u64) {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.credits_posted =
             account.credits_posted.checked_add(amount).expect("the caller asked can_credit");
     }
@@ -263,7 +258,7 @@ impl Ledger {
     /// Credits a seller with a sale of this step.
     pub(crate) fn earn(&mut self, pos: Pos, amount: u64, step: u32) {
         self.credit(pos, amount);
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.turn(step);
         account.earned += amount; // Never more than was credited.
         self.list_swept(pos);
@@ -271,7 +266,7 @@ impl Ledger {
 
     /// Makes a seller's money of a sale in step `sold` available at once.
     pub(crate) fn ripen(&mut self, pos: Pos, amount: u64, sold: u32, step: u32) {
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.turn(step);
         account.drop_pending(amount, sold);
     }
@@ -279,7 +274,7 @@ impl Ledger {
     /// Debits a seller with a refund of a sale that was made in step `sold`.
     pub(crate) fn give_back(&mut self, pos: Pos, amount: u64, sold: u32, step: u32) {
         self.debit(pos, amount);
-        let account: &mut Account = self.accounts.get_mut(pos);
+        let account = self.accounts.get_mut(pos);
         account.turn(step);
         account.drop_pending(amount, sold);
     }
@@ -287,7 +282,7 @@ impl Ledger {
     /// Takes what is available out of the `number`-th account of those that are swept, or settles
     /// what it owes: its name and the signed amount; `None` if there is nothing to do.
     pub(crate) fn sweep(&mut self, number: usize, step: u32) -> Option<(AccountKey, i128)> {
-        let account: &mut Account = self.accounts.get_mut(self.payables[number]);
+        let account = self.accounts.get_mut(self.payables[number]);
         account.turn(step);
         let pending = i128::from(account.earned) + i128::from(account.earned_before);
         let amount =
@@ -312,7 +307,7 @@ impl Ledger {
     }
 
     pub(crate) fn view(&self, (party, currency, kind): AccountKey) -> Option<AccountView> {
-        let account: &Account = self.accounts.get(self.find((party, currency, kind))?);
+        let account = self.accounts.get(self.find((party, currency, kind))?);
         Some(AccountView {
             party,
             currency,
@@ -332,7 +327,7 @@ impl Ledger {
         for (&currency, &in_transit) in &self.in_transit {
             balances.insert(currency, Balance { in_transit, ..Balance::default() });
         }
-        for account in self.accounts.iter::<Account>().filter(|account| account.is_used()) {
+        for account in self.accounts.iter().filter(|account| account.is_used()) {
             let balance = balances.entry(account.currency).or_default();
             balance.debits += u128::from(account.debits_posted);
             balance.credits += u128::from(account.credits_posted);
@@ -343,12 +338,10 @@ impl Ledger {
     }
 
     pub(crate) fn state_hash(&self) -> u64 {
-        let used = self.accounts.iter::<Account>().filter(|account| account.is_used());
-        let accounts = used.fold(0u64, |sum, account| {
+        let accounts = self.accounts.state_hash(|account| {
             // Offsets count all records of the log; the state is without them.
             let earned_before = if account.is_own() { 0 } else { account.earned_before };
-            let account = Account { earned_before, ..*account };
-            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64(account.as_bytes()))
+            account.is_used().then_some(Account { earned_before, ..*account })
         });
         self.in_transit.iter().fold(accounts, |sum, (currency, amount)| {
             let bytes = [&currency.to_le_bytes()[..], &amount.to_le_bytes()[..]].concat();
@@ -358,7 +351,7 @@ impl Ledger {
 
     /// How far its tables have grown.
     pub(crate) fn grown(&self) -> Grown {
-        self.index.grown().with(&self.accounts)
+        self.accounts.grown()
     }
 
     pub(crate) fn has_room(&self) -> bool {
@@ -366,29 +359,29 @@ impl Ledger {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.accounts.bytes() + self.index.bytes()
+        self.accounts.bytes()
     }
 
     pub(crate) fn len(&self) -> u64 {
-        self.index.len()
+        self.accounts.len()
     }
 
     pub(crate) fn reserve(&mut self, accounts: u64) {
-        self.index.reserve(accounts);
+        self.accounts.reserve(accounts);
     }
 
     pub(crate) fn prefetch_slot(&self, key: AccountKey) {
-        self.index.prefetch(self.hash(key));
+        self.accounts.prefetch_slot(row_key(key));
     }
 
     pub(crate) fn prefetch_account(&self, key: AccountKey) {
-        if let Some(pos) = self.index.guess(self.hash(key)) {
+        if let Some(pos) = self.accounts.guess(row_key(key)) {
             self.prefetch_block(pos);
         }
     }
 
     pub(crate) fn prefetch_block(&self, pos: Pos) {
-        prefetch(&self.accounts.words(pos)[0]);
+        self.accounts.prefetch(pos);
     }
 }
 

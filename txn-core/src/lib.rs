@@ -27,6 +27,7 @@ mod shard;
 mod shard_set;
 mod signals;
 mod streams;
+mod table;
 
 pub use arena::SpareRegions;
 pub use index::Grown;

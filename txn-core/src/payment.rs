@@ -513,7 +513,7 @@ impl RealmState {
                 main.unwrap_or_else(|| self.ledger.find_or_make(key))
             }
             PaymentMethod::Coupon => {
-                let coupon = self.coupons.find(buyer, leg.term).expect("the leg was planned");
+                let coupon = self.coupons.find((buyer.0, leg.term)).expect("the leg was planned");
                 let funder = Party(self.coupons.get(coupon).funder);
                 self.ledger.find_or_make((funder, currency, AccountKind::Funding))
             }
@@ -558,7 +558,7 @@ impl RealmState {
             currency: body.currency.get(),
             ..OneCoupon::default()
         };
-        if let Some(pos) = self.coupons.find(buyer, number) {
+        if let Some(pos) = self.coupons.find((buyer.0, number)) {
             let found = OneCoupon { used: 0, ..*self.coupons.get(pos) };
             let outcome = if found == coupon { Outcome::AlreadyDone } else { Outcome::IdReused };
             let amount = if found == coupon { coupon.amount } else { 0 };
@@ -569,8 +569,8 @@ impl RealmState {
     }
 
     pub(crate) fn set_coupon(&mut self, buyer: Party, number: u64, used: bool) {
-        let coupon = self.coupons.find(buyer, number).expect("the leg was planned");
-        self.coupons.set_used(coupon, used);
+        let coupon = self.coupons.find((buyer.0, number)).expect("the leg was planned");
+        self.coupons.get_mut(coupon).used = used.into();
     }
 }
 

@@ -329,7 +329,7 @@ impl RealmState {
         total: u64,
     ) -> Result<u64, Stopped> {
         let refuse = |outcome| Err(refused(outcome, None).into());
-        let Some(pos) = self.coupons.find(buyer, number) else {
+        let Some(pos) = self.coupons.find((buyer.0, number)) else {
             return refuse(Outcome::UnknownAccount);
         };
         let coupon = self.coupons.get(pos);

@@ -18,7 +18,7 @@ use crate::arena::{Pos, SpareRegions};
 use crate::changes::{Change, ChangeScope, Changes};
 use crate::coupons::Coupons;
 use crate::escrow::Contention;
-use crate::holds::Holds;
+use crate::holds::{Holds, OneHold};
 use crate::index::Grown;
 use crate::inventory::Inventory;
 use crate::ledger::Ledger;
@@ -154,13 +154,13 @@ impl RealmState {
             now: Time(0),
             step: 0,
             offset: Offset(0),
-            ledger: Ledger::new(hasher.clone(), spare),
-            inventory: Inventory::new(hasher.clone(), spare),
+            ledger: Ledger::new(&hasher, spare),
+            inventory: Inventory::new(&hasher, spare),
             orders: Orders::new(hasher.clone(), spare),
-            changes: Changes::new(hasher.clone(), spare),
-            limits: Limits::new(hasher.clone(), spare),
-            coupons: Coupons::new(hasher.clone(), spare),
-            holds: Holds::new(hasher, spare),
+            changes: Changes::new(&hasher, spare),
+            limits: Limits::new(&hasher, spare),
+            coupons: Coupons::new(&hasher, spare),
+            holds: Holds::new(&hasher, spare),
             streams: Streams::new(realm, seat.shards),
             contended: BTreeMap::new(),
             unknown: VecDeque::new(),
@@ -290,7 +290,7 @@ impl RealmState {
         };
         let scope = ChangeScope::new(kind, scope, order);
         let id = command.header.id.get();
-        if let Some(change) = self.changes.find(scope, id) {
+        if let Some(change) = self.changes.known(scope, id) {
             return repeat_of(change, digest);
         }
         let decision = decide(self);
@@ -306,7 +306,7 @@ impl RealmState {
             refused_line: decision.line.map_or(0, |line| line + 1),
             ..Change::default()
         };
-        self.changes.insert(scope, id, change);
+        self.changes.remember(scope, id, change);
         if let Some(pos) = command.order().and_then(|id| self.orders.find(command.party(), id)) {
             self.orders.head_mut(pos).last = self.offset.0;
         }
@@ -370,10 +370,11 @@ impl RealmState {
             self.ledger.state_hash(),
             self.inventory.state_hash(),
             self.orders.state_hash(),
-            self.changes.state_hash(),
-            self.limits.state_hash(),
-            self.coupons.state_hash(),
-            self.holds.state_hash(),
+            self.changes.state_hash(|change| Some(Change { offset: 0, ..*change })),
+            self.limits.hash_state(),
+            self.coupons.state_hash(|coupon| Some(*coupon)),
+            // Where an account lies depends on what else there is.
+            self.holds.state_hash(|hold| Some(OneHold { account: 0, ..*hold })),
             self.streams.state_hash(),
             contended.fold(0, u64::wrapping_add),
             if unknown.is_empty() { 0 } else { xxh3_64(&unknown) },

@@ -105,15 +105,18 @@ fn retained(orders: &Orders) -> Measured {
     };
     let peer = "a hash set of as many ids and two arrays";
     let mut rows = [row("uniform items", peer), row("Zipf items", peer), row("one hot item", peer)];
+    let (mut faults, began) = (0, shard.grown());
     for _ in 0..ROUNDS {
         for (row, kind) in rows.iter_mut().zip(kinds) {
             let batches: Vec<_> =
                 (0..BATCHES).map(|batch| orders.batch(kind, next + batch * BATCH)).collect();
             next += BATCHES * BATCH;
             touch();
+            let before = page_faults()?;
             row.ours.push(rate(&batches, |commands| {
                 apply_all(&mut shard, commands, &mut frame, &mut replies)
             })?);
+            faults += page_faults()? - before;
             row.peer.push(rate(&batches, |commands| {
                 bare.apply(commands);
                 Ok(())
@@ -127,7 +130,25 @@ fn retained(orders: &Orders) -> Measured {
         "the same orders, for uniform items",
     );
     (beside.ours, beside.peer) = (hot.ours.clone(), uniform.ours.clone());
-    Ok((vec![uniform, zipf, hot, beside], Vec::new()))
+    let grown = shard.grown().since(began);
+    let note = format!(
+        "Applying {} more orders, the tables took {} regions of 2 MiB, all touched before, and \
+         split {} segments of 32 KiB; the thread had {} page faults.",
+        thousands(timed),
+        thousands(grown.regions),
+        thousands(grown.segments),
+        thousands(faults),
+    );
+    Ok((vec![uniform, zipf, hot, beside], vec![note]))
+}
+
+/// Page faults of this thread so far that needed no disk.
+fn page_faults() -> Result<u64, Failure> {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat")?;
+    // The tenth field; the second is a name in parentheses (proc_pid_stat(5)).
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields).unwrap_or_default();
+    let minor = fields.split(' ').nth(7).ok_or("no page faults in /proc/thread-self/stat")?;
+    Ok(minor.parse()?)
 }
 
 /// Orders in a second.
