@@ -257,11 +257,14 @@ impl Ledger {
 
     /// Credits a seller with a sale of this step.
     pub(crate) fn earn(&mut self, pos: Pos, amount: u64, step: u32) {
-        self.credit(pos, amount);
         let account = self.accounts.get_mut(pos);
+        let credits = account.credits_posted.checked_add(amount);
+        account.credits_posted = credits.expect("the caller asked can_credit");
         account.turn(step);
         account.earned += amount; // Never more than was credited.
-        self.list_swept(pos);
+        if account.flags & SWEPT == 0 {
+            self.list_swept(pos);
+        }
     }
 
     /// Makes a seller's money of a sale in step `sold` available at once.
