@@ -211,7 +211,7 @@ fn values_out_of_range() {
             400 invalid [lines[0].quantity] "+1" is not an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] " 1" is not an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] "" is not an integer from 1 to 1000000000
-            400 invalid [lines[0].quantity] missing field `quantity`
+            400 invalid [lines[0].quantity] invalid type: null, expected an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] invalid type: boolean `true`, expected an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] invalid type: sequence, expected an integer from 1 to 1000000000
             400 invalid [lines[0].quantity] invalid type: map, expected an integer from 1 to 1000000000
