@@ -126,12 +126,12 @@ impl Drop for Mapping {
 }
 
 impl Region {
-    /// Writes to every page. Reading one first would have the kernel lend a page of zeros, and
-    /// take it back at the first write.
+    /// Writes to every page of a new region. Reading one first would have the kernel lend a page
+    /// of zeros, and take it back at the first write.
     fn touch(&mut self) {
         for word in self.words_mut().iter_mut().step_by(SMALL_PAGE_BYTES / 8) {
             // SAFETY: a valid, exclusive reference; volatile so that the store stays.
-            unsafe { std::ptr::write_volatile(word, *word) };
+            unsafe { std::ptr::write_volatile(word, 0) };
         }
     }
 
@@ -187,11 +187,6 @@ impl Arena {
         let start = region.used;
         region.used += words;
         Pos((number * REGION_WORDS + start) as u32)
-    }
-
-    /// Touches all of its memory, so that nothing that follows waits for the kernel.
-    pub(crate) fn touch(&mut self) {
-        self.regions.iter_mut().for_each(Region::touch);
     }
 
     /// Asks the processor to fetch the memory of the next block of so many words.

@@ -197,7 +197,6 @@ impl Index {
             }
             number += 1;
         }
-        self.slots.touch();
     }
 
     fn segment_of(&self, hash: Hash32) -> u32 {

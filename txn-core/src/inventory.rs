@@ -25,7 +25,7 @@ pub(crate) struct Item {
     pub sold: u64,
     /// Position of the [`Home`], if this shard is it; else 0.
     pub home: u32,
-    pub reserved_middle: u32,
+    pub unused: u32,
     /// Position of the seller's payable account, so that a sale needs no second look-up.
     pub payable: u32,
     /// The most units for one buyer; 0: no limit.
@@ -46,7 +46,7 @@ pub(crate) struct Item {
     /// The round that waits for this shard's answer, or 0.
     pub recalled: u64,
     pub seller: u64,
-    pub reserved_end: [u64; 3],
+    pub unused_end: [u64; 3],
 }
 
 const _: () = assert!(size_of::<Item>() == 128);

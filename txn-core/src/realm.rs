@@ -371,7 +371,7 @@ impl RealmState {
             self.inventory.state_hash(),
             self.orders.state_hash(),
             self.changes.state_hash(|change| Some(Change { offset: 0, ..*change })),
-            self.limits.hash_state(),
+            self.limits.state_hash(|row| (row.units != 0).then_some(*row)),
             self.coupons.state_hash(|coupon| Some(*coupon)),
             // Where an account lies depends on what else there is.
             self.holds.state_hash(|hold| Some(OneHold { account: 0, ..*hold })),

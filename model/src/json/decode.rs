@@ -325,20 +325,6 @@ fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
     Ok(())
 }
 
-/// The same for what may be left out, also by saying `null`.
-#[cold]
-fn set_or_null<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
-    name: &'static str,
-    slot: &mut Option<T>,
-    map: &mut A,
-) -> Result<(), A::Error> {
-    if slot.is_some() {
-        return Err(A::Error::duplicate_field(name));
-    }
-    *slot = map.next_value()?;
-    Ok(())
-}
-
 fn once<E: de::Error>(name: &'static str, seen: &mut bool) -> Result<(), E> {
     if std::mem::replace(seen, true) { Err(E::duplicate_field(name)) } else { Ok(()) }
 }

@@ -221,13 +221,15 @@ impl<'de> Visitor<'de> for LineVisitor {
             match field {
                 Field::Item => set::<Word, _>("item", &mut item, &mut map)?,
                 Field::Quantity => set::<Units, _>("quantity", &mut quantity, &mut map)?,
-                Field::UnitPrice => set_or_null::<Money, _>("unit_price", &mut agreed, &mut map)?,
-                Field::ListPrice => set_or_null::<Money, _>("list_price", &mut listed, &mut map)?,
-                Field::Payee => set_or_null::<PartyId, _>("payee", &mut payee, &mut map)?,
-                Field::Discount => set_or_null::<Money, _>("discount", &mut discount, &mut map)?,
-                Field::Kind => set_or_null::<ChargeKind, _>("kind", &mut kind, &mut map)?,
+                Field::UnitPrice => set::<Option<Money>, _>("unit_price", &mut agreed, &mut map)?,
+                Field::ListPrice => set::<Option<Money>, _>("list_price", &mut listed, &mut map)?,
+                Field::Payee => set::<Option<PartyId>, _>("payee", &mut payee, &mut map)?,
+                Field::Discount => set::<Option<Money>, _>("discount", &mut discount, &mut map)?,
+                Field::Kind => set::<Option<ChargeKind>, _>("kind", &mut kind, &mut map)?,
             }
         }
+        // What may be left out may also be `null`.
+        let (agreed, listed, payee) = (agreed.flatten(), listed.flatten(), payee.flatten());
         let price = match (&agreed, &listed) {
             (None, None) => Price::List,
             (Some(agreed), None) => Price::Agreed(Amount(agreed.0)),
@@ -237,7 +239,7 @@ impl<'de> Visitor<'de> for LineVisitor {
                 return Err(A::Error::custom(text));
             }
         };
-        let kind = kind.map_or(LineKind::Goods, |kind| kind.0);
+        let kind = kind.flatten().map_or(LineKind::Goods, |kind| kind.0);
         let payee = payee.map(|payee| Party(payee.0));
         let quantity = quantity.map(|units| Quantity(units.0 as u32));
         let (item, payee, quantity) = match (kind, item, payee) {
@@ -252,7 +254,7 @@ impl<'de> Visitor<'de> for LineVisitor {
             }
             (_, None, Some(payee)) => (payee.0, None, quantity.unwrap_or(Quantity(1))),
         };
-        let discount = Amount(discount.map_or(0, |discount| discount.0));
+        let discount = Amount(discount.flatten().map_or(0, |discount| discount.0));
         Ok(LineBody(NewLine { kind, item, quantity, price, payee, discount }))
     }
 }
