@@ -14,10 +14,13 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::index::prefetch;
+use crate::snapshot::{Malformed, PAGE_WORDS, Sink, Unsaved};
 
 /// Words of a region: 2 MiB, a huge page. Blocks don't straddle regions; the largest order is
 /// some 100 KiB.
-const REGION_WORDS: usize = 256 << 10;
+pub(crate) const REGION_WORDS: usize = 256 << 10;
+/// Pages of a region.
+pub(crate) const REGION_PAGES: usize = REGION_WORDS / PAGE_WORDS;
 const REGION_BYTES: usize = REGION_WORDS * 8;
 /// Where there are no huge pages.
 const SMALL_PAGE_BYTES: usize = 4096;
@@ -42,6 +45,8 @@ pub(crate) struct Pos(pub u32);
 pub(crate) struct Arena {
     regions: Vec<Region>,
     spare: SpareRegions,
+    /// While a snapshot is taken: what of it isn't saved yet.
+    unsaved: Option<Box<Unsaved>>,
 }
 
 /// Memory that was touched already, for arenas to take when they grow. Without any they map
@@ -66,14 +71,32 @@ impl SpareRegions {
         self.lock().pop()
     }
 
+    /// A region of zeros that was touched, now if it has to be.
+    pub(crate) fn take_touched(&self) -> Region {
+        self.take().unwrap_or_else(|| {
+            let mut region = map(1).pop().expect("one was mapped");
+            region.touch();
+            region
+        })
+    }
+
+    /// Takes a region back whose first `used` words were written.
+    pub(crate) fn give_back(&self, mut region: Region, used: usize) {
+        region.words_mut()[..used].fill(0);
+        (region.used, region.is_unsaved) = (0, false);
+        self.lock().push(region);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Region>> {
         self.0.lock().expect("nothing panics while it holds the lock")
     }
 }
 
-struct Region {
+pub(crate) struct Region {
     words: NonNull<u64>,
     used: usize,
+    /// Some of its pages are to be saved before they are written to.
+    is_unsaved: bool,
     _mapping: Arc<Mapping>,
 }
 
@@ -113,6 +136,7 @@ fn map(count: usize) -> Vec<Region> {
         // SAFETY: `count` regions lie behind `first` within the mapping.
         words: unsafe { first.add(number * REGION_BYTES) }.cast(),
         used: 0,
+        is_unsaved: false,
         _mapping: mapping.clone(),
     };
     (0..count).map(region).collect()
@@ -135,13 +159,13 @@ impl Region {
         }
     }
 
-    fn words(&self) -> &[u64] {
+    pub(crate) fn words(&self) -> &[u64] {
         // SAFETY: `words` points to REGION_WORDS zeroed or written words that live as long as
         // the region; `&self` keeps writers away.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), REGION_WORDS) }
     }
 
-    fn words_mut(&mut self) -> &mut [u64] {
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
         // SAFETY: as in `words`, and `&mut self` makes the borrow the only one.
         unsafe { std::slice::from_raw_parts_mut(self.words.as_ptr(), REGION_WORDS) }
     }
@@ -150,11 +174,9 @@ impl Region {
 impl Drop for Arena {
     fn drop(&mut self) {
         // Others can use it again, and needn't touch it first.
-        let mut spare = self.spare.lock();
-        for mut region in self.regions.drain(..) {
-            let used = std::mem::take(&mut region.used);
-            region.words_mut()[..used].fill(0);
-            spare.push(region);
+        for region in self.regions.drain(..) {
+            let used = region.used;
+            self.spare.give_back(region, used);
         }
     }
 }
@@ -162,7 +184,7 @@ impl Drop for Arena {
 impl Arena {
     /// An empty arena that grows into `spare` first.
     pub(crate) fn new(spare: &SpareRegions) -> Arena {
-        Arena { regions: Vec::new(), spare: spare.clone() }
+        Arena { regions: Vec::new(), spare: spare.clone(), unsaved: None }
     }
 
     /// A new block of zeroed words.
@@ -217,9 +239,13 @@ impl Arena {
         &self.regions[pos / REGION_WORDS].words()[pos % REGION_WORDS..]
     }
 
-    pub(crate) fn words_mut(&mut self, pos: Pos) -> &mut [u64] {
-        let pos = pos.0 as usize;
-        &mut self.regions[pos / REGION_WORDS].words_mut()[pos % REGION_WORDS..]
+    /// So many words from `pos` on, to change.
+    pub(crate) fn words_mut(&mut self, pos: Pos, words: usize) -> &mut [u64] {
+        let at = pos.0 as usize;
+        if self.regions[at / REGION_WORDS].is_unsaved {
+            self.save_before(at, words);
+        }
+        &mut self.regions[at / REGION_WORDS].words_mut()[at % REGION_WORDS..][..words]
     }
 
     /// The block at `pos` as a `T`.
@@ -235,8 +261,7 @@ impl Arena {
     /// The block at `pos` as a `T`, to change.
     pub(crate) fn get_mut<T: Block>(&mut self, pos: Pos) -> &mut T {
         const { assert!(align_of::<T>() <= align_of::<u64>()) }
-        let words = self.words_mut(pos);
-        assert!(size_of_val(words) >= size_of::<T>(), "a block is whole");
+        let words = self.words_mut(pos, size_of::<T>() / 8);
         // SAFETY: the words are borrowed by nobody else, aligned for a `T` and enough for one,
         // and both a `T` and words may be any bytes.
         unsafe { &mut *words.as_mut_ptr().cast::<T>() }
@@ -260,12 +285,116 @@ impl Arena {
         })
     }
 
-    /// The used words of each region, for blocks of various sizes.
-    pub(crate) fn used(&self) -> impl Iterator<Item = &[u64]> {
-        self.regions
-            .iter()
-            .enumerate()
-            .map(|(number, region)| &region.words()[start_of(number)..region.used])
+    /// The same with their positions.
+    pub(crate) fn iter_pos<'a, T: Block + 'a>(&'a self) -> impl Iterator<Item = (Pos, &'a T)> {
+        let words = size_of::<T>() / 8;
+        self.used().flat_map(move |(first, used)| {
+            used.chunks_exact(words).enumerate().map(move |(number, block)| {
+                let block = T::ref_from_bytes(block.as_bytes());
+                let pos = Pos(first.0 + (number * words) as u32);
+                (pos, block.expect("a block is whole and aligned"))
+            })
+        })
+    }
+
+    /// The used words of each region and where they begin, for blocks of various sizes.
+    pub(crate) fn used(&self) -> impl Iterator<Item = (Pos, &[u64])> {
+        self.regions.iter().enumerate().map(|(number, region)| {
+            let first = start_of(number);
+            (Pos((number * REGION_WORDS + first) as u32), &region.words()[first..region.used])
+        })
+    }
+
+    /// Words used of each region.
+    pub(crate) fn shape(&self) -> Vec<u32> {
+        self.regions.iter().map(|region| region.used as u32).collect()
+    }
+
+    /// From now on no page is written to before it is in `sink`, under `number`, as it is now.
+    pub(crate) fn begin_saving(&mut self, number: u8, sink: &Sink) {
+        let unsaved = Unsaved::new(number, sink, &self.shape());
+        self.regions.iter_mut().for_each(|region| region.is_unsaved = region.used > 0);
+        self.unsaved = Some(Box::new(unsaved));
+    }
+
+    /// Saves up to so many pages that follow. Returns how many those were: fewer when all are
+    /// saved.
+    pub(crate) fn save_pages(&mut self, most: usize) -> usize {
+        let Some(unsaved) = &mut self.unsaved else { return 0 };
+        let mut saved = 0;
+        while saved < most
+            && let Some((page, count)) = unsaved.next_run(most - saved)
+        {
+            let region = &mut self.regions[page / REGION_PAGES];
+            let first = page % REGION_PAGES * PAGE_WORDS;
+            let words = &region.words()[first..first + count * PAGE_WORDS];
+            region.is_unsaved = unsaved.save(page, count, words);
+            saved += count;
+        }
+        if saved < most {
+            self.stop_saving();
+        }
+        saved
+    }
+
+    /// Saves what is left no more.
+    pub(crate) fn stop_saving(&mut self) {
+        self.regions.iter_mut().for_each(|region| region.is_unsaved = false);
+        self.unsaved = None;
+    }
+
+    #[cold]
+    fn save_before(&mut self, at: usize, words: usize) {
+        let region = &mut self.regions[at / REGION_WORDS];
+        let unsaved = self.unsaved.as_mut().expect("a region is unsaved only while it is saved");
+        let last = (at + words.max(1) - 1) / PAGE_WORDS;
+        for page in at / PAGE_WORDS..=last {
+            if unsaved.has(page) {
+                let first = page % REGION_PAGES * PAGE_WORDS;
+                let words = &region.words()[first..first + PAGE_WORDS];
+                region.is_unsaved = unsaved.save(page, 1, words);
+            }
+        }
+    }
+
+    /// Makes regions of that shape, to be filled page by page.
+    pub(crate) fn begin_restoring(&mut self, shape: &[u32]) -> Result<(), Malformed> {
+        if !self.regions.is_empty() || shape.len() > REGIONS_MAX {
+            return Err(Malformed("an arena's shape"));
+        }
+        for &used in shape {
+            let used = used as usize;
+            if used > REGION_WORDS || used < start_of(self.regions.len()) {
+                return Err(Malformed("an arena's shape"));
+            }
+            let mut region = self.spare.take_touched();
+            region.used = used;
+            self.regions.push(region);
+        }
+        self.unsaved = Some(Box::new(Unsaved::new(0, &Sink::new(&self.spare), shape)));
+        Ok(())
+    }
+
+    /// Fills pages that weren't filled yet.
+    pub(crate) fn restore_pages(&mut self, page: usize, words: &[u64]) -> Result<(), Malformed> {
+        let unsaved = self.unsaved.as_mut().ok_or(Malformed("a page before its arena"))?;
+        for (page, words) in (page..).zip(words.chunks(PAGE_WORDS)) {
+            if words.len() != PAGE_WORDS || !unsaved.take(page) {
+                return Err(Malformed("a page that isn't asked for"));
+            }
+            let region = &mut self.regions[page / REGION_PAGES];
+            let first = page % REGION_PAGES * PAGE_WORDS;
+            region.words_mut()[first..first + PAGE_WORDS].copy_from_slice(words);
+        }
+        Ok(())
+    }
+
+    /// All pages were filled.
+    pub(crate) fn end_restoring(&mut self) -> Result<(), Malformed> {
+        match self.unsaved.take() {
+            Some(unsaved) if unsaved.is_empty() => Ok(()),
+            _ => Err(Malformed("a page is missing")),
+        }
     }
 }
 
@@ -290,7 +419,7 @@ mod tests {
         let blocks: Vec<Pos> = (0..7u64)
             .map(|n| {
                 let pos = arena.allocate(words);
-                arena.words_mut(pos)[..words][words - 1] = n;
+                arena.words_mut(pos, words)[words - 1] = n;
                 pos
             })
             .collect();

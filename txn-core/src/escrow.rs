@@ -22,6 +22,7 @@ use model::record::{
     CreateItemBody, RestockBody, UPDATE_LIMIT, UPDATE_PRICE, UPDATE_WINDOW, UpdateItemBody,
 };
 use model::{AccountKind, Currency, ItemId, Outcome, Party, ShardId};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::Pos;
@@ -34,8 +35,9 @@ use crate::shard_set::ShardSet;
 const UNKNOWN_MAX: usize = 1_024;
 
 /// What waits for an item at its home.
-#[derive(Clone, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub(crate) struct Contention {
+    #[serde(with = "asks")]
     asks: VecDeque<(ShardId, Wanted)>,
     /// The shards of the running round that haven't answered; none if no round is running.
     expected: ShardSet,
@@ -43,6 +45,37 @@ pub(crate) struct Contention {
     /// Units granted since the round began, and to whom.
     granted: u64,
     granted_to: ShardSet,
+}
+
+/// Asks in a snapshot: plain bytes, as on a stream.
+mod asks {
+    use std::collections::VecDeque;
+
+    use model::ShardId;
+    use model::record::entry::Wanted;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use zerocopy::{FromBytes, IntoBytes};
+
+    type Ask = (u16, [u8; size_of::<Wanted>()]);
+
+    pub(super) fn serialize<S: Serializer>(
+        asks: &VecDeque<(ShardId, Wanted)>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(asks.iter().map(|(shard, wanted)| -> Ask {
+            (shard.0, wanted.as_bytes().try_into().expect("it has its own size"))
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<VecDeque<(ShardId, Wanted)>, D::Error> {
+        let asks = Vec::<Ask>::deserialize(deserializer)?;
+        let wanted = |bytes: [u8; size_of::<Wanted>()]| {
+            Wanted::read_from_bytes(&bytes).expect("it has its own size")
+        };
+        Ok(asks.into_iter().map(|(shard, bytes)| (ShardId(shard), wanted(bytes))).collect())
+    }
 }
 
 impl Contention {

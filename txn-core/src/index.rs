@@ -150,7 +150,7 @@ impl Index {
         assert!(usize::from(*len) < SLOTS - 1, "the index is full");
         *len += 1;
         self.len += 1;
-        put(&mut self.slots.words_mut(slots_of(segment))[..SLOTS], hash, pos);
+        put(self.slots.words_mut(slots_of(segment), SLOTS), hash, pos);
     }
 
     /// How many blocks it finds.
@@ -220,7 +220,7 @@ impl Index {
             self.depth += 1;
         }
         let old: Vec<u64> = {
-            let words = &mut self.slots.words_mut(slots_of(number))[..SLOTS];
+            let words = self.slots.words_mut(slots_of(number), SLOTS);
             let old = words.iter().copied().filter(|&slot| slot != 0).collect();
             words.fill(0);
             old
@@ -233,7 +233,7 @@ impl Index {
             let (hash, pos) = unpack(slot);
             let to = if hash.0 >> (31 - depth) & 1 == 0 { number } else { sibling };
             self.lens[to as usize] += 1;
-            put(&mut self.slots.words_mut(slots_of(to))[..SLOTS], hash, pos);
+            put(self.slots.words_mut(slots_of(to), SLOTS), hash, pos);
         }
         // The upper half of the entries that led here lead to the sibling now.
         let first = self.entry_of(Hash32(upper.prefix));

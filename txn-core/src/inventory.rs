@@ -146,6 +146,21 @@ impl Inventory {
         })
     }
 
+    /// The memory of rows, and of what homes know, to save and to restore.
+    pub(crate) fn arenas(&mut self) -> [&mut Arena; 2] {
+        [self.items.rows(), &mut self.homes]
+    }
+
+    /// Makes the index again, after all rows were restored. Nobody waits.
+    pub(crate) fn rebuild(&mut self) {
+        self.items.rebuild();
+        let rows: Vec<Pos> = self.items.rows().iter_pos::<Item>().map(|(pos, _)| pos).collect();
+        for pos in rows {
+            let item = self.items.get_mut(pos);
+            (item.queued, item.asked) = (0, 0);
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Item> {
         self.items.iter()
     }

@@ -13,7 +13,7 @@ use model::{AccountKind, AccountView, Amount, Currency, Offset, Party};
 use std::collections::BTreeMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::arena::{Pos, SpareRegions};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::Grown;
 use crate::table::{Row, Table};
 
@@ -103,6 +103,27 @@ impl Ledger {
             payables: Vec::new(),
             in_transit: BTreeMap::new(),
         }
+    }
+
+    /// The accounts' memory, to save and to restore.
+    pub(crate) fn rows(&mut self) -> &mut Arena {
+        self.accounts.rows()
+    }
+
+    /// Some of the accounts that are swept, from the `first` on.
+    pub(crate) fn swept(&self, first: usize, most: usize) -> Vec<u64> {
+        self.payables[first..].iter().take(most).map(|pos| pos.0.into()).collect()
+    }
+
+    /// Money in transit by currency (ISO 4217 numeric).
+    pub(crate) fn in_transit(&self) -> &BTreeMap<u16, i128> {
+        &self.in_transit
+    }
+
+    /// Makes the index again, after all accounts were restored.
+    pub(crate) fn rebuild(&mut self, swept: Vec<Pos>, in_transit: BTreeMap<u16, i128>) {
+        self.accounts.rebuild();
+        (self.payables, self.in_transit) = (swept, in_transit);
     }
 
     pub(crate) fn find(&self, key: AccountKey) -> Option<Pos> {

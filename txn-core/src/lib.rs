@@ -26,6 +26,7 @@ mod realm;
 mod shard;
 mod shard_set;
 mod signals;
+mod snapshot;
 mod streams;
 mod table;
 
@@ -33,6 +34,7 @@ pub use arena::SpareRegions;
 pub use index::Grown;
 pub use ledger::Balance;
 pub use realm::Seat;
-pub use shard::{Capacity, PREFETCH_COMMANDS, Shard};
+pub use shard::{Capacity, PREFETCH_COMMANDS, Restoring, Shard};
 pub use signals::{Shortage, Signals};
+pub use snapshot::{Malformed, Piece};
 pub use streams::StreamEnds;

@@ -150,11 +150,13 @@ pub(crate) struct Orders {
     blocks: Arena,
     index: Index,
     hasher: FixedState,
+    spare: SpareRegions,
 }
 
 impl Orders {
     pub(crate) fn new(hasher: FixedState, spare: &SpareRegions) -> Orders {
-        Orders { blocks: Arena::new(spare), index: Index::new(spare), hasher }
+        let (blocks, index) = (Arena::new(spare), Index::new(spare));
+        Orders { blocks, index, hasher, spare: spare.clone() }
     }
 
     fn hash(&self, buyer: Party, id: OrderId) -> Hash32 {
@@ -187,7 +189,8 @@ impl Orders {
 
     pub(crate) fn lines_mut(&mut self, pos: Pos) -> &mut [OrderLine] {
         let count = usize::from(self.head(pos).line_count);
-        let words = &mut self.blocks.words_mut(pos)[HEAD_WORDS..];
+        let words = self.blocks.words_mut(pos, HEAD_WORDS + count * LINE_WORDS);
+        let words = &mut words[HEAD_WORDS..];
         <[OrderLine]>::mut_from_prefix_with_elems(words.as_mut_bytes(), count)
             .expect("a block is whole and aligned")
             .0
@@ -206,13 +209,13 @@ impl Orders {
     }
 
     pub(crate) fn legs_mut(&mut self, pos: Pos) -> &mut [OrderLeg] {
-        let words = self.blocks.words_mut(pos);
-        let (lines, legs, _) = parts(words);
+        let (lines, legs, _) = parts(self.blocks.words(pos));
         if legs == 0 {
             return &mut [];
         }
         let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS;
-        <[OrderLeg]>::mut_from_bytes(words[from..from + legs].as_mut_bytes())
+        let words = self.blocks.words_mut(pos, from + legs);
+        <[OrderLeg]>::mut_from_bytes(words[from..].as_mut_bytes())
             .expect("a block is whole and aligned")
     }
 
@@ -251,8 +254,8 @@ impl Orders {
         if has_tail {
             let tail = TailHead { legs: legs.len() as u32, extras: extras.len() as u32 };
             let parts = [tail.as_bytes(), legs.as_bytes(), extras.as_bytes()];
-            let words = &mut self.blocks.words_mut(pos)[HEAD_WORDS + count * LINE_WORDS..words];
-            let mut bytes = words.as_mut_bytes();
+            let words = self.blocks.words_mut(pos, words);
+            let mut bytes = words[HEAD_WORDS + count * LINE_WORDS..].as_mut_bytes();
             for part in parts {
                 let (to, rest) = bytes.split_at_mut(part.len());
                 to.copy_from_slice(part);
@@ -311,24 +314,54 @@ impl Orders {
         lines
     }
 
-    pub(crate) fn state_hash(&self) -> u64 {
-        let mut sum = 0u64;
-        for mut words in self.blocks.used() {
-            while !words.is_empty() {
+    /// All orders: where each is, its head, and what stands behind it.
+    fn iter(&self) -> impl Iterator<Item = (Pos, &OrderHead, &[u64])> {
+        self.blocks.used().flat_map(|(first, used)| {
+            let mut at = 0;
+            std::iter::from_fn(move || {
+                let words = used.get(at..).filter(|words| !words.is_empty())?;
                 let (head, _) =
                     OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole");
                 let (lines, legs, extras) = parts(words);
                 let tail = if head.flags & TAIL == 0 { 0 } else { TAIL_HEAD_WORDS };
-                let (block, rest) = words.split_at(HEAD_WORDS + lines + tail + legs + extras);
-                // Offsets count all records of the log; the state is without them.
-                let head = OrderHead { last: 0, ..*head };
-                let seed = xxhash_rust::xxh3::xxh3_64(head.as_bytes());
-                let lines = block[HEAD_WORDS..].as_bytes();
-                sum = sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(lines, seed));
-                words = rest;
+                let length = HEAD_WORDS + lines + tail + legs + extras;
+                let pos = Pos(first.0 + at as u32);
+                at += length;
+                Some((pos, head, &words[HEAD_WORDS..length]))
+            })
+        })
+    }
+
+    pub(crate) fn state_hash(&self) -> u64 {
+        self.iter().fold(0, |sum, (_, head, rest)| {
+            // Offsets count all records of the log; the state is without them.
+            let head = OrderHead { last: 0, ..*head };
+            let seed = xxhash_rust::xxh3::xxh3_64(head.as_bytes());
+            sum.wrapping_add(xxhash_rust::xxh3::xxh3_64_with_seed(rest.as_bytes(), seed))
+        })
+    }
+
+    /// The orders' memory, to save and to restore.
+    pub(crate) fn blocks(&mut self) -> &mut Arena {
+        &mut self.blocks
+    }
+
+    /// Makes the index again, after all orders were restored. Returns when those that wait
+    /// expire, with their positions.
+    pub(crate) fn rebuild(&mut self) -> Vec<(u64, Pos)> {
+        let count = self.iter().count() as u64;
+        let mut index = Index::new(&self.spare);
+        index.reserve(count);
+        let mut due = Vec::new();
+        for (pos, head, _) in self.iter() {
+            let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
+            index.insert(self.hash(Party(head.buyer), id), pos);
+            if head.state == OrderState::Reserved as u8 && head.moment != 0 {
+                due.push((head.moment, pos));
             }
         }
-        sum
+        self.index = index;
+        due
     }
 
     /// How far its tables have grown.

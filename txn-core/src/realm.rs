@@ -14,7 +14,7 @@ use model::{Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, Realm, 
 use model::{ShardId, ids};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::arena::{Pos, SpareRegions};
+use crate::arena::{Arena, Pos, SpareRegions};
 use crate::changes::{Change, ChangeScope, Changes};
 use crate::coupons::Coupons;
 use crate::escrow::Contention;
@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::orders::{OrderExtra, OrderLeg, Orders};
 use crate::place::{Asked, Resolved};
 use crate::signals::{Shortage, Signals};
+use crate::snapshot::{ARENAS, Malformed, RealmMeta, Sink};
 use crate::streams::Streams;
 
 /// Which shard this is, and by which settings it decides. They are fixed when a data directory
@@ -384,6 +385,108 @@ impl RealmState {
             u64::from(self.swept_step),
         ];
         if parts == [0; 14] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
+    }
+
+    /// All memory of tables, in the order in which a snapshot numbers it.
+    fn arenas(&mut self) -> [&mut Arena; ARENAS] {
+        let [items, homes] = self.inventory.arenas();
+        [
+            self.ledger.rows(),
+            items,
+            homes,
+            self.orders.blocks(),
+            self.changes.rows(),
+            self.limits.rows(),
+            self.coupons.rows(),
+            self.holds.rows(),
+        ]
+    }
+
+    fn first_arena(&self) -> usize {
+        self.realm as usize * ARENAS
+    }
+
+    /// Has every page saved in `sink` as it is now, and returns what is no table.
+    pub(crate) fn begin_saving(&mut self, sink: &Sink) -> RealmMeta {
+        let first = self.first_arena();
+        let shapes = self.arenas().map(|arena| arena.shape());
+        for (number, arena) in (first..).zip(self.arenas()) {
+            arena.begin_saving(number as u8, sink);
+        }
+        RealmMeta {
+            now: self.now.0,
+            shapes,
+            swept: self.ledger.payables() as u64,
+            in_transit: self.ledger.in_transit().clone(),
+            streams: self.streams.save(),
+            contended: self.contended.clone(),
+            unknown: self.unknown.clone(),
+            sweep_next: self.sweep_next as u64,
+            sweep_began: self.sweep_began,
+            swept_step: self.swept_step,
+        }
+    }
+
+    /// Saves up to so many pages. Returns how many: fewer when all are saved.
+    pub(crate) fn save_pages(&mut self, most: usize) -> usize {
+        let mut saved = 0;
+        for arena in self.arenas() {
+            saved += arena.save_pages(most - saved);
+            if saved == most {
+                break;
+            }
+        }
+        saved
+    }
+
+    pub(crate) fn stop_saving(&mut self) {
+        self.arenas().into_iter().for_each(Arena::stop_saving);
+    }
+
+    /// Takes up what is no table. Its pages follow.
+    pub(crate) fn begin_restoring(&mut self, meta: RealmMeta) -> Result<(), Malformed> {
+        for (arena, shape) in self.arenas().into_iter().zip(&meta.shapes) {
+            arena.begin_restoring(shape)?;
+        }
+        self.set_now(Time(meta.now));
+        self.streams.restore(meta.streams)?;
+        self.contended = meta.contended;
+        self.unknown = meta.unknown;
+        self.sweep_next = meta.sweep_next as usize;
+        (self.sweep_began, self.swept_step) = (meta.sweep_began, meta.swept_step);
+        Ok(())
+    }
+
+    pub(crate) fn restore_pages(
+        &mut self,
+        arena: usize,
+        page: usize,
+        words: &[u64],
+    ) -> Result<(), Malformed> {
+        self.arenas()[arena].restore_pages(page, words)
+    }
+
+    /// All pages are there: makes what leads to them.
+    pub(crate) fn end_restoring(
+        &mut self,
+        swept: Vec<Pos>,
+        in_transit: BTreeMap<u16, i128>,
+    ) -> Result<(), Malformed> {
+        for arena in self.arenas() {
+            arena.end_restoring()?;
+        }
+        self.ledger.rebuild(swept, in_transit);
+        self.inventory.rebuild();
+        self.changes.rebuild();
+        self.limits.rebuild();
+        self.coupons.rebuild();
+        self.holds.rebuild();
+        let orders = self.orders.rebuild().into_iter();
+        self.timers.extend(orders.map(|(due, pos)| (due, TimerKind::Order, pos.0)));
+        let holds = self.holds.rows().iter_pos::<OneHold>();
+        let holds = holds.filter(|(_, hold)| hold.left > 0 && hold.deadline != 0);
+        self.timers.extend(holds.map(|(pos, hold)| (hold.deadline, TimerKind::Hold, pos.0)));
+        Ok(())
     }
 
     pub(crate) fn has_room(&self) -> bool {

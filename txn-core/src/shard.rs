@@ -22,6 +22,7 @@ use crate::index::Grown;
 use crate::ledger::Balance;
 use crate::realm::{Decision, RealmState, Seat};
 use crate::signals::{Shortage, Signals};
+use crate::snapshot::{ARENAS, Malformed, Meta, PAGE_WORDS, Parts, Piece, RealmMeta, Saved, Sink};
 use crate::streams::StreamEnds;
 
 /// How much a shard should be ready for, so that no table grows under load.
@@ -45,7 +46,18 @@ pub struct Shard {
     realms: [Option<Box<RealmState>>; 2],
     signals: Signals,
     touched: Vec<(Realm, ShardId)>,
+    saving: Option<Saving>,
 }
+
+/// A snapshot that is being taken.
+struct Saving {
+    sink: Sink,
+    /// By realm, accounts that are swept: those that are saved, and all that were there.
+    swept: [(usize, usize); 2],
+}
+
+/// Accounts that are swept, in one part.
+const SWEPT_MOST: usize = 4_096;
 
 impl Shard {
     /// An empty shard. `seed` keeps callers from choosing ids that collide in its tables; it
@@ -62,6 +74,7 @@ impl Shard {
             realms: [Some(Box::new(live)), None],
             signals: Signals::default(),
             touched: Vec::new(),
+            saving: None,
         }
     }
 
@@ -491,9 +504,131 @@ impl Shard {
         })
     }
 
+    /// Begins a snapshot of the state as it is now. From here on a page of its tables is saved
+    /// before it changes.
+    pub fn begin_snapshot(&mut self) {
+        self.stop_snapshot();
+        let sink = Sink::new(&self.spare);
+        let mut realms = [None, None];
+        for state in self.realms.iter_mut().flatten() {
+            realms[state.realm as usize] = Some(state.begin_saving(&sink));
+        }
+        let swept = [0, 1].map(|realm: usize| {
+            (0, realms[realm].as_ref().map_or(0, |meta: &RealmMeta| meta.swept as usize))
+        });
+        let (shard, shards) = (self.seat.id.0, self.seat.shards);
+        let seat = (shard, shards, self.seat.settle_step.as_secs());
+        sink.put_meta(&Meta { seat, next_offset: self.next_offset.0, realms });
+        self.saving = Some(Saving { sink, swept });
+    }
+
+    /// Saves up to so many KiB of the snapshot that is being taken. Says whether any is left.
+    pub fn save_some(&mut self, most: usize) -> bool {
+        let Some(saving) = &mut self.saving else { return false };
+        let mut saved = 0;
+        for state in self.realms.iter_mut().flatten() {
+            let (done, all) = &mut saving.swept[state.realm as usize];
+            while saved < most && done < all {
+                let swept = state.ledger.swept(*done, SWEPT_MOST.min(*all - *done));
+                saving.sink.put_swept(state.realm as u8, *done, &swept);
+                *done += swept.len();
+                saved += swept.len().div_ceil(PAGE_WORDS);
+            }
+            saved += state.save_pages(most.saturating_sub(saved));
+        }
+        saved >= most
+    }
+
+    /// What was saved since this was asked last, in whole pieces; with `all`, also the one that
+    /// isn't full.
+    pub fn saved(&mut self, all: bool) -> Vec<Piece> {
+        self.saving.as_ref().map_or(Vec::new(), |saving| saving.sink.take(all))
+    }
+
+    /// Ends the snapshot, whole or not.
+    pub fn stop_snapshot(&mut self) {
+        if self.saving.take().is_some() {
+            self.realms.iter_mut().flatten().for_each(|state| state.stop_saving());
+        }
+    }
+
+    /// Whether a snapshot is being taken.
+    pub fn is_saving(&self) -> bool {
+        self.saving.is_some()
+    }
+
     /// Bytes of its state.
     pub fn bytes(&self) -> u64 {
         self.states().map(RealmState::bytes).sum()
+    }
+}
+
+/// A shard that is being made of a snapshot.
+pub struct Restoring {
+    shard: Shard,
+    parts: Parts,
+    /// By realm: accounts that are swept, and money in transit.
+    swept: [Vec<Pos>; 2],
+    in_transit: [BTreeMap<u16, i128>; 2],
+    began: bool,
+}
+
+impl Restoring {
+    /// Of an empty shard, as [`Shard::new`] makes it.
+    pub fn new(shard: Shard) -> Restoring {
+        let (swept, in_transit) = Default::default();
+        Restoring { shard, parts: Parts::default(), swept, in_transit, began: false }
+    }
+
+    /// Adds the next piece: [`Piece::bytes`], at an address that is a multiple of 8.
+    pub fn add(&mut self, piece: &[u8]) -> Result<(), Malformed> {
+        let Restoring { shard, parts, swept, in_transit, began } = self;
+        parts.read(piece, |part| match part {
+            Saved::Meta(meta) => {
+                let seat = shard.seat;
+                let here = (seat.id.0, seat.shards, seat.settle_step.as_secs());
+                if meta.seat != here {
+                    return Err(Malformed("of another shard, or of other settings"));
+                }
+                shard.next_offset = Offset(meta.next_offset);
+                for (realm, meta) in [Realm::Live, Realm::Drill].into_iter().zip(meta.realms) {
+                    let Some(mut meta) = meta else { continue };
+                    in_transit[realm as usize] = std::mem::take(&mut meta.in_transit);
+                    swept[realm as usize] = vec![Pos(0); meta.swept as usize];
+                    shard.realm_mut(realm).begin_restoring(meta)?;
+                }
+                *began = true;
+                Ok(())
+            }
+            Saved::Pages(arena, page, words) => {
+                let state = shard.realms[arena / ARENAS].as_mut();
+                let state = state.ok_or(Malformed("a page before its arena"))?;
+                state.restore_pages(arena % ARENAS, page, words)
+            }
+            Saved::Swept(realm, first, accounts) => {
+                let places = swept[realm].get_mut(first..first + accounts.len());
+                let places = places.ok_or(Malformed("more accounts are swept than there are"))?;
+                for (place, account) in places.iter_mut().zip(accounts) {
+                    *place = Pos(*account as u32);
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// The shard, once all pieces were added.
+    pub fn finish(mut self) -> Result<Shard, Malformed> {
+        let is_listed = |pos: &Pos| pos.0 != 0;
+        if !self.began || !self.swept.iter().flatten().all(is_listed) {
+            return Err(Malformed("it ends early"));
+        }
+        let rest = self.swept.into_iter().zip(self.in_transit);
+        for (state, (swept, in_transit)) in self.shard.realms.iter_mut().zip(rest) {
+            if let Some(state) = state {
+                state.end_restoring(swept, in_transit)?;
+            }
+        }
+        Ok(self.shard)
     }
 }
 

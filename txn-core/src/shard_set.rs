@@ -1,11 +1,23 @@
 //! A set of shards, as plain words.
 
 use model::ShardId;
+use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Some of at most 256 shards.
 #[derive(
-    FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default, PartialEq, Eq,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
 )]
 #[repr(C)]
 pub(crate) struct ShardSet([u64; 4]);

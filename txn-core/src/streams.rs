@@ -6,9 +6,12 @@
 
 use std::collections::VecDeque;
 
-use model::record::entry::{Entry, length_of};
+use model::record::entry::{Entries, Entry, length_of};
 use model::{Realm, ShardId};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::snapshot::Malformed;
 
 /// Entries are kept in pieces of about this many bytes. Whoever looks for a number walks through
 /// its piece, so a piece is some tens of entries.
@@ -18,7 +21,7 @@ const PIECE_BYTES: usize = 1 << 10;
 const ENTRY_BYTES: usize = 64;
 
 /// Where the two directions between this shard and another stand.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StreamEnds {
     /// The number of the next entry that is sent.
     pub next_out: u64,
@@ -56,6 +59,14 @@ struct Piece {
     bytes: Vec<u8>,
 }
 
+/// The two directions between this shard and another, in a snapshot.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PeerState {
+    ends: StreamEnds,
+    /// What isn't acknowledged.
+    entries: Vec<u8>,
+}
+
 /// Why what arrived isn't taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum NotTaken {
@@ -75,21 +86,36 @@ impl Streams {
         Streams { realm, peers: (0..shards).map(|_| peer()).collect(), touched: Vec::new() }
     }
 
+    pub(crate) fn save(&self) -> Vec<PeerState> {
+        let save = |peer: &Peer| {
+            let entries = peer.entries(peer.ends.acked).map(|(_, entry)| entry);
+            PeerState { ends: peer.ends, entries: entries.collect::<Vec<_>>().concat() }
+        };
+        self.peers.iter().map(save).collect()
+    }
+
+    pub(crate) fn restore(&mut self, saved: Vec<PeerState>) -> Result<(), Malformed> {
+        const WRONG: Malformed = Malformed("a stream");
+        if saved.len() != self.peers.len() {
+            return Err(WRONG);
+        }
+        for (peer, PeerState { ends, entries }) in self.peers.iter_mut().zip(saved) {
+            let count = ends.next_out.checked_sub(ends.acked).and_then(|n| u32::try_from(n).ok());
+            let count = count.ok_or(WRONG)?;
+            let entries = Entries::parse(&entries, count).map_err(|_| WRONG)?;
+            peer.ends = StreamEnds { next_out: ends.acked, ..ends };
+            entries.for_each(|(bytes, _)| peer.push(bytes));
+        }
+        Ok(())
+    }
+
     pub(crate) fn ends(&self, peer: ShardId) -> StreamEnds {
         self.peers[usize::from(peer.0)].ends
     }
 
     /// Appends an entry for `peer`.
     pub(crate) fn push(&mut self, to: ShardId, entry: &Entry<'_>) {
-        let peer = &mut self.peers[usize::from(to.0)];
-        if peer.pieces.back().is_none_or(|piece| piece.bytes.len() >= PIECE_BYTES) {
-            let bytes = Vec::with_capacity(PIECE_BYTES + ENTRY_BYTES);
-            peer.pieces.push_back(Piece { first: peer.ends.next_out, start: 0, count: 0, bytes });
-        }
-        let piece = peer.pieces.back_mut().expect("one was pushed");
-        entry.write(&mut piece.bytes);
-        piece.count += 1;
-        peer.ends.next_out += 1;
+        entry.write(self.peers[usize::from(to.0)].next());
         self.touch(to);
     }
 
@@ -217,6 +243,22 @@ impl Streams {
 }
 
 impl Peer {
+    /// Where the next entry is written.
+    fn next(&mut self) -> &mut Vec<u8> {
+        if self.pieces.back().is_none_or(|piece| piece.bytes.len() >= PIECE_BYTES) {
+            let bytes = Vec::with_capacity(PIECE_BYTES + ENTRY_BYTES);
+            self.pieces.push_back(Piece { first: self.ends.next_out, start: 0, count: 0, bytes });
+        }
+        let piece = self.pieces.back_mut().expect("one was pushed");
+        piece.count += 1;
+        self.ends.next_out += 1;
+        &mut piece.bytes
+    }
+
+    fn push(&mut self, entry: &[u8]) {
+        self.next().extend_from_slice(entry);
+    }
+
     fn entries(&self, from: u64) -> impl Iterator<Item = (u64, &[u8])> {
         let skipped = self.pieces.partition_point(|piece| piece.first + piece.count <= from);
         self.pieces.range(skipped..).flat_map(Piece::entries).filter(move |(n, _)| *n >= from)

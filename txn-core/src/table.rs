@@ -8,6 +8,9 @@ use foldhash::fast::FixedState;
 use crate::arena::{Arena, Block, Pos, SpareRegions};
 use crate::index::{Grown, Hash32, Index, prefetch};
 
+/// Rows whose slots are fetched together when an index is made again.
+const REBUILD_AHEAD: usize = 32;
+
 /// A row, which its key names.
 pub(crate) trait Row: Block {
     type Key: Copy + Eq + Hash;
@@ -59,6 +62,33 @@ impl<R: Row> Table<R> {
         let pos = self.rows.push(row);
         self.index.get_or_insert_with(|| Index::new(&self.spare)).insert(hash, pos);
         pos
+    }
+
+    /// The rows' memory, to save and to restore.
+    pub(crate) fn rows(&mut self) -> &mut Arena {
+        &mut self.rows
+    }
+
+    /// Makes the index again, after all rows were restored.
+    pub(crate) fn rebuild(&mut self) {
+        let rows = self.rows.iter::<R>().count() as u64;
+        self.index = None;
+        self.reserve(rows);
+        let Some(index) = &mut self.index else { return };
+        let mut ahead = [(Hash32(0), Pos(0)); REBUILD_AHEAD];
+        let mut rows = self.rows.iter_pos::<R>();
+        loop {
+            let mut count = 0;
+            for (slot, (pos, row)) in ahead.iter_mut().zip(&mut rows) {
+                *slot = (self.hasher.hash_one(row.key()).into(), pos);
+                index.prefetch(slot.0);
+                count += 1;
+            }
+            ahead[..count].iter().for_each(|(hash, pos)| index.insert(*hash, *pos));
+            if count < REBUILD_AHEAD {
+                return;
+            }
+        }
     }
 
     /// All rows, in the order in which they came.

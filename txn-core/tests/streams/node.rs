@@ -13,7 +13,7 @@ use model::record::{
     set_withdrawn,
 };
 use model::{Epoch, ItemId, Offset, OrderId, Outcome, Party, Realm, Reply, Time};
-use txn_core::{Seat, Shard, Shortage, Signals, SpareRegions};
+use txn_core::{Piece, Restoring, Seat, Shard, Shortage, Signals, SpareRegions};
 
 /// An item in its realm.
 pub type Key = (Realm, ItemId);
@@ -33,6 +33,8 @@ pub struct Node {
     pub decided: Vec<(Realm, Party, OrderId, Reply)>,
     frame: FrameBuilder,
     frames: Vec<Vec<u8>>,
+    /// Frames that were finished when the snapshot that is being taken began, and its pieces.
+    snapshot: Option<(usize, Vec<Piece>)>,
     first_offset: Offset,
     previous: u64,
     /// The time of the frame at hand.
@@ -64,6 +66,7 @@ impl Node {
             decided: Vec::new(),
             frame: FrameBuilder::default(),
             frames: Vec::new(),
+            snapshot: None,
             first_offset: Offset(1),
             previous: 0,
             now: Time(0),
@@ -281,12 +284,40 @@ impl Node {
         (self.previous, self.first_offset) = (hash, self.shard.next_offset());
     }
 
+    /// Begins a snapshot or goes on with one. When it is whole, a shard that is made of it and
+    /// executes the rest of the log must stand where this one does.
+    pub fn snapshot(&mut self, pages: usize) {
+        let Some((frames, pieces)) = &mut self.snapshot else {
+            self.cut();
+            self.shard.begin_snapshot();
+            self.snapshot = Some((self.frames.len(), Vec::new()));
+            return;
+        };
+        let is_whole = !self.shard.save_some(pages);
+        pieces.extend(self.shard.saved(is_whole));
+        if is_whole {
+            let frames = *frames;
+            let (_, pieces) = self.snapshot.take().expect("one is being taken");
+            self.shard.stop_snapshot();
+            let empty = Shard::new(self.shard.seat(), 78, SpareRegions::default());
+            let mut restoring = Restoring::new(empty);
+            for piece in &pieces {
+                restoring.add(piece.bytes()).expect("a shard wrote it");
+            }
+            let restored = restoring.finish().expect("it is whole");
+            self.assert_leads_here(restored, frames);
+        }
+    }
+
     /// Executes the log again on a shard that knows nothing: every outcome and the state must be
     /// what they were, though nobody waits there and nothing is asked twice.
     pub fn assert_replays(&mut self) {
+        self.assert_leads_here(Shard::new(self.shard.seat(), 77, SpareRegions::default()), 0);
+    }
+
+    fn assert_leads_here(&mut self, mut again: Shard, frames: usize) {
         self.cut();
-        let mut again = Shard::new(self.shard.seat(), 77, SpareRegions::default());
-        for bytes in &self.frames {
+        for bytes in &self.frames[frames..] {
             let (frame, _) = Frame::split(bytes).expect("a finished frame is whole");
             let mut commands = frame.records.to_vec();
             let mut at = 0;
@@ -301,8 +332,13 @@ impl Node {
             result.expect("the log holds records");
             assert!(redone.records() == frame.records, "a record comes out otherwise");
         }
+        assert_eq!(again.next_offset(), self.shard.next_offset());
         assert_eq!(again.state_hash(), self.shard.state_hash());
         assert_eq!(again.recalled(), self.shard.recalled());
+        for realm in [Realm::Live, Realm::Drill] {
+            assert_eq!(again.next_due(realm), self.shard.next_due(realm));
+            assert_eq!(again.next_sweep(realm), self.shard.next_sweep(realm));
+        }
     }
 }
 

@@ -121,7 +121,7 @@ impl World {
         let shards = u64::from(self.shards());
         let node = self.random.below(shards) as usize;
         let realm = if self.random.one_in(5) { Realm::Drill } else { Realm::Live };
-        match self.random.below(20) {
+        match self.random.below(24) {
             0..8 => self.send_some(realm),
             8..14 => self.receive_some(),
             14 => self.lose_some(),
@@ -130,7 +130,11 @@ impl World {
                 let turn = self.random.pick(&[Turn::Tries, Turn::Asks, Turn::Answers]);
                 self.nodes[node].work(self.now, turn);
             }
-            _ => self.nodes[node].cut(),
+            19 => self.nodes[node].cut(),
+            _ => {
+                let pages = 1 + self.random.below(3) as usize;
+                self.nodes[node].snapshot(pages);
+            }
         }
         self.after();
     }
