@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
-use node::{DrillSwitch, Inbox, Stages, ThreadState};
+use node::{DrillSwitch, Inbox, SnapshotFigures, Stages, ThreadState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -36,6 +36,7 @@ pub(crate) struct Admin {
     stages: Arc<Stages>,
     /// By shard.
     inboxes: Vec<Inbox>,
+    snapshots: Option<Arc<SnapshotFigures>>,
     stopping: watch::Receiver<bool>,
     drills: Drills,
 }
@@ -60,10 +61,11 @@ impl Admin {
     pub(crate) fn new(
         stages: Arc<Stages>,
         inboxes: Vec<Inbox>,
+        snapshots: Option<Arc<SnapshotFigures>>,
         stopping: watch::Receiver<bool>,
         drills: Drills,
     ) -> Admin {
-        Admin { stages, inboxes, stopping, drills }
+        Admin { stages, inboxes, snapshots, stopping, drills }
     }
 
     /// Answers on a task of the current runtime, as long as that runs. The listener must not
@@ -123,6 +125,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     registry.register_collector(Box::new(Metrics {
         figures: admin.stages.figures(),
         inboxes: admin.inboxes.iter().map(|inbox| (inbox.messages(), inbox.bytes())).collect(),
+        snapshots: admin.snapshots.clone(),
     }));
     let mut text = String::new();
     match encode(&mut text, &registry) {
@@ -137,6 +140,7 @@ struct Metrics {
     figures: Figures,
     /// Messages and bytes that wait, by shard.
     inboxes: Vec<(usize, usize)>,
+    snapshots: Option<Arc<SnapshotFigures>>,
 }
 
 impl Collector for Metrics {
@@ -144,6 +148,7 @@ impl Collector for Metrics {
         self.encode_stages(&mut encoder)?;
         self.encode_counts(&mut encoder)?;
         self.encode_log(&mut encoder)?;
+        self.encode_snapshots(&mut encoder)?;
         self.encode_threads(&mut encoder)?;
         self.encode_inboxes(&mut encoder)
     }
@@ -214,6 +219,23 @@ impl Metrics {
             &octaves(&log.group_orders, GROUP_OCTAVES, 1.0),
             None,
         )
+    }
+
+    fn encode_snapshots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(snapshots) = &self.snapshots else { return Ok(()) };
+        for (name, help, count) in [
+            ("crest_snapshots", "Snapshots of shards that were taken", snapshots.taken()),
+            ("crest_snapshots_failed", "Snapshots that were given up", snapshots.failed()),
+            ("crest_snapshot_bytes", "Bytes written for snapshots", snapshots.bytes()),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
+        }
+        let help = "Bytes of log behind the oldest of the shards' newest snapshots";
+        let mut gauge =
+            encoder.encode_descriptor("crest_snapshot_lag_bytes", help, None, MetricType::Gauge)?;
+        gauge.encode_gauge(&snapshots.lag_bytes())
     }
 
     fn encode_threads(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

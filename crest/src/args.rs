@@ -104,6 +104,10 @@ pub(crate) struct Serve {
     /// Items to be ready for.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) items: u64,
+    /// Bytes of log after which a shard is saved again, so that a restart needn't execute them.
+    /// Default: 256 MiB, or as much as all snapshots take, whichever is more.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) snapshot_every: Option<NonZeroU64>,
     /// Remembered orders to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,

@@ -9,7 +9,10 @@ use std::process::ExitCode;
 use std::thread;
 
 use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
-use node::{CommitStats, DataDir, GroupHandle, GroupTask, LogThread, MakeDir, ShardFailed};
+use node::{
+    CommitStats, DataDir, GroupHandle, GroupTask, LogThread, MakeDir, ShardFailed, SnapshotPolicy,
+    SnapshotThread,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,8 +42,17 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     };
     let drill_door = DrillDoor::new(drill_key(args)?);
     let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
-    let (opened, recovered) = node::open(&dir, reactors, capacity)?;
-    tracing::info!(records = opened.replayed, cut_bytes = recovered.cut_bytes, "recovered");
+    let policy = SnapshotPolicy { every_bytes: args.snapshot_every.map(Into::into) };
+    let (opened, recovered) = node::open(&dir, reactors, capacity, policy)?;
+    for snapshot in &opened.passed_over {
+        tracing::warn!("{snapshot}; the one before it, or more of the log, stands in");
+    }
+    tracing::info!(
+        restored = opened.restored,
+        records = opened.replayed,
+        cut_bytes = recovered.cut_bytes,
+        "recovered"
+    );
 
     // Sockets that share a port don't see that somebody else has it; one that doesn't share does.
     drop(bind(args.http, Sharing::No)?);
@@ -61,7 +73,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let switches = groups.values().map(|handle| handle.drill_switch()).collect();
     let drills = Drills { door: drill_door.clone(), groups: switches };
     let stages = opened.handles[0].1.stages().clone();
-    let watched = Admin::new(stages, inboxes, stopped.clone(), drills);
+    let snapshots = opened.snapshots.as_ref().map(SnapshotThread::figures);
+    let watched = Admin::new(stages, inboxes, snapshots, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();
     let threads: Vec<_> = Door::for_all(listeners)
@@ -106,7 +119,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         // Receivers are reactors and the admin port; one that is gone needs no word.
         let _ = stop.send(true);
         // On a thread of its own, so that the admin port answers until the end.
-        let stats = tokio::task::spawn_blocking(move || end(threads, opened.log)).await??;
+        let stats = tokio::task::spawn_blocking(move || end(threads, opened.snapshots, opened.log))
+            .await??;
         Ok(Ok(stats))
     })?;
     let stats = match ended {
@@ -145,11 +159,13 @@ pub(crate) fn read_drill_key(file: &Path) -> Result<DrillKey, Failure> {
 /// Waits until the reactors are done, then the log.
 fn end(
     reactors: Vec<thread::JoinHandle<std::io::Result<()>>>,
+    snapshots: Option<SnapshotThread>,
     log: LogThread,
 ) -> std::io::Result<CommitStats> {
     for reactor in reactors {
         reactor.join().map_err(|_| std::io::Error::other("a reactor panicked"))??;
     }
+    drop(snapshots);
     Ok(log.join())
 }
 

@@ -386,6 +386,45 @@ fn a_damaged_log_is_refused_and_named_and_left_as_it_is() {
 }
 
 #[test]
+fn a_damaged_snapshot_is_named_and_what_was_before_it_stands_in() {
+    let seed = seed();
+    let repeat = Repeat::new("a_damaged_snapshot", seed);
+    let mut life = stopped(&repeat, 3);
+    let mut random = Random(seed);
+    // The newest of each shard, then all of them; a bit, or the file's end.
+    for all in [false, true] {
+        let saved = content(&life.data.join("snapshots"));
+        assert!(saved.len() > 20, "two of most shards: {}", saved.len());
+        let shard = |path: &Path| path.file_name().unwrap().to_string_lossy()[..5].to_string();
+        let newest: BTreeMap<String, &PathBuf> =
+            saved.keys().map(|path| (shard(path), path)).collect();
+        let is_damaged = |path: &&PathBuf| all || newest[&shard(path)] == *path;
+        let damaged: Vec<&PathBuf> = saved.keys().filter(is_damaged).collect();
+        for path in &damaged {
+            let mut bytes = saved[*path].clone();
+            match random.below(2) {
+                0 => bytes[4096 + random.below(64) as usize] ^= 1 << random.below(8),
+                _ => bytes.truncate(bytes.len() - 4096),
+            }
+            std::fs::write(path, &bytes).unwrap();
+        }
+        let load = Load::new(life.start(&mut random, 0), &life.book, How::Terminate, When::Never);
+        life.read_back(&load);
+        load.strike();
+        let mut platform = load.platform.borrow_mut();
+        assert!(platform.wait().success(), "{}", platform.words());
+        for path in &damaged {
+            let name = path.file_name().unwrap().to_string_lossy();
+            let named = format!("{name} is damaged: piece ");
+            assert!(platform.words().contains(&named), "{named}\n{}", platform.words());
+        }
+        drop(platform);
+        life.check();
+    }
+    life.end(&mut random);
+}
+
+#[test]
 fn what_it_does_not_do_it_says_in_words() {
     let repeat = Repeat::new("what_it_does_not_do", seed());
     let data = repeat.data();

@@ -26,11 +26,15 @@ pub enum Bug {
     DeafToUnmark = 9,
     /// Who has waited too long is told that it is sold out.
     BusyIsSoldOut = 10,
+    /// While a snapshot is taken, a page that changes isn't saved first.
+    PageNotKept = 11,
+    /// A snapshot is used before the log is durable up to where it stands.
+    SnapshotAhead = 12,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 12] = [
         Bug::GrantTwice,
         Bug::ForgottenNumber,
         Bug::EarlyRelease,
@@ -41,6 +45,8 @@ impl Bug {
         Bug::DrillTimer,
         Bug::DeafToUnmark,
         Bug::BusyIsSoldOut,
+        Bug::PageNotKept,
+        Bug::SnapshotAhead,
     ];
 }
 

@@ -15,6 +15,7 @@ mod ends;
 mod fault;
 mod local;
 mod memory;
+mod snapshot;
 
 use std::io;
 use std::time::Duration;
@@ -27,6 +28,10 @@ pub use disk::{DirDisk, Disk, DiskFile};
 pub use fault::FaultyDisk;
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Prepare, Recovered};
 pub use memory::MemoryLog;
+pub use snapshot::{
+    PIECE_BYTES_MAX, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotReader,
+    SnapshotWriter, Snapshots,
+};
 
 /// Frames of several shards, appended durably.
 pub trait Log: Send {

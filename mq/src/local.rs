@@ -16,7 +16,7 @@
 //! the old one a part of the log no more.
 
 mod index;
-mod layout;
+pub(crate) mod layout;
 mod prepare;
 mod reader;
 mod recover;

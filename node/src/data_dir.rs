@@ -22,6 +22,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const META: &str = "crest.json";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
 
 /// What is fixed when a data directory is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +224,11 @@ impl DataDir {
     /// Where its log is.
     pub fn log_path(&self) -> PathBuf {
         self.path.join(LOG)
+    }
+
+    /// Where its snapshots are.
+    pub fn snapshots_path(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
     }
 
     /// A number that no other start of any process has drawn.

@@ -13,6 +13,7 @@
 
 mod host;
 mod links;
+mod saving;
 mod waiting;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
 use crate::Now;
 use host::{Host, Hosts};
 pub use links::Message;
+use saving::Saving;
 use waiting::{ItemKey, Moved, ReplyPlace};
 
 /// Timers that fire at one moment. More go on with the next.
@@ -110,6 +112,7 @@ pub struct ShardGroup<T> {
     spare_frames: Vec<Vec<u8>>,
     spare_held: Vec<(T, Found)>,
     drill_stopped: bool,
+    saving: Option<Saving>,
     /// Whose turn it is now that somebody has moved. Empty but while that is seen to.
     moved: Moved,
 }
@@ -139,6 +142,7 @@ impl<T: Token> ShardGroup<T> {
             spare_frames: Vec::new(),
             spare_held: Vec::new(),
             drill_stopped: false,
+            saving: None,
             moved: Moved::default(),
         };
         for slot in 0..group.hosts.len() {
@@ -735,6 +739,7 @@ impl<T: Token> ShardGroup<T> {
     pub fn durable(&mut self, now: Now, frames: Vec<Vec<u8>>) {
         let mut released = self.in_flight.take().expect("something was handed over");
         self.released.append(&mut released);
+        self.saving.iter_mut().for_each(|saving| saving.is_durable = true);
         self.spare_held = released;
         self.spare_frames.extend(frames);
         self.spare_frames.truncate(2 * self.hosts.len());

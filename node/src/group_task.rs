@@ -6,6 +6,7 @@
 //! newest frame that isn't durable yet, because what it saw may be in there.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::commit::{Committed, Group, Job};
 use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::memory::MemoryThread;
+use crate::snapshots::{Assignment, Part};
 use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
 use crate::{GroupHandle, LogThread, Now, SubmitError};
 
@@ -29,6 +31,13 @@ const TAKE_MAX: usize = 256;
 /// When a group has been idle for this long, an empty frame follows its last one. It names the
 /// last one as synced, so that damage to it is never taken for a torn tail.
 const IDLE_MARK: Duration = Duration::from_millis(100);
+
+/// KiB of a snapshot that are saved at once, some tens of microseconds, and how often: a shard of
+/// 600,000 accounts in a quarter of a second, with less than a tenth of its core.
+const SLICE_KIB: usize = 128;
+const SLICE_EVERY: Duration = Duration::from_micros(500);
+/// Pieces that may wait to be written before no more than what has to be is saved.
+const AHEAD: usize = 8;
 
 /// Timers are looked at no more often than this.
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -84,6 +93,14 @@ pub struct GroupTask {
     has_room: bool,
     /// Whether a frame follows the last one that has records.
     marked: bool,
+    snapshot: Option<Taking>,
+}
+
+/// A snapshot that is being taken.
+struct Taking {
+    assignment: Assignment,
+    /// When the next slice is saved.
+    slice_at: Duration,
 }
 
 impl GroupTask {
@@ -118,6 +135,7 @@ impl GroupTask {
             may_send: false,
             has_room: true,
             marked: true,
+            snapshot: None,
         };
         (task, handle)
     }
@@ -139,6 +157,7 @@ impl GroupTask {
             let may_take = open && self.group.unwritten_bytes() < GROUP_BYTES_MAX;
             let rests = !self.group.is_in_flight();
             let wake = if rests { self.rest() } else { None };
+            let wake = if self.snapshot.is_some() { Some(SLICE_EVERY) } else { wake };
             tokio::select! {
                 biased;
                 done = self.done.recv() => {
@@ -175,6 +194,9 @@ impl GroupTask {
             if !self.group.is_in_flight() {
                 self.commit()?;
             }
+            if self.snapshot.is_some() {
+                self.save();
+            }
             self.returns.send();
         }
         Ok(())
@@ -204,6 +226,9 @@ impl GroupTask {
             Parcel::StopDrill(stopped) => {
                 self.group.stop_drill(self.now, stopped);
                 self.let_out(None);
+            }
+            Parcel::Snapshot(assignment) => {
+                self.snapshot = Some(Taking { assignment, slice_at: Duration::ZERO });
             }
         }
         Ok(())
@@ -284,6 +309,34 @@ impl GroupTask {
         self.log
             .send(Job::Append(group))
             .map_err(|_| ShardFailed::Log("the log thread has ended".to_string()))
+    }
+
+    /// Goes on with the snapshot that is being taken.
+    fn save(&mut self) {
+        let Some(mut taking) = self.snapshot.take() else { return };
+        let Assignment { shard, parts, unwritten } = &taking.assignment;
+        if !self.group.is_saving() {
+            // What it has decided last may have to be handed over first.
+            if let Some(end) = self.group.begin_snapshot(*shard) {
+                let _ = parts.send(Part::Begun(end));
+            }
+            self.snapshot = Some(taking);
+            return;
+        }
+        let is_time = self.now.monotonic >= taking.slice_at && unwritten.load(Relaxed) < AHEAD;
+        if is_time {
+            taking.slice_at = self.now.monotonic + SLICE_EVERY;
+        }
+        let (pieces, is_over) = self.group.save_some(if is_time { SLICE_KIB } else { 0 });
+        unwritten.fetch_add(pieces.len(), Relaxed);
+        let mut heard = pieces.is_empty() || parts.send(Part::Pieces(pieces)).is_ok();
+        heard &= !is_over || parts.send(Part::Whole).is_ok();
+        if !heard {
+            // It can't be written: nobody waits for it any more.
+            self.group.stop_snapshot();
+        } else if !is_over {
+            self.snapshot = Some(taking);
+        }
     }
 
     fn release(&mut self, done: Committed) -> Result<(), ShardFailed> {

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::commit::{Job, Lookup};
 use crate::group::Message as ShardMessage;
+use crate::snapshots::Assignment;
 use crate::stages::{self, GroupTicks, Stages, Ticks};
 
 /// Submissions that may wait for a shard.
@@ -122,6 +123,8 @@ pub(crate) enum Parcel {
     Streams(Vec<ShardMessage>),
     /// Whether rehearsal is stopped.
     StopDrill(bool),
+    /// A snapshot of one of the shards is wanted.
+    Snapshot(Assignment),
 }
 
 /// Answers for one reactor, each with its waiter; and messages' memory back.

@@ -31,6 +31,7 @@ mod open;
 mod reactor;
 mod replay;
 mod rerun;
+mod snapshots;
 pub mod stages;
 mod statement;
 mod threads;
@@ -43,10 +44,13 @@ pub use data_dir::{DataDir, DataDirError, MakeDir};
 pub use group::{Found, Lost, Message, ShardGroup, Token};
 pub use group_task::{GroupTask, ShardFailed};
 pub use inbox::{Answer, DrillSwitch, GroupHandle, Inbox, Overloaded, SubmitError};
-pub use open::{OpenError, Opened, Placement, open, open_log, recover};
+pub use open::{OpenError, Opened, Placement, Recovery, open, open_log, recover};
 pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};
+pub use snapshots::{
+    RestoredShard, SnapshotFigures, SnapshotPolicy, SnapshotThread, restore_shard,
+};
 pub use stages::Stages;
 pub use statement::{MOVEMENTS_MAX, Movement, Statement, statement};
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

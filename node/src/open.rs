@@ -1,14 +1,19 @@
 //! Opening a data directory: recover the log, execute it again, take ownership.
 
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use model::ShardId;
-use mq::{DirDisk, LocalConfig, LocalLog, Log, LogError, Recovered};
+use model::frame::Frame;
+use model::{Offset, ShardId};
+use mq::{
+    DirDisk, LocalConfig, LocalLog, Log, LogEnd, LogError, Recovered, SnapshotError, Snapshots,
+};
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
 use crate::memory::MemoryThread;
 use crate::replay::{Difference, Replay};
+use crate::snapshots::{RestoredShard, SnapshotPolicy, SnapshotThread, restore_shard};
 use crate::{DataDir, DataDirError, GroupHandle, GroupTask, LogThread, Stages};
 
 /// Why a data directory can't be served.
@@ -20,9 +25,25 @@ pub enum OpenError {
     /// Its log is damaged, or can't be read or written.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Its snapshots can't be read. Damage is none of it: an older one, or the log, stands in.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The log executes to something else than it says.
     #[error("the log does not execute to what it records, at {0}")]
     Difference(#[from] Difference),
+    /// A snapshot knows of more than the log has: what was durable was lost.
+    #[error(
+        "the log of shard {shard} ends before offset {next}, and a snapshot goes on at {offset}: \
+         what was durable was lost"
+    )]
+    LogBehind {
+        /// The shard.
+        shard: ShardId,
+        /// Where its snapshot goes on.
+        offset: Offset,
+        /// Where its log ends.
+        next: Offset,
+    },
     /// No thread for the log or for memory.
     #[error("no thread beside the shards: {0}")]
     Thread(#[from] std::io::Error),
@@ -56,13 +77,22 @@ impl Placement {
     }
 
     pub(crate) fn shard(&self, id: ShardId, spare: &SpareRegions) -> Shard {
-        let mut shard = Shard::new(self.seat(id), self.hash_seed, spare.clone());
+        let mut shard = self.empty_shard(id, spare);
+        self.reserve(&mut shard);
+        shard
+    }
+
+    pub(crate) fn empty_shard(&self, id: ShardId, spare: &SpareRegions) -> Shard {
+        Shard::new(self.seat(id), self.hash_seed, spare.clone())
+    }
+
+    /// Makes a shard ready for its part.
+    pub(crate) fn reserve(&self, shard: &mut Shard) {
         let shards = u64::from(self.shards);
         let Capacity { accounts, items, orders } = self.capacity;
         // Every shard has a row for every item.
         let (accounts, orders) = (accounts.div_ceil(shards), orders.div_ceil(shards));
         shard.reserve(Capacity { accounts, items, orders });
-        shard
     }
 }
 
@@ -74,8 +104,14 @@ pub struct Opened {
     pub handles: Vec<(u16, GroupHandle)>,
     /// To be joined after the tasks ended.
     pub log: LogThread,
+    /// To be dropped before the log is joined. `None` without snapshots.
+    pub snapshots: Option<SnapshotThread>,
     /// Records that were executed again.
     pub replayed: u64,
+    /// Shards that were made of a snapshot.
+    pub restored: usize,
+    /// Snapshots that were no good, and why: older ones, or more of the log, stood in.
+    pub passed_over: Vec<String>,
 }
 
 /// Recovers the directory's shards and makes this process their owner.
@@ -83,6 +119,7 @@ pub fn open(
     dir: &DataDir,
     groups: usize,
     capacity: Capacity,
+    policy: SnapshotPolicy,
 ) -> Result<(Opened, Recovered), OpenError> {
     let disk = Arc::new(DirDisk::open(dir.log_path()).map_err(DataDirError::at(dir))?);
     let config = LocalConfig {
@@ -91,24 +128,36 @@ pub fn open(
         ..LocalConfig::default()
     };
     let (log, recovered) = LocalLog::open(disk, config)?;
-    let opened = open_log(log, LocalLog::close, dir.placement(groups, capacity))?;
+    let saved = Arc::new(DirDisk::open(dir.snapshots_path()).map_err(DataDirError::at(dir))?);
+    let snapshots = Snapshots::open(saved)?;
+    let placement = dir.placement(groups, capacity);
+    let opened = open_with(log, LocalLog::close, placement, Some((snapshots, policy)))?;
     Ok((opened, recovered))
 }
 
-/// The same on any log.
+/// The same on any log, without snapshots.
 pub fn open_log<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     placement: Placement,
 ) -> Result<Opened, OpenError> {
+    open_with(log, close, placement, None)
+}
+
+fn open_with<L: Log + 'static>(
+    log: L,
+    close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
+    placement: Placement,
+    snapshots: Option<(Snapshots, SnapshotPolicy)>,
+) -> Result<Opened, OpenError> {
     let spare = SpareRegions::default();
     let memory = MemoryThread::spawn(spare.clone())?;
-    let ids = || (0..placement.shards).map(ShardId);
-    let shards = recover(&log, &placement, ids(), &spare, || memory.look())?;
-    let replayed = shards.iter().map(|shard| shard.next_offset().0 - 1).sum();
+    let ids: Vec<ShardId> = (0..placement.shards).map(ShardId).collect();
+    let kept = snapshots.as_ref().map(|(snapshots, _)| snapshots);
+    let recovery = recover(&log, kept, &placement, &ids, &spare, || memory.look())?;
     let groups = placement.groups.clamp(1, placement.shards.into());
     let mut members: Vec<Vec<_>> = (0..groups).map(|_| Vec::new()).collect();
-    for shard in shards {
+    for shard in recovery.shards {
         let id = shard.seat().id;
         members[usize::from(id.0) % groups].push((shard, log.end(id)));
     }
@@ -119,36 +168,147 @@ pub fn open_log<L: Log + 'static>(
         GroupTask::new(number, placement.shards, members, &log, memory, stages)
     });
     let (mut tasks, of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
-    let handle = |id: ShardId| {
+    let handle = |id: &ShardId| {
         let group = usize::from(id.0) % groups;
         (group as u16, of_group[group].clone())
     };
-    let handles: Vec<(u16, GroupHandle)> = ids().map(handle).collect();
+    let handles: Vec<(u16, GroupHandle)> = ids.iter().map(handle).collect();
     tasks.iter_mut().for_each(|task| task.connect(&handles));
-    Ok(Opened { tasks, handles, log, replayed })
+    let snapshots = match snapshots {
+        Some((snapshots, policy)) => {
+            Some(SnapshotThread::spawn(snapshots, policy, &handles, recovery.lags, stages)?)
+        }
+        None => None,
+    };
+    let Recovery { replayed, restored, passed_over, .. } = recovery;
+    Ok(Opened { tasks, handles, log, snapshots, replayed, restored, passed_over })
 }
 
-/// Executes a log again, for the shards that are wanted of it. `after_frame` is called after each
-/// frame.
+/// What was made of a log and of snapshots.
+pub struct Recovery {
+    /// The shards that were wanted, in that order, each at the end of its log.
+    pub shards: Vec<Shard>,
+    /// Records that were executed again.
+    pub replayed: u64,
+    /// Shards that were made of a snapshot.
+    pub restored: usize,
+    /// By shard as in `shards`: bytes of the whole log behind its snapshot.
+    pub lags: Vec<u64>,
+    /// Snapshots that were no good, and why.
+    pub passed_over: Vec<String>,
+}
+
+/// Makes shards of their newest good snapshots, and executes the rest of the log again.
+/// `after_frame` is called after each frame.
 pub fn recover(
     log: &impl Log,
+    snapshots: Option<&Snapshots>,
     placement: &Placement,
-    wanted: impl Iterator<Item = ShardId>,
+    wanted: &[ShardId],
     spare: &SpareRegions,
     mut after_frame: impl FnMut(),
-) -> Result<Vec<Shard>, OpenError> {
-    let mut shards: Vec<Shard> = wanted.map(|id| placement.shard(id, spare)).collect();
+) -> Result<Recovery, OpenError> {
+    let restored = match snapshots {
+        Some(snapshots) => restore_all(snapshots, placement, wanted, spare)?,
+        None => {
+            let empty = |id: &ShardId| RestoredShard {
+                shard: placement.shard(*id, spare),
+                place: None,
+                passed_over: Vec::new(),
+            };
+            wanted.iter().map(empty).collect()
+        }
+    };
     let mut by_id = vec![None; placement.shards.into()];
-    for (at, shard) in shards.iter().enumerate() {
-        by_id[usize::from(shard.seat().id.0)] = Some(at);
+    for (at, id) in wanted.iter().enumerate() {
+        by_id[usize::from(id.0)] = Some(at);
+    }
+    let mut recovery = Recovery {
+        shards: Vec::new(),
+        replayed: 0,
+        restored: 0,
+        lags: Vec::new(),
+        passed_over: Vec::new(),
+    };
+    let mut seeks = Vec::new();
+    for RestoredShard { shard, place, passed_over } in restored {
+        recovery.restored += usize::from(place.is_some());
+        recovery.shards.push(shard);
+        recovery.passed_over.extend(passed_over);
+        seeks.push(place.map(|place| place.end));
     }
     let mut replay = Replay::default();
+    let mut bytes = 0;
+    let mut saved_at = vec![0; wanted.len()];
     let mut frames = log.read_all()?;
     while let Some(frame) = frames.next()? {
-        let id = frame.place().shard;
-        let shard = by_id.get(usize::from(id.0)).copied().flatten().map(|at| &mut shards[at]);
-        replay.apply(shard.ok_or_else(|| Difference::foreign(&frame))?, frame)?;
+        let at = by_id.get(usize::from(frame.place().shard.0)).copied().flatten();
+        let at = at.ok_or_else(|| Difference::foreign(&frame))?;
+        bytes += frame.bytes.len() as u64;
+        if is_behind(&mut seeks[at], &frame)? {
+            saved_at[at] = bytes;
+        } else {
+            replay.apply(&mut recovery.shards[at], frame)?;
+            recovery.replayed += u64::from(frame.header.count.get());
+        }
         after_frame();
     }
-    Ok(shards)
+    recovery.lags = saved_at.iter().map(|saved_at| bytes - saved_at).collect();
+    for (seek, shard) in seeks.iter().zip(&recovery.shards) {
+        let Some(saved) = seek else { continue };
+        // All frames before may have been trimmed, and none have come since.
+        let end = log.end(shard.seat().id);
+        if (saved.next, saved.previous) != (end.next, end.previous) {
+            let (shard, offset) = (shard.seat().id, saved.next);
+            return Err(OpenError::LogBehind { shard, offset, next: end.next });
+        }
+    }
+    Ok(recovery)
+}
+
+/// Whether what a frame says is in the snapshot already. `seek` is where that goes on, until the
+/// frame was met: then the log leads there.
+fn is_behind(seek: &mut Option<LogEnd>, frame: &Frame<'_>) -> Result<bool, Difference> {
+    let Some(end) = *seek else { return Ok(false) };
+    let place = frame.place();
+    if (frame.next_offset(), frame.header.hash.get()) == (end.next, end.previous) {
+        *seek = None;
+        return Ok(true);
+    }
+    if (place.first_offset, place.previous) == (end.next, end.previous) {
+        *seek = None; // What was before it was trimmed.
+        return Ok(false);
+    }
+    if frame.next_offset() <= end.next {
+        return Ok(true);
+    }
+    let detail = "a snapshot goes on here, and the log goes on otherwise".to_string();
+    Err(Difference { shard: place.shard, offset: end.next, detail, repeated: false })
+}
+
+/// Makes shards of snapshots: several at once, for that is reading and copying.
+fn restore_all(
+    snapshots: &Snapshots,
+    placement: &Placement,
+    wanted: &[ShardId],
+    spare: &SpareRegions,
+) -> Result<Vec<RestoredShard>, OpenError> {
+    let found = snapshots.list()?;
+    let threads = placement.groups.clamp(1, wanted.len().max(1));
+    let restore = |first: usize| {
+        let theirs = wanted.iter().skip(first).step_by(threads);
+        let ids = |id: &ShardId| found.get(id).map_or(&[][..], Vec::as_slice);
+        let shards = theirs.map(|id| restore_shard(snapshots, ids(id), placement, *id, spare));
+        shards.collect::<Result<Vec<_>, SnapshotError>>()
+    };
+    let mut parts: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || restore(n))).collect();
+        let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("it doesn't panic");
+        let first = restore(0);
+        std::iter::once(first).chain(others.into_iter().map(join)).collect::<Result<Vec<_>, _>>()
+    })?
+    .into_iter()
+    .map(Vec::into_iter)
+    .collect();
+    Ok((0..wanted.len()).filter_map(|at| parts[at % threads].next()).collect())
 }

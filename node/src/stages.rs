@@ -180,6 +180,11 @@ impl Stages {
         requests
     }
 
+    /// Bytes that the log thread wrote so far.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log.bytes.load(Relaxed)
+    }
+
     /// What the log thread did so far.
     pub fn log_figures(&self) -> LogFigures {
         let log = &self.log;

@@ -35,6 +35,12 @@ pub struct Ran {
     pub records: u64,
     /// Units that were sold.
     pub sold: u64,
+    /// Snapshots that were taken.
+    pub snapshots: u64,
+    /// Shards that were made of a snapshot when their node started.
+    pub restored: u64,
+    /// Snapshots that were no good then.
+    pub passed_over: u64,
     /// What went wrong, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// A hash over all that happened.

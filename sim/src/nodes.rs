@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::frame::FrameBuilder;
-use model::record::{Records, clear_outcome};
+use model::record::{RULE_VERSION, Records, clear_outcome};
 use model::{Realm, ShardId, Time};
-use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare};
+use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare, SnapshotWriter, Snapshots};
 use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover};
 use txn_core::{Shard, SpareRegions};
+
+use crate::random::Random;
 
 /// Frames stay below: submissions and messages are small here.
 const FRAME_BYTES_MAX: usize = 256 << 10;
@@ -34,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) up: Option<Up>,
     /// Grows with every start: what was meant for an earlier one is lost.
     pub(crate) life: u64,
+    /// At the last start: shards that were made of snapshots, and snapshots that were no good.
+    pub(crate) restored: (usize, usize),
     salt: u64,
 }
 
@@ -44,6 +48,19 @@ pub(crate) struct Up {
     clock: Clock,
     /// By group: what is being appended.
     pub(crate) appending: Vec<Option<Vec<Vec<u8>>>>,
+    snapshots: Snapshots,
+    /// By group: the snapshot that is being written.
+    saving: Vec<Option<SnapshotWriter>>,
+}
+
+/// How a step of taking snapshots went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Saved {
+    Something,
+    /// A snapshot is there.
+    Whole,
+    /// It can't be written, and is given up.
+    Failed,
 }
 
 /// Why a node doesn't come up.
@@ -67,6 +84,7 @@ impl Node {
             clock_off_us: 0,
             up: None,
             life: 0,
+            restored: (0, 0),
             salt: 0,
         }
     }
@@ -90,9 +108,13 @@ impl Node {
             Err(LogError::Io { .. } | LogError::Poisoned) => return Err(Down::Fault),
             Err(error) => return Err(Down::Damaged(error.to_string())),
         };
-        let shards = recover(&log, placement, self.shards.iter().copied(), spare, || {});
-        let shards = match shards {
-            Ok(shards) => shards,
+        let snapshots = match Snapshots::open(Arc::new(self.disk.clone())) {
+            Ok(snapshots) => snapshots,
+            Err(_) => return Err(Down::Fault),
+        };
+        let recovered = recover(&log, Some(&snapshots), placement, &self.shards, spare, || {});
+        let recovery = match recovered {
+            Ok(recovery) => recovery,
             Err(OpenError::Difference(difference)) => {
                 return Err(Down::Differs(difference.to_string()));
             }
@@ -100,7 +122,8 @@ impl Node {
         };
         let mut members: Vec<Vec<_>> = (0..self.groups).map(|_| Vec::new()).collect();
         let mut newest = Time(0);
-        for (at, shard) in shards.into_iter().enumerate() {
+        self.restored = (recovery.restored, recovery.passed_over.len());
+        for (at, shard) in recovery.shards.into_iter().enumerate() {
             let end = log.end(shard.seat().id);
             newest = newest.max(end.time);
             members[at % self.groups].push((shard, end));
@@ -108,7 +131,9 @@ impl Node {
         let groups: Vec<ShardGroup<Asker>> =
             members.into_iter().map(|members| ShardGroup::new(placement.shards, members)).collect();
         let appending = groups.iter().map(|_| None).collect();
-        self.up = Some(Up { groups, log, clock: Clock::new(newest), appending });
+        let saving = groups.iter().map(|_| None).collect();
+        let clock = Clock::new(newest);
+        self.up = Some(Up { groups, log, clock, appending, snapshots, saving });
         Ok(())
     }
 
@@ -118,6 +143,21 @@ impl Node {
         let up = self.up.as_mut().expect("it is up");
         let monotonic = Duration::from_micros(world.0);
         Now { time: up.clock.advance(wall, monotonic), monotonic }
+    }
+
+    /// Flips a bit of one of its snapshots, of the shard that `pick` says. Never of both that
+    /// there are.
+    pub(crate) fn flip_snapshot(&self, random: &mut Random) {
+        let snapshots = Snapshots::read_only(Arc::new(self.disk.clone()));
+        let found = snapshots.list().expect("it is listed from memory");
+        let Some(ids) = found.values().nth(random.below(found.len().max(1) as u64) as usize) else {
+            return;
+        };
+        let name = ids[0].name();
+        let length = self.disk.content(&name).map_or(0, |content| content.len() as u64);
+        if length > 0 {
+            self.disk.flip(&name, random.below(length) as usize, random.below(8) as u8);
+        }
     }
 
     /// The group that has a shard.
@@ -132,6 +172,40 @@ impl Node {
 }
 
 impl Up {
+    /// Begins a snapshot of a shard of a group, or goes on with the one that is being taken.
+    pub(crate) fn save(&mut self, group: usize, shard: ShardId, kib: usize) -> Saved {
+        let shards = &mut self.groups[group];
+        let Some(writer) = &mut self.saving[group] else {
+            if let Some(end) = shards.begin_snapshot(shard) {
+                let created = self.snapshots.create(shard, end, RULE_VERSION);
+                if created.is_err() {
+                    shards.stop_snapshot();
+                    return Saved::Failed;
+                }
+                self.saving[group] = created.ok();
+            }
+            return Saved::Something;
+        };
+        let (pieces, is_over) = shards.save_some(kib);
+        let mut written = pieces.iter().try_for_each(|piece| writer.add(piece.bytes()));
+        if is_over && written.is_ok() {
+            let writer = self.saving[group].take().expect("it is being written");
+            written = writer.finish().map(drop);
+        }
+        match written {
+            Ok(()) if is_over => Saved::Whole,
+            Ok(()) => Saved::Something,
+            Err(_) => {
+                shards.stop_snapshot();
+                if let Some(writer) = self.saving[group].take() {
+                    // What isn't removed now is removed at the next start.
+                    drop(writer.abandon());
+                }
+                Saved::Failed
+            }
+        }
+    }
+
     /// Appends what a group has handed over.
     pub(crate) fn append(&mut self, group: usize) -> Result<Vec<Vec<u8>>, LogError> {
         let frames = self.appending[group].take().expect("something is being appended");

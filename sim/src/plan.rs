@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     /// All orders are for single units, paid at once, and retried until they are final: exactly
     /// what was stocked must be sold.
     pub(crate) is_sale: bool,
+    /// Microseconds between steps of taking snapshots; 0: none are taken.
+    pub(crate) save_every_us: u64,
     pub(crate) faults: Faults,
 }
 
@@ -41,6 +43,8 @@ pub(crate) struct Faults {
     pub(crate) lying_disk: bool,
     /// A disk that once writes to another place than it is told.
     pub(crate) misdirected: bool,
+    /// Of a hundred crashes: those after which a bit of a snapshot is another.
+    pub(crate) flip: u64,
 }
 
 impl Plan {
@@ -65,6 +69,7 @@ impl Plan {
             slow_append: every(random, 40, 1, 20),
             lying_disk: chance(random, 8),
             misdirected: chance(random, 8),
+            flip: every(random, 40, 10, 60),
         };
         let is_sale = random.percent(40);
         Plan {
@@ -76,6 +81,7 @@ impl Plan {
             stock_max: *random.pick(&[2, 5, 10, 40, 400]),
             requests: random.range(60, 300),
             is_sale,
+            save_every_us: if random.percent(80) { random.range(200, 20_000) } else { 0 },
             faults,
         }
     }

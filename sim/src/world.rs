@@ -13,7 +13,7 @@ use node::{Found, Message, Placement};
 use txn_core::{Capacity, SpareRegions};
 
 use crate::clients::Client;
-use crate::nodes::{Asker, Down, Node};
+use crate::nodes::{Asker, Down, Node, Saved};
 use crate::plan::Plan;
 use crate::random::Random;
 use crate::shadow::Shadow;
@@ -53,6 +53,8 @@ enum Event {
     /// A node's timers.
     Wake(usize, u64),
     Start(usize),
+    /// A step of taking a snapshot.
+    Save,
     Crash,
     Cut,
     Jump,
@@ -152,6 +154,9 @@ impl World {
         for client in 0..self.clients.len() {
             let delay = self.random.range(10_000, 60_000);
             self.at(delay, Event::Ask(client));
+        }
+        if self.plan.save_every_us > 0 {
+            self.at(self.plan.save_every_us, Event::Save);
         }
         let faults = self.plan.faults.clone();
         self.every(faults.crash_every_us, || Event::Crash);
@@ -274,6 +279,10 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Save => {
+                self.save();
+                Ok(())
+            }
             Event::Crash => {
                 self.every(self.plan.faults.crash_every_us, || Event::Crash);
                 if !self.is_calm {
@@ -327,7 +336,11 @@ impl World {
         }
         let placement = self.placement;
         match self.nodes[number].start(&placement, &self.options.spare) {
-            Ok(()) => {}
+            Ok(()) => {
+                let (restored, passed_over) = self.nodes[number].restored;
+                self.ran.restored += restored as u64;
+                self.ran.passed_over += passed_over as u64;
+            }
             Err(Down::Fault) => {
                 let delay = self.random.range(1_000, 50_000);
                 self.at(delay, Event::Start(number));
@@ -396,6 +409,29 @@ impl World {
         Ok(())
     }
 
+    /// A node begins a snapshot, or goes on with one.
+    fn save(&mut self) {
+        let delay = self.random.range(1, self.plan.save_every_us * 2);
+        self.at(delay, Event::Save);
+        let number = self.random.below(self.nodes.len() as u64) as usize;
+        let shard = *self.random.pick(&self.nodes[number].shards);
+        let kib = self.random.range(1, 32) as usize;
+        if self.nodes[number].up.is_none() {
+            return;
+        }
+        if self.fails(self.plan.faults.fail_append, "failed snapshots") {
+            match self.random.percent(50) {
+                true => self.nodes[number].disk.fail_write(1),
+                false => self.nodes[number].disk.fail_sync(1),
+            }
+        }
+        let group = self.nodes[number].group_of(shard);
+        let up = self.nodes[number].up.as_mut().expect("it is up");
+        if up.save(group, shard, kib) == Saved::Whole {
+            self.ran.snapshots += 1;
+        }
+    }
+
     fn crash(&mut self, number: usize, kind: &'static str) {
         if self.nodes[number].up.take().is_none() {
             return;
@@ -403,6 +439,9 @@ impl World {
         self.fault(kind);
         self.wakes.remove(&number);
         self.nodes[number].disk.crash(self.random.next());
+        if self.fails(self.plan.faults.flip, "damaged snapshots") {
+            self.nodes[number].flip_snapshot(&mut self.random);
+        }
         let delay = self.random.range(1_000, 300_000);
         self.at(delay, Event::Start(number));
     }

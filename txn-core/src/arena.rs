@@ -10,6 +10,7 @@
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use model::planted::{Bug, is_planted};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -348,6 +349,9 @@ impl Arena {
         let region = &mut self.regions[at / REGION_WORDS];
         let unsaved = self.unsaved.as_mut().expect("a region is unsaved only while it is saved");
         let last = (at + words.max(1) - 1) / PAGE_WORDS;
+        if is_planted(Bug::PageNotKept) {
+            return;
+        }
         for page in at / PAGE_WORDS..=last {
             if unsaved.has(page) {
                 let first = page % REGION_PAGES * PAGE_WORDS;

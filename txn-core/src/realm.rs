@@ -414,7 +414,6 @@ impl RealmState {
             arena.begin_saving(number as u8, sink);
         }
         RealmMeta {
-            now: self.now.0,
             shapes,
             swept: self.ledger.payables() as u64,
             in_transit: self.ledger.in_transit().clone(),
@@ -448,7 +447,6 @@ impl RealmState {
         for (arena, shape) in self.arenas().into_iter().zip(&meta.shapes) {
             arena.begin_restoring(shape)?;
         }
-        self.set_now(Time(meta.now));
         self.streams.restore(meta.streams)?;
         self.contended = meta.contended;
         self.unknown = meta.unknown;

@@ -522,9 +522,10 @@ impl Shard {
         self.saving = Some(Saving { sink, swept });
     }
 
-    /// Saves up to so many KiB of the snapshot that is being taken. Says whether any is left.
-    pub fn save_some(&mut self, most: usize) -> bool {
+    /// Saves up to so many KiB of the snapshot that is being taken. Says whether more may be left.
+    pub fn save_some(&mut self, kib: usize) -> bool {
         let Some(saving) = &mut self.saving else { return false };
+        let most = kib * 1024 / (PAGE_WORDS * 8);
         let mut saved = 0;
         for state in self.realms.iter_mut().flatten() {
             let (done, all) = &mut saving.swept[state.realm as usize];

@@ -48,10 +48,10 @@ pub(crate) struct Meta {
     pub(crate) realms: [Option<RealmMeta>; 2],
 }
 
-/// What of a realm is no table.
+/// What of a realm is no table. The time isn't in it: that comes with the next frame, and what a
+/// command saw that wasn't decided is in no frame.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RealmMeta {
-    pub(crate) now: u64,
     /// Words used of every region of every arena.
     pub(crate) shapes: [Vec<u32>; ARENAS],
     pub(crate) swept: u64,

@@ -13,6 +13,8 @@ use serde::Deserialize;
 
 /// The smallest segments there are, so that a short load fills several.
 pub const SEGMENT_BYTES: u64 = (2 << 20) + (12 << 10);
+/// So that several snapshots of each shard are taken in a short load.
+pub const SNAPSHOT_EVERY: u64 = 200_000;
 /// How long anything that the platform does on its own may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a process.
@@ -93,6 +95,7 @@ impl Starting {
         let child = command
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--reactors", "2", "--data"])
             .arg(data)
+            .args(["--snapshot-every", &SNAPSHOT_EVERY.to_string()])
             .args(options)
             .env("CREST_LOG", "info")
             .stdin(Stdio::null())

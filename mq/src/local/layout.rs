@@ -275,7 +275,7 @@ pub(super) fn write_bytes(length: usize) -> u64 {
 /// One shard's end, as a mark lists it.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]
-pub(super) struct MarkEntry {
+pub(crate) struct MarkEntry {
     shard: U16,
     reserved: [u8; 6],
     next: U64,

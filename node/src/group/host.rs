@@ -141,6 +141,12 @@ impl Host {
         self.shard.seat().id
     }
 
+    /// Where its log goes on, when all that it has decided is in finished frames.
+    pub(super) fn end(&self) -> LogEnd {
+        let next = self.shard.next_offset();
+        LogEnd { next, epoch: self.epoch, previous: self.previous, time: self.time }
+    }
+
     /// Bytes of the frame in the making, none if it has no record.
     pub(super) fn unfinished(&self) -> usize {
         if self.frame.is_empty() { 0 } else { self.frame.len() }

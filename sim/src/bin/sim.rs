@@ -24,6 +24,9 @@ struct Total {
     orders: u64,
     records: u64,
     sold: u64,
+    snapshots: u64,
+    restored: u64,
+    passed_over: u64,
     refused: u64,
     faults: BTreeMap<&'static str, u64>,
     failures: Vec<Violation>,
@@ -38,6 +41,9 @@ impl Total {
                 self.orders += ran.orders;
                 self.records += ran.records;
                 self.sold += ran.sold;
+                self.snapshots += ran.snapshots;
+                self.restored += ran.restored;
+                self.passed_over += ran.passed_over;
                 self.refused += u64::from(ran.refused);
                 for (kind, count) in ran.faults {
                     *self.faults.entry(kind).or_default() += count;
@@ -172,14 +178,17 @@ fn search_from(first: u64, search: &Search) -> ExitCode {
     let faults: Vec<String> =
         total.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!(
-        "{} runs in {:.1} s, {} events, {} orders, {} records, {} units sold; {}; {} refused to \
-         serve damage; {} failures",
+        "{} runs in {:.1} s, {} events, {} orders, {} records, {} units sold, {} snapshots; {} \
+         shards restored from one, {} passed over; {}; {} refused to serve damage; {} failures",
         total.runs,
         started.elapsed().as_secs_f64(),
         total.events,
         total.orders,
         total.records,
         total.sold,
+        total.snapshots,
+        total.restored,
+        total.passed_over,
         faults.join(", "),
         total.refused,
         total.failures.len()

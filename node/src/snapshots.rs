@@ -1,0 +1,290 @@
+//! Takes snapshots while shards serve, and makes shards of them when a node starts.
+//!
+//! A thread looks how much was logged since each shard was saved last. The shard that is most
+//! overdue is asked for a snapshot; its group saves it slice by slice between its batches, and
+//! this thread writes the slices down. One shard at a time: so what a change has to save first is
+//! bounded by one shard's tables, and the disk has one writer beside the log.
+//!
+//! Nothing depends on it: a snapshot that can't be written is given up, and tried again later.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use model::ShardId;
+use model::record::RULE_VERSION;
+use mq::{LogEnd, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter, Snapshots};
+use tokio::sync::mpsc::WeakUnboundedSender;
+use txn_core::{Piece, Restoring, Shard, SpareRegions};
+
+use crate::inbox::Parcel;
+use crate::stages::Stages;
+use crate::{GroupHandle, Placement};
+
+/// A shard is saved again when so much was logged, or as much as all snapshots take, whichever is
+/// more: replaying it takes some seconds at most, and no more is written for snapshots than for
+/// the log.
+const EVERY_MIN: u64 = 256 << 20;
+/// How often the thread looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After a snapshot failed, the next one is tried so much later.
+const AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// When snapshots are taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapshotPolicy {
+    /// Bytes of log after which a shard is saved again. Default: 256 MiB, or as much as all
+    /// snapshots take, whichever is more.
+    pub every_bytes: Option<u64>,
+}
+
+/// What a group is asked for.
+pub(crate) struct Assignment {
+    pub(crate) shard: ShardId,
+    pub(crate) parts: Sender<Part>,
+    /// Pieces that were handed over and aren't written yet.
+    pub(crate) unwritten: Arc<AtomicUsize>,
+}
+
+/// What a group hands over of a snapshot.
+pub(crate) enum Part {
+    Begun(LogEnd),
+    Pieces(Vec<Piece>),
+    /// That was all, and the log is durable up to where it stands.
+    Whole,
+}
+
+/// What was saved since the start.
+#[derive(Debug, Default)]
+pub struct SnapshotFigures {
+    taken: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+    lag_bytes: AtomicU64,
+}
+
+impl SnapshotFigures {
+    /// Snapshots that were taken.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Relaxed)
+    }
+
+    /// Snapshots that were given up.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+
+    /// Bytes that were written for them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Bytes of log behind the oldest of the shards' newest snapshots: at most so much a restart
+    /// has to execute again.
+    pub fn lag_bytes(&self) -> u64 {
+        self.lag_bytes.load(Relaxed)
+    }
+}
+
+/// The thread that has snapshots taken. It ends when this is dropped.
+pub struct SnapshotThread {
+    stop: Arc<AtomicBool>,
+    figures: Arc<SnapshotFigures>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SnapshotThread {
+    /// `lags` says, by shard, how much of the log is behind its newest snapshot.
+    pub(crate) fn spawn(
+        snapshots: Snapshots,
+        policy: SnapshotPolicy,
+        handles: &[(u16, GroupHandle)],
+        lags: Vec<u64>,
+        stages: Arc<Stages>,
+    ) -> std::io::Result<SnapshotThread> {
+        let stop = Arc::<AtomicBool>::default();
+        let figures = Arc::<SnapshotFigures>::default();
+        let keeper = Keeper {
+            snapshots,
+            policy,
+            groups: handles.iter().map(|(_, handle)| handle.parcels.downgrade()).collect(),
+            saved_at: lags.iter().map(|lag| -(*lag as i64)).collect(),
+            sizes: vec![0; handles.len()],
+            stages,
+            stop: stop.clone(),
+            figures: figures.clone(),
+        };
+        let thread = std::thread::Builder::new().name("crest-snapshot".to_string());
+        let thread = Some(thread.spawn(move || keeper.run())?);
+        Ok(SnapshotThread { stop, figures, thread })
+    }
+
+    /// What it did so far.
+    pub fn figures(&self) -> Arc<SnapshotFigures> {
+        self.figures.clone()
+    }
+}
+
+impl Drop for SnapshotThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It may have panicked; there is nobody left to tell.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Keeper {
+    snapshots: Snapshots,
+    policy: SnapshotPolicy,
+    /// By shard: the way to its group.
+    groups: Vec<WeakUnboundedSender<Parcel>>,
+    /// By shard: where the log was when it was saved last, from the start on; negative: before.
+    saved_at: Vec<i64>,
+    /// By shard: bytes of its newest snapshot.
+    sizes: Vec<u64>,
+    stages: Arc<Stages>,
+    stop: Arc<AtomicBool>,
+    figures: Arc<SnapshotFigures>,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        while !self.stop.load(Relaxed) {
+            let logged = self.stages.log_bytes() as i64;
+            let oldest = (0..self.saved_at.len()).min_by_key(|shard| self.saved_at[*shard]);
+            let Some(shard) = oldest else { return };
+            let lag = (logged - self.saved_at[shard]) as u64;
+            self.figures.lag_bytes.store(lag, Relaxed);
+            let every = self.policy.every_bytes;
+            let every = every.unwrap_or_else(|| EVERY_MIN.max(self.sizes.iter().sum()));
+            if lag < every {
+                std::thread::park_timeout(LOOK_EVERY);
+                continue;
+            }
+            match self.take(shard) {
+                Ok(Some(bytes)) => {
+                    self.saved_at[shard] = logged;
+                    self.sizes[shard] = bytes;
+                    self.figures.taken.fetch_add(1, Relaxed);
+                    self.figures.bytes.fetch_add(bytes, Relaxed);
+                }
+                Ok(None) => return, // The group has ended.
+                Err(error) => {
+                    tracing::warn!(shard, %error, "no snapshot was taken");
+                    self.figures.failed.fetch_add(1, Relaxed);
+                    let again = Instant::now() + AFTER_FAILURE;
+                    while Instant::now() < again && !self.stop.load(Relaxed) {
+                        std::thread::park_timeout(LOOK_EVERY);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has one snapshot taken: its bytes. `None`: nobody takes one any more.
+    fn take(&self, shard: usize) -> Result<Option<u64>, SnapshotError> {
+        let Some(group) = self.groups[shard].upgrade() else { return Ok(None) };
+        let (parts, taken) = channel();
+        let unwritten = Arc::<AtomicUsize>::default();
+        let shard = ShardId(shard as u16);
+        let assignment = Assignment { shard, parts, unwritten: unwritten.clone() };
+        if group.send(Parcel::Snapshot(assignment)).is_err() {
+            return Ok(None);
+        }
+        drop(group);
+        let Ok(Part::Begun(end)) = taken.recv() else { return Ok(None) };
+        let mut writer = self.snapshots.create(shard, end, RULE_VERSION)?;
+        match write(&mut writer, &taken, &unwritten) {
+            Ok(true) => writer.finish().map(|(_, bytes)| Some(bytes)),
+            Ok(false) => writer.abandon().map(|()| None),
+            Err(error) => {
+                // Why it failed says more than that its rest stays until the next start.
+                drop(writer.abandon());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Writes what comes. Says whether all came; if not, the group has ended.
+fn write(
+    writer: &mut SnapshotWriter,
+    parts: &Receiver<Part>,
+    unwritten: &AtomicUsize,
+) -> Result<bool, SnapshotError> {
+    loop {
+        match parts.recv() {
+            Ok(Part::Pieces(pieces)) => {
+                for piece in pieces {
+                    writer.add(piece.bytes())?;
+                    unwritten.fetch_sub(1, Relaxed);
+                }
+            }
+            Ok(Part::Whole) => return Ok(true),
+            Ok(Part::Begun(_)) | Err(_) => return Ok(false),
+        }
+    }
+}
+
+/// A shard made of its newest good snapshot, or an empty one.
+pub struct RestoredShard {
+    /// It.
+    pub shard: Shard,
+    /// Where its log goes on; `None` without a snapshot.
+    pub place: Option<SnapshotPlace>,
+    /// Snapshots that were no good, and why.
+    pub passed_over: Vec<String>,
+}
+
+/// Makes a shard of the newest of its snapshots that is good. `ids` are those that there are, the
+/// newest first.
+pub fn restore_shard(
+    snapshots: &Snapshots,
+    ids: &[SnapshotId],
+    placement: &Placement,
+    shard: ShardId,
+    spare: &SpareRegions,
+) -> Result<RestoredShard, SnapshotError> {
+    let mut passed_over = Vec::new();
+    for &id in ids {
+        match restore(snapshots, id, placement, spare) {
+            Ok((shard, place)) => {
+                return Ok(RestoredShard { shard, place: Some(place), passed_over });
+            }
+            Err(error @ SnapshotError::Io { .. }) => return Err(error),
+            Err(error) => passed_over.push(error.to_string()),
+        }
+    }
+    let shard = placement.shard(shard, spare);
+    Ok(RestoredShard { shard, place: None, passed_over })
+}
+
+fn restore(
+    snapshots: &Snapshots,
+    id: SnapshotId,
+    placement: &Placement,
+    spare: &SpareRegions,
+) -> Result<(Shard, SnapshotPlace), SnapshotError> {
+    let mut reader = snapshots.read(id)?;
+    let place = reader.place();
+    let damaged = |what: String| SnapshotError::Damaged { name: id.name(), what };
+    if place.rules != RULE_VERSION {
+        let rules = place.rules;
+        let what = format!("of rules of version {rules}; this program has version {RULE_VERSION}");
+        return Err(damaged(what));
+    }
+    let mut restoring = Restoring::new(placement.empty_shard(id.shard, spare));
+    while let Some(piece) = reader.next_piece()? {
+        restoring.add(piece).map_err(|error| damaged(error.to_string()))?;
+    }
+    let mut shard = restoring.finish().map_err(|error| damaged(error.to_string()))?;
+    if shard.next_offset() != place.end.next {
+        return Err(damaged("it stands elsewhere than its header says".to_string()));
+    }
+    placement.reserve(&mut shard);
+    Ok((shard, place))
+}
