@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
-use node::{DrillSwitch, Inbox, SnapshotFigures, Stages, ThreadState};
+use node::{DrillSwitch, Inbox, SnapshotFigures, Stages, ThreadState, TrimFigures};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -36,10 +36,13 @@ pub(crate) struct Admin {
     stages: Arc<Stages>,
     /// By shard.
     inboxes: Vec<Inbox>,
-    snapshots: Option<Arc<SnapshotFigures>>,
+    kept: Option<Kept>,
     stopping: watch::Receiver<bool>,
     drills: Drills,
 }
+
+/// What was saved and trimmed.
+pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>);
 
 /// The switch for drills: at the doors, and at every group behind them.
 #[derive(Clone)]
@@ -61,11 +64,11 @@ impl Admin {
     pub(crate) fn new(
         stages: Arc<Stages>,
         inboxes: Vec<Inbox>,
-        snapshots: Option<Arc<SnapshotFigures>>,
+        kept: Option<Kept>,
         stopping: watch::Receiver<bool>,
         drills: Drills,
     ) -> Admin {
-        Admin { stages, inboxes, snapshots, stopping, drills }
+        Admin { stages, inboxes, kept, stopping, drills }
     }
 
     /// Answers on a task of the current runtime, as long as that runs. The listener must not
@@ -125,7 +128,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     registry.register_collector(Box::new(Metrics {
         figures: admin.stages.figures(),
         inboxes: admin.inboxes.iter().map(|inbox| (inbox.messages(), inbox.bytes())).collect(),
-        snapshots: admin.snapshots.clone(),
+        kept: admin.kept.clone(),
     }));
     let mut text = String::new();
     match encode(&mut text, &registry) {
@@ -140,7 +143,7 @@ struct Metrics {
     figures: Figures,
     /// Messages and bytes that wait, by shard.
     inboxes: Vec<(usize, usize)>,
-    snapshots: Option<Arc<SnapshotFigures>>,
+    kept: Option<Kept>,
 }
 
 impl Collector for Metrics {
@@ -222,8 +225,11 @@ impl Metrics {
     }
 
     fn encode_snapshots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(snapshots) = &self.snapshots else { return Ok(()) };
+        let Some((snapshots, trims)) = &self.kept else { return Ok(()) };
         for (name, help, count) in [
+            ("crest_trimmed_segments", "Segments that were trimmed", trims.segments()),
+            ("crest_archived_bytes", "Bytes the archive took", trims.archived_bytes()),
+            ("crest_archive_failures", "Times the archive failed", trims.failed()),
             ("crest_snapshots", "Snapshots of shards that were taken", snapshots.taken()),
             ("crest_snapshots_failed", "Snapshots that were given up", snapshots.failed()),
             ("crest_snapshot_bytes", "Bytes written for snapshots", snapshots.bytes()),

@@ -5,8 +5,9 @@ use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use loadgen::{Arrivals, Protocol, Stage};
+use node::ArchiveLocation;
 
 /// Where the admin port is unless a command line says otherwise.
 pub(crate) const ADMIN: &str = "127.0.0.1:9090";
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// that no item was oversold, that no command is there twice. Changes nothing. Exit status
     /// 0: nothing is wrong; 1: something is; 2: it could not be read.
     Audit(Audit),
+    /// Look after the old segments of a log, wherever they are.
+    Archive(Archive),
     /// Say where a running platform's time goes: functions, lines, threads.
     ///
     /// Samples its stacks through perf, and writes a flame graph, folded stacks, the stages of
@@ -108,6 +111,8 @@ pub(crate) struct Serve {
     /// Default: 256 MiB, or as much as all snapshots take, whichever is more.
     #[arg(long, value_name = "BYTES")]
     pub(crate) snapshot_every: Option<NonZeroU64>,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
     /// Remembered orders to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
@@ -370,9 +375,66 @@ pub(crate) struct Audit {
     /// The data directory.
     #[arg(value_name = "DIR")]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
+    /// Where to begin: at the first record, in the archive if need be, or at each shard's older or
+    /// newer snapshot. What was traded is counted from there.
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t = AuditFrom::Beginning)]
+    pub(crate) from: AuditFrom,
     /// Write the figures to a file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// Where an audit begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum AuditFrom {
+    /// The first record.
+    Beginning,
+    /// Each shard's older snapshot.
+    Oldest,
+    /// Each shard's newest snapshot.
+    Newest,
+}
+
+/// Where old segments are.
+#[derive(ClapArgs)]
+pub(crate) struct ArchiveAt {
+    /// Where segments go that the log needs no longer: a directory, `s3://BUCKET/PATH` with the
+    /// usual AWS_* variables (AWS_ENDPOINT for other stores), or `discard` to keep none. Every
+    /// data directory needs a place of its own. Default: `archive` in the data directory.
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) archive: Option<String>,
+}
+
+impl ArchiveAt {
+    pub(crate) fn location(&self) -> ArchiveLocation {
+        self.archive.as_deref().map(ArchiveLocation::parse).unwrap_or_default()
+    }
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Archive {
+    #[command(subcommand)]
+    pub(crate) command: ArchiveCommand,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ArchiveCommand {
+    /// Read all of an archive, and check that it is what was written and has no gap.
+    ///
+    /// The platform may serve meanwhile. Exit status 0: nothing is wrong; 1: something is; 2: it
+    /// could not be read.
+    Verify(ArchiveVerify),
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct ArchiveVerify {
+    /// The data directory whose archive it is; only its place is needed.
+    #[arg(value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) archive: ArchiveAt,
 }
 
 #[derive(ClapArgs)]

@@ -2,11 +2,18 @@
 
 use std::process::ExitCode;
 
+use node::AuditFrom;
+
 use crate::report::{Report, Verdict};
 use crate::{Failure, args};
 
 pub(crate) fn audit(args: &args::Audit) -> Result<ExitCode, Failure> {
-    let audit = node::audit(&args.data, |_, _, _| {})?;
+    let from = match args.from {
+        args::AuditFrom::Beginning => AuditFrom::Beginning,
+        args::AuditFrom::Oldest => AuditFrom::Oldest,
+        args::AuditFrom::Newest => AuditFrom::Newest,
+    };
+    let audit = node::audit(&args.data, &args.archive.location(), from, |_, _, _| {})?;
     let mut report = Report::new();
     report.add_audit(&audit, None);
     report.add_disk(&args.data);

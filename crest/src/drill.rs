@@ -14,6 +14,7 @@ use loadgen::engine::unix_ms;
 use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, Trust, engine, setup};
 use model::Outcome;
 use model::record::Body;
+use node::{ArchiveLocation, AuditFrom};
 
 use crate::profile::Sampler;
 use crate::report::times::Times;
@@ -140,16 +141,17 @@ fn audit(
     mut acks: Acks,
 ) -> Result<(), Failure> {
     let mut lost = Vec::new();
-    let audit = node::audit(data, |record, _, _| {
-        let (Some(id), Some(outcome)) = (record.order(), record.outcome()) else { return };
-        match record.body {
-            Body::Place { .. } => lost.extend(acks.check(profile, record.party(), id, outcome)),
-            Body::Pay(_) if outcome.is_done() => acks.check_change(id, Change::Pay),
-            Body::Cancel(_) if outcome.is_done() => acks.check_change(id, Change::Cancel),
-            Body::Refund { .. } if outcome.is_done() => acks.check_change(id, Change::Refund),
-            _ => {}
-        }
-    })?;
+    let audit =
+        node::audit(data, &ArchiveLocation::Beside, AuditFrom::Beginning, |record, _, _| {
+            let (Some(id), Some(outcome)) = (record.order(), record.outcome()) else { return };
+            match record.body {
+                Body::Place { .. } => lost.extend(acks.check(profile, record.party(), id, outcome)),
+                Body::Pay(_) if outcome.is_done() => acks.check_change(id, Change::Pay),
+                Body::Cancel(_) if outcome.is_done() => acks.check_change(id, Change::Cancel),
+                Body::Refund { .. } if outcome.is_done() => acks.check_change(id, Change::Refund),
+                _ => {}
+            }
+        })?;
     lost.extend(acks.unseen());
     let changes = acks.unseen_changes();
     report.add_audit(&audit, Some(lost.len() as u64 + changes));

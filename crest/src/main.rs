@@ -9,6 +9,7 @@ macro_rules! tell {
 }
 
 mod admin;
+mod archive;
 mod args;
 mod audit;
 mod drill;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Drill(args) => drill::drill(&args),
         Command::Load(args) => load::load(&args),
         Command::Audit(args) => audit::audit(&args),
+        Command::Archive(args) => archive::archive(&args),
         Command::Profile(args) => profile::profile(&args),
     };
     match done {

@@ -2,6 +2,7 @@
 
 pub(crate) mod times;
 
+use node::AuditFrom;
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs::File;
@@ -139,6 +140,8 @@ pub(crate) struct AuditFigures {
     /// What was rehearsed; nothing above counts it but `records`. Null where there was nothing.
     pub(crate) rehearsal: Option<SalesFigures>,
     pub(crate) state_hash: String,
+    /// Where it began: `beginning`, or at snapshots.
+    pub(crate) from: &'static str,
 }
 
 /// A sale of a few units to many buyers, as they were answered.
@@ -441,6 +444,7 @@ impl Report {
             revenue: audit.trade.revenue.clone(),
             rehearsal: SalesFigures::of(&audit.rehearsal),
             state_hash: format!("{:016x}", audit.state_hash),
+            from: audit.from.word(),
         });
         for problem in &audit.problems {
             self.problem(format!("audit: {problem}"));
@@ -730,6 +734,9 @@ impl fmt::Display for Report {
                 thousands(audit.inconsistent)
             );
             row("audit", text)?;
+            if audit.from != AuditFrom::Beginning.word() {
+                row("", format!("counted from the {} on", audit.from))?;
+            }
             if let Some(RecordPlace { shard, offset }) = audit.first_difference {
                 row("", format!("the first difference is at shard {shard}, offset {offset}"))?;
             }

@@ -10,8 +10,8 @@ use std::thread;
 
 use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
 use node::{
-    CommitStats, DataDir, GroupHandle, GroupTask, LogThread, MakeDir, ShardFailed, SnapshotPolicy,
-    SnapshotThread,
+    CommitStats, DataDir, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, ShardFailed,
+    SnapshotPolicy, SnapshotThread,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
@@ -42,10 +42,13 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     };
     let drill_door = DrillDoor::new(drill_key(args)?);
     let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
-    let policy = SnapshotPolicy { every_bytes: args.snapshot_every.map(Into::into) };
-    let (opened, recovered) = node::open(&dir, reactors, capacity, policy)?;
-    for snapshot in &opened.passed_over {
-        tracing::warn!("{snapshot}; the one before it, or more of the log, stands in");
+    let keeping = Keeping {
+        snapshots: SnapshotPolicy { every_bytes: args.snapshot_every.map(Into::into) },
+        archive: args.archive.location(),
+    };
+    let (opened, recovered) = node::open(&dir, reactors, capacity, &keeping)?;
+    for (_, damage) in &opened.passed_over {
+        tracing::warn!("{damage}; the one before it, or more of the log, stood in");
     }
     tracing::info!(
         restored = opened.restored,
@@ -73,8 +76,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let switches = groups.values().map(|handle| handle.drill_switch()).collect();
     let drills = Drills { door: drill_door.clone(), groups: switches };
     let stages = opened.handles[0].1.stages().clone();
-    let snapshots = opened.snapshots.as_ref().map(SnapshotThread::figures);
-    let watched = Admin::new(stages, inboxes, snapshots, stopped.clone(), drills);
+    let kept = opened.snapshots.as_ref().map(|thread| (thread.figures(), thread.trims()));
+    let watched = Admin::new(stages, inboxes, kept, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();
     let threads: Vec<_> = Door::for_all(listeners)

@@ -319,12 +319,14 @@ fn refused(data: &Path, options: &[&str]) -> (i32, String) {
     }
 }
 
-/// Where the writes with frames are in a segment's file: the block that each begins with.
+/// Where the writes with frames are in a segment's file: the block that each begins with. What a
+/// file held when it was another segment is of another generation.
 fn writes(segment: &[u8]) -> Vec<usize> {
     const BLOCK: usize = 4096;
     let is_write = |at: &usize| {
         let header = &segment[*at..];
-        header.starts_with(b"CRWR") && header[6..8] == [0, 0]
+        let is_of_this = header[40..48] == segment[32..40];
+        header.starts_with(b"CRWR") && header[6..8] == [0, 0] && is_of_this
     };
     (BLOCK..segment.len()).step_by(BLOCK).filter(is_write).collect()
 }
@@ -339,6 +341,7 @@ fn a_damaged_log_is_refused_and_named_and_left_as_it_is() {
     let log = life.data.join("log");
     let segments: Vec<(PathBuf, Vec<usize>)> = sound
         .iter()
+        .filter(|(path, _)| path.parent() == Some(&log))
         .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "segment"))
         .map(|(path, bytes)| (path.clone(), writes(bytes)))
         .filter(|(_, writes)| !writes.is_empty())

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use node::{ArchiveLocation, AuditFrom};
 use platform::Platform;
 use serde_json::Value;
 
@@ -193,7 +194,7 @@ fn orders_that_nobody_pays_expire() {
     assert!(matches!(status, 0 | 3), "{status}");
     assert_eq!(figures["audit"]["ok"], true);
     let mut expired = 0;
-    node::audit(&data, |record, _, _| {
+    node::audit(&data, &ArchiveLocation::Beside, AuditFrom::Beginning, |record, _, _| {
         expired += u64::from(matches!(record.body, model::record::Body::Timer(_)));
     })
     .unwrap();

@@ -133,6 +133,11 @@ impl Problem {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)
     }
 
+    pub(crate) fn trimmed() -> Problem {
+        let detail = "what is asked for was trimmed from the log, and no archive keeps it";
+        Problem::new(StatusCode::GONE, "trimmed", detail)
+    }
+
     pub(crate) fn stopped() -> Problem {
         let detail = "the shard stopped, and what became of this is not known: \
                       repeat it with the same id when it is back";

@@ -348,6 +348,7 @@ fn unanswered(error: SubmitError) -> Problem {
         SubmitError::Overloaded(_) => Problem::overloaded(),
         SubmitError::Full => Problem::full(),
         SubmitError::Unreadable => Problem::unreadable(),
+        SubmitError::Trimmed => Problem::trimmed(),
         SubmitError::Stopped => Problem::stopped(),
     }
 }

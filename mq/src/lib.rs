@@ -10,6 +10,7 @@
 //! without changing it; [`FaultyDisk`] is a disk in memory that fails as told.
 
 mod aligned;
+mod archive;
 mod disk;
 mod ends;
 mod fault;
@@ -24,6 +25,7 @@ use model::frame::{Frame, FrameError};
 use model::{Epoch, Offset, ShardId, Time};
 
 pub use aligned::{AlignedBuf, BLOCK_BYTES};
+pub use archive::{Archive, ArchiveDisk, ArchiveError, ArchivedSegment, UnionDisk};
 pub use disk::{DirDisk, Disk, DiskFile};
 pub use fault::FaultyDisk;
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Prepare, Recovered};
@@ -62,11 +64,47 @@ pub trait Log: Send {
     /// often less: an engine forgets what it can as a whole.
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError>;
 
+    /// Segments that [`Log::trim`] would forget, the oldest first: what is to be archived before.
+    /// None where the engine has no segments.
+    fn trimmable(&self, _before: &[(ShardId, Offset)]) -> Vec<SealedSegment> {
+        Vec::new()
+    }
+
+    /// Forgets the oldest segments, up to this one, which was trimmable.
+    fn trim_through(&mut self, _segment: &SealedSegment) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// What the next frame of a shard must follow.
     fn end(&self, shard: ShardId) -> LogEnd;
 
     /// What was written since the log was opened.
     fn stats(&self) -> LogStats;
+}
+
+/// A segment that nothing is written to any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SealedSegment {
+    pub(crate) id: local::layout::SegmentId,
+    /// The position at which its writes end.
+    pub(crate) end: u64,
+}
+
+impl SealedSegment {
+    /// Its number in the log.
+    pub fn index(&self) -> u32 {
+        self.id.index
+    }
+
+    /// Its file.
+    pub fn name(&self) -> String {
+        local::layout::segment_name(self.id.index)
+    }
+
+    /// Reads all of it: every write must be there, as it was written, and hold whole frames.
+    pub fn check(&self, disk: &dyn Disk) -> Result<(), LogError> {
+        archive::describe(disk, self, Vec::new()).map(drop)
+    }
 }
 
 /// Frames in the order of their log, lent one at a time.

@@ -20,7 +20,7 @@ pub(crate) mod layout;
 mod prepare;
 mod reader;
 mod recover;
-mod scan;
+pub(crate) mod scan;
 mod survey;
 mod write;
 
@@ -42,7 +42,7 @@ use crate::local::layout::{
 };
 use crate::local::prepare::Preparer;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
-use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogStats};
+use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogStats, SealedSegment};
 
 pub use prepare::Prepare;
 pub use reader::{Ending, LocalReader};
@@ -184,7 +184,7 @@ impl LocalLog {
     }
 
     /// How many of the oldest segments hold nothing but frames before these offsets.
-    fn trimmable(&self, before: &[(ShardId, Offset)]) -> usize {
+    fn trimmable_count(&self, before: &[(ShardId, Offset)]) -> usize {
         let mut offsets = BTreeMap::new();
         for &(shard, offset) in before {
             // A shard that is named twice is trimmed to the lesser offset: never more than asked.
@@ -271,7 +271,18 @@ impl Log for LocalLog {
     }
 
     fn trim(&mut self, before: &[(ShardId, Offset)]) -> Result<(), LogError> {
-        let count = self.trimmable(before);
+        let count = self.trimmable_count(before);
+        self.guard(|log| log.trim_segments(count))
+    }
+
+    fn trimmable(&self, before: &[(ShardId, Offset)]) -> Vec<SealedSegment> {
+        let segments = self.segments.iter().take(self.trimmable_count(before));
+        segments.map(|segment| SealedSegment { id: segment.id, end: segment.end }).collect()
+    }
+
+    fn trim_through(&mut self, segment: &SealedSegment) -> Result<(), LogError> {
+        let at = self.segments.iter().position(|other| other.id == segment.id);
+        let count = at.map_or(0, |at| (at + 1).min(self.segments.len() - 1));
         self.guard(|log| log.trim_segments(count))
     }
 
@@ -366,6 +377,6 @@ impl LocalFrames<'_> {
     }
 }
 
-fn damage(position: u64, found: Broken, named_at: u64) -> LogError {
+pub(crate) fn damage(position: u64, found: Broken, named_at: u64) -> LogError {
     LogError::Damage { position, what: Damage::SyncedWrite { named_at, found } }
 }

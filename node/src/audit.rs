@@ -17,12 +17,15 @@ use model::{
     LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
     ShardId,
 };
-use mq::{DirDisk, Ending, LocalReader, LogError};
+use mq::{ArchiveError, DirDisk, Disk, Ending, LocalReader, LogError, SnapshotError, Snapshots};
 use txn_core::{Capacity, Shard, SpareRegions};
 
+use crate::archiver::ArchiveLocation;
 use crate::conservation::Imbalance;
+use crate::open::{Seek, whole_log};
 use crate::replay::{Difference, Replay};
-use crate::{DataDir, DataDirError};
+use crate::snapshots::{RestoredShard, restore_shard};
+use crate::{DataDir, DataDirError, Placement};
 
 /// What an audit found. `ok` only when nothing at all is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Audit {
     pub log: AuditLog,
     /// How many shards.
     pub shards: u16,
+    /// Where it began. What was traded and rehearsed is counted from there.
+    pub from: AuditFrom,
 }
 
 /// What was ordered, sold and earned in a realm.
@@ -106,25 +111,63 @@ pub enum AuditError {
     /// Reading its log.
     #[error(transparent)]
     Log(LogError),
+    /// Reading its snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Its archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
 }
 
 /// Problems told in words; the rest is counted.
 const PROBLEMS_MAX: usize = 20;
 
-/// Audits the directory, and shows `visit` every record with its shard and offset there.
+/// Where an audit begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AuditFrom {
+    /// At the first record, wherever it is kept. Where that is trimmed and nowhere kept, at the
+    /// oldest snapshots.
+    #[default]
+    Beginning,
+    /// At each shard's older snapshot.
+    Oldest,
+    /// At each shard's newest snapshot.
+    Newest,
+}
+
+impl AuditFrom {
+    /// Its word in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            AuditFrom::Beginning => "beginning",
+            AuditFrom::Oldest => "oldest snapshots",
+            AuditFrom::Newest => "newest snapshots",
+        }
+    }
+}
+
+/// Audits the directory and its archive, and shows `visit` every record with its shard and offset
+/// there.
 pub fn audit(
     path: &Path,
+    archive: &ArchiveLocation,
+    from: AuditFrom,
     mut visit: impl FnMut(&Record<'_>, ShardId, Offset),
 ) -> Result<Audit, AuditError> {
     let dir = DataDir::open(path)?;
-    let disk = Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir))?);
+    let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir))?;
+    let disk: Arc<dyn Disk> = Arc::new(disk);
     let placement = dir.placement(1, Capacity::default());
-    let spare = SpareRegions::default();
-    let ids = (0..placement.shards).map(ShardId);
-    let mut books =
-        Books { shards: ids.map(|id| placement.shard(id, &spare)).collect(), ..Books::default() };
-    books.audit.shards = dir.shards();
-    let mut reader = match LocalReader::open(disk) {
+    let opened = match from {
+        AuditFrom::Beginning => whole_log(disk.clone(), archive.open(path)?),
+        AuditFrom::Oldest | AuditFrom::Newest => LocalReader::open(disk.clone()),
+    };
+    let from = match &opened {
+        Ok(reader) if from == AuditFrom::Beginning && !reader.is_whole() => AuditFrom::Oldest,
+        _ => from,
+    };
+    let mut books = Books::begin(&dir, &placement, from)?;
+    let mut reader = match opened {
         Ok(reader) => reader,
         Err(error @ LogError::Damage { .. }) => {
             books.problem(error.to_string());
@@ -143,10 +186,15 @@ pub fn audit(
             Err(error) => return Err(AuditError::Log(error)),
         };
         let number = usize::from(frame.header.shard.get());
-        let applied = match books.shards.get_mut(number) {
-            Some(shard) => books.replay.apply(shard, frame),
-            None => Err(Difference::foreign(&frame)),
+        let applied = match (books.shards.get_mut(number), books.seeks.get_mut(number)) {
+            (Some(shard), Some(seek)) => seek.is_behind(&frame).and_then(|is_behind| {
+                if is_behind { Ok(false) } else { books.replay.apply(shard, frame).map(|()| true) }
+            }),
+            _ => Err(Difference::foreign(&frame)),
         };
+        if let Ok(false) = applied {
+            continue;
+        }
         if let Err(difference) = applied {
             books.audit.duplicated += u64::from(difference.repeated);
             books.audit.first_difference = Some((difference.shard, difference.offset));
@@ -187,6 +235,8 @@ struct Units {
 struct Books {
     /// By number.
     shards: Vec<Shard>,
+    /// Where their snapshots stand, if they begin with one.
+    seeks: Vec<Seek>,
     replay: Replay,
     items: HashMap<(Realm, u64), Units>,
     /// Units refunded so far, by order and line.
@@ -209,6 +259,48 @@ impl std::fmt::Display for Place {
 }
 
 impl Books {
+    /// The shards as they are where the audit begins, and the sums up to there.
+    fn begin(dir: &DataDir, placement: &Placement, from: AuditFrom) -> Result<Books, AuditError> {
+        let spare = SpareRegions::default();
+        let mut books = Books::default();
+        (books.audit.shards, books.audit.from) = (dir.shards(), from);
+        let disk = match from {
+            AuditFrom::Beginning => None,
+            // One that was never served has none.
+            _ => DirDisk::read_only(dir.snapshots_path()).ok(),
+        };
+        let snapshots = disk.map(|disk| Snapshots::read_only(Arc::new(disk)));
+        let listed = snapshots.as_ref().map(Snapshots::list).transpose()?.unwrap_or_default();
+        for id in (0..placement.shards).map(ShardId) {
+            let mut ids = listed.get(&id).cloned().unwrap_or_default();
+            if from == AuditFrom::Oldest {
+                ids.reverse();
+            }
+            let restored = match &snapshots {
+                Some(snapshots) => restore_shard(snapshots, &ids, placement, id, &spare)?,
+                None => RestoredShard::empty(placement.shard(id, &spare)),
+            };
+            for (_, problem) in restored.passed_over {
+                books.problem(problem.to_string());
+            }
+            books.seeks.push(Seek::new(restored.place.map(|place| place.end)));
+            books.shards.push(restored.shard);
+        }
+        for realm in [Realm::Live, Realm::Drill] {
+            for shard in &books.shards {
+                for item in shard.items(realm) {
+                    let units = books.items.entry((realm, item.item.0)).or_default();
+                    units.stocked += u128::from(item.stocked);
+                    units.out += i128::from(item.reserved) + i128::from(item.sold);
+                }
+                for (buyer, order, refunded) in shard.partly_refunded(realm) {
+                    books.refunds.insert((realm, buyer.0, order.0), refunded);
+                }
+            }
+        }
+        Ok(books)
+    }
+
     fn problem(&mut self, problem: String) {
         if self.audit.problems.len() < PROBLEMS_MAX {
             self.audit.problems.push(problem);

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use model::record::Record;
 use model::{Offset, ShardId, Time};
-use mq::{Log, LogError, LogStats};
+use mq::{FrameSource, Log, LogError, LogStats, SealedSegment};
 use tokio::sync::oneshot;
 
 use crate::stages::{AppendTicks, LogRecorder};
@@ -21,14 +21,27 @@ use crate::threads::LOG_THREAD;
 pub(crate) enum Job {
     Append(Group),
     Read(Lookup),
+    /// Which segments hold nothing but records before these offsets.
+    Trimmable(Vec<(ShardId, Offset)>, Sender<Vec<SealedSegment>>),
+    /// Segments up to this one are archived, and are to be forgotten.
+    Trim(SealedSegment),
 }
 
-/// A record that somebody wants to see: when it was decided, and its bytes. `None`: there is no
-/// such record, or it can't be read.
+/// A record that somebody wants to see.
 pub(crate) struct Lookup {
     pub(crate) shard: ShardId,
     pub(crate) offset: Offset,
-    pub(crate) answer: oneshot::Sender<Option<(Time, Vec<u8>)>>,
+    pub(crate) answer: oneshot::Sender<LookedUp>,
+}
+
+/// What became of a look-up.
+pub(crate) enum LookedUp {
+    /// When it was decided, and its bytes.
+    Found(Time, Vec<u8>),
+    /// There is no such record, or it can't be read.
+    Nothing,
+    /// It was trimmed.
+    Trimmed,
 }
 
 /// Frames of one shard, and where to say that they are durable.
@@ -37,6 +50,13 @@ pub(crate) struct Group {
     /// Records in them.
     pub(crate) records: u64,
     pub(crate) done: tokio::sync::mpsc::UnboundedSender<Committed>,
+}
+
+impl Group {
+    fn fail(self, why: &str) {
+        // A shard that stopped waiting needs no answer.
+        let _ = self.done.send(Committed::Failed(why.to_string()));
+    }
 }
 
 /// What became of a group; its buffers come back to be used again.
@@ -96,6 +116,7 @@ fn run<L: Log>(
 ) -> CommitStats {
     let mut groups = Vec::new();
     let mut lookups = VecDeque::new();
+    let mut trim = None;
     loop {
         let first = if lookups.is_empty() { Some(inbox.recv()) } else { None };
         let Ok(first) = first.transpose() else { break };
@@ -103,11 +124,18 @@ fn run<L: Log>(
             match job {
                 Job::Append(group) => groups.push(group),
                 Job::Read(lookup) => lookups.push_back(lookup),
+                Job::Trimmable(before, answer) => drop(answer.send(log.trimmable(&before))),
+                Job::Trim(segment) => trim = Some(segment),
             }
         }
         if let Some(Lookup { shard, offset, answer }) = lookups.pop_front() {
             // Whoever asked may have gone away.
             let _ = answer.send(look_up(&log, shard, offset));
+        }
+        if let Some(Err(error)) = trim.take().map(|segment| log.trim_through(&segment)) {
+            let failed = error.to_string();
+            groups.drain(..).for_each(|group| group.fail(&failed));
+            return CommitStats { log: log.stats(), failed: Some(error) };
         }
         if groups.is_empty() {
             continue;
@@ -125,9 +153,8 @@ fn run<L: Log>(
                 }
             }
             Err(error) => {
-                for Group { done, .. } in groups.drain(..) {
-                    let _ = done.send(Committed::Failed(error.to_string()));
-                }
+                let failed = error.to_string();
+                groups.drain(..).for_each(|group| group.fail(&failed));
                 return CommitStats { log: log.stats(), failed: Some(error) };
             }
         }
@@ -136,11 +163,19 @@ fn run<L: Log>(
     CommitStats { log: stats, failed: close(log).err() }
 }
 
-fn look_up(log: &impl Log, shard: ShardId, offset: Offset) -> Option<(Time, Vec<u8>)> {
+fn look_up(log: &impl Log, shard: ShardId, offset: Offset) -> LookedUp {
     if offset.0 == 0 || offset >= log.end(shard).next {
-        return None;
+        return LookedUp::Nothing;
     }
-    let mut frames = log.read(shard, offset).ok()?;
+    match log.read(shard, offset) {
+        Ok(mut frames) => record_of(&mut *frames, offset)
+            .map_or(LookedUp::Nothing, |(time, bytes)| LookedUp::Found(time, bytes)),
+        Err(LogError::Trimmed { .. }) => LookedUp::Trimmed,
+        Err(_) => LookedUp::Nothing,
+    }
+}
+
+fn record_of(frames: &mut dyn FrameSource, offset: Offset) -> Option<(Time, Vec<u8>)> {
     // Frames without records stand before the one that is wanted.
     while let Some(frame) = frames.next().ok()? {
         let at = offset.0.checked_sub(frame.header.first_offset.get())?;

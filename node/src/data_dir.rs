@@ -231,6 +231,11 @@ impl DataDir {
         self.path.join(SNAPSHOTS)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A number that no other start of any process has drawn.
     pub fn draw_salt(&self) -> Result<u64, DataDirError> {
         random(&self.path)

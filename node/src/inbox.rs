@@ -15,9 +15,10 @@ use std::sync::{Arc, Weak};
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
 use model::{Offset, Realm, Reply, ShardId, Time};
+use mq::Archive;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::commit::{Job, Lookup};
+use crate::commit::{Job, LookedUp, Lookup};
 use crate::group::Message as ShardMessage;
 use crate::snapshots::Assignment;
 use crate::stages::{self, GroupTicks, Stages, Ticks};
@@ -55,6 +56,9 @@ pub enum SubmitError {
     /// What is asked for is in the log and can't be read there: an audit says why.
     #[error("the log can't be read where it should be")]
     Unreadable,
+    /// What is asked for was trimmed, and nothing that is trimmed is kept.
+    #[error("what is asked for was trimmed from the log, and no archive keeps it")]
+    Trimmed,
     /// The shard stopped. What became of the commands isn't known: repeat them with their ids
     /// when it is back.
     #[error("the shard has stopped; repeat with the same ids when it is back")]
@@ -183,7 +187,8 @@ pub struct GroupHandle {
     pub(crate) room: Arc<Room>,
     pub(crate) stages: Arc<Stages>,
     /// Whoever may submit doesn't keep the log open.
-    log: Weak<Sender<Job>>,
+    pub(crate) log: Weak<Sender<Job>>,
+    pub(crate) archive: Option<Arc<Archive>>,
 }
 
 impl GroupHandle {
@@ -199,7 +204,26 @@ impl GroupHandle {
         let log = self.log.upgrade().ok_or(SubmitError::Stopped)?;
         log.send(Job::Read(lookup)).map_err(|_| SubmitError::Stopped)?;
         drop(log);
-        answered.await.map_err(|_| SubmitError::Stopped)
+        match answered.await.map_err(|_| SubmitError::Stopped)? {
+            LookedUp::Found(time, bytes) => Ok(Some((time, bytes))),
+            LookedUp::Nothing => Ok(None),
+            LookedUp::Trimmed => self.archived(shard, offset).await,
+        }
+    }
+
+    /// The same of what was trimmed.
+    async fn archived(
+        &self,
+        shard: ShardId,
+        offset: Offset,
+    ) -> Result<Option<(Time, Vec<u8>)>, SubmitError> {
+        let archive = self.archive.clone().ok_or(SubmitError::Trimmed)?;
+        let read = tokio::task::spawn_blocking(move || archive.record(shard, offset));
+        let read = read.await.map_err(|_| SubmitError::Stopped)?;
+        read.map_err(|error| {
+            tracing::warn!(%error, "a record can't be read");
+            SubmitError::Unreadable
+        })
     }
 
     /// Where the time of what is submitted is recorded.
@@ -302,7 +326,8 @@ impl Incoming {
     pub(crate) fn new(stages: Arc<Stages>, log: Weak<Sender<Job>>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
-        let handle = GroupHandle { parcels: sender, room: room.clone(), stages, log };
+        let handle =
+            GroupHandle { parcels: sender, room: room.clone(), stages, log, archive: None };
         (handle, Incoming { parcels, room })
     }
 

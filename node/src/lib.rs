@@ -18,6 +18,7 @@
 //! [`DataDir`] is what a directory says of itself; [`open`] recovers it; [`audit`] proves it;
 //! [`rerun`] executes it again for whoever measures.
 
+mod archiver;
 mod audit;
 mod clock;
 mod commit;
@@ -36,7 +37,8 @@ pub mod stages;
 mod statement;
 mod threads;
 
-pub use audit::{Audit, AuditError, AuditLog, Sales, audit};
+pub use archiver::{ArchiveFigures, ArchiveLocation, TrimFigures, verify_archive};
+pub use audit::{Audit, AuditError, AuditFrom, AuditLog, Sales, audit};
 pub use clock::{Clock, Now};
 pub use commit::{CommitStats, LogThread};
 pub use conservation::Imbalance;
@@ -44,12 +46,12 @@ pub use data_dir::{DataDir, DataDirError, MakeDir};
 pub use group::{Found, Lost, Message, ShardGroup, Token};
 pub use group_task::{GroupTask, ShardFailed};
 pub use inbox::{Answer, DrillSwitch, GroupHandle, Inbox, Overloaded, SubmitError};
-pub use open::{OpenError, Opened, Placement, Recovery, open, open_log, recover};
+pub use open::{Keeping, OpenError, Opened, Placement, Recovery, open, open_log, recover};
 pub use reactor::{Courier, LocalHandle};
 pub use replay::{Difference, Replay};
 pub use rerun::{Ran, RerunError, Step, rerun};
 pub use snapshots::{
-    RestoredShard, SnapshotFigures, SnapshotPolicy, SnapshotThread, restore_shard,
+    RestoredShard, SnapshotFigures, SnapshotPolicy, SnapshotThread, restore_shard, trimmable,
 };
 pub use stages::Stages;
 pub use statement::{MOVEMENTS_MAX, Movement, Statement, statement};

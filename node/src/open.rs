@@ -7,10 +7,12 @@ use std::time::Duration;
 use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{
-    DirDisk, LocalConfig, LocalLog, Log, LogEnd, LogError, Recovered, SnapshotError, Snapshots,
+    Archive, ArchiveDisk, ArchiveError, DirDisk, Disk, LocalConfig, LocalLog, LocalReader, Log,
+    LogEnd, LogError, Recovered, SnapshotError, SnapshotId, Snapshots, UnionDisk,
 };
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
+use crate::archiver::{ArchiveLocation, Archiver};
 use crate::memory::MemoryThread;
 use crate::replay::{Difference, Replay};
 use crate::snapshots::{RestoredShard, SnapshotPolicy, SnapshotThread, restore_shard};
@@ -31,6 +33,18 @@ pub enum OpenError {
     /// The log executes to something else than it says.
     #[error("the log does not execute to what it records, at {0}")]
     Difference(#[from] Difference),
+    /// The archive can't be opened.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A shard has to be made from its log alone, and that doesn't begin at its beginning.
+    #[error(
+        "shard {shard} has no good snapshot, and the beginning of its log was trimmed and isn't in \
+         the archive"
+    )]
+    NoBeginning {
+        /// The shard.
+        shard: ShardId,
+    },
     /// A snapshot knows of more than the log has: what was durable was lost.
     #[error(
         "the log of shard {shard} ends before offset {next}, and a snapshot goes on at {offset}: \
@@ -110,8 +124,49 @@ pub struct Opened {
     pub replayed: u64,
     /// Shards that were made of a snapshot.
     pub restored: usize,
-    /// Snapshots that were no good, and why: older ones, or more of the log, stood in.
-    pub passed_over: Vec<String>,
+    /// Snapshots that were no good, and why: older ones, or more of the log, stood in. They were
+    /// removed.
+    pub passed_over: Vec<(SnapshotId, SnapshotError)>,
+}
+
+/// How a data directory is kept small, and how fast it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Keeping {
+    /// When shards are saved.
+    pub snapshots: SnapshotPolicy,
+    /// Where segments go that the log needs no longer.
+    pub archive: ArchiveLocation,
+}
+
+/// What is beside a log: snapshots of its shards, and its old segments.
+struct Beside {
+    snapshots: Snapshots,
+    policy: SnapshotPolicy,
+    /// The log's directory, to read from.
+    disk: Arc<dyn Disk>,
+    archive: Option<Arc<Archive>>,
+}
+
+impl Beside {
+    /// The log from its beginning, as far back as it is kept anywhere.
+    fn history(&self) -> Result<LocalReader, LogError> {
+        whole_log(self.disk.clone(), self.archive.clone())
+    }
+}
+
+/// A log from its beginning, as far back as it is kept anywhere.
+pub(crate) fn whole_log(
+    disk: Arc<dyn Disk>,
+    archive: Option<Arc<Archive>>,
+) -> Result<LocalReader, LogError> {
+    match archive {
+        Some(archive) => {
+            let union = UnionDisk::new(disk, Arc::new(ArchiveDisk(archive)));
+            let listing = |source| LogError::Io { doing: "listing the archive", source };
+            LocalReader::whole(Arc::new(union.map_err(listing)?))
+        }
+        None => LocalReader::whole(disk),
+    }
 }
 
 /// Recovers the directory's shards and makes this process their owner.
@@ -119,7 +174,7 @@ pub fn open(
     dir: &DataDir,
     groups: usize,
     capacity: Capacity,
-    policy: SnapshotPolicy,
+    keeping: &Keeping,
 ) -> Result<(Opened, Recovered), OpenError> {
     let disk = Arc::new(DirDisk::open(dir.log_path()).map_err(DataDirError::at(dir))?);
     let config = LocalConfig {
@@ -127,11 +182,16 @@ pub fn open(
         salt: dir.draw_salt()?,
         ..LocalConfig::default()
     };
+    let archive = keeping.archive.open(dir.path())?;
     let (log, recovered) = LocalLog::open(disk, config)?;
     let saved = Arc::new(DirDisk::open(dir.snapshots_path()).map_err(DataDirError::at(dir))?);
-    let snapshots = Snapshots::open(saved)?;
-    let placement = dir.placement(groups, capacity);
-    let opened = open_with(log, LocalLog::close, placement, Some((snapshots, policy)))?;
+    let beside = Beside {
+        snapshots: Snapshots::open(saved)?,
+        policy: keeping.snapshots,
+        disk: Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(dir))?),
+        archive,
+    };
+    let opened = open_with(log, LocalLog::close, dir.placement(groups, capacity), Some(beside))?;
     Ok((opened, recovered))
 }
 
@@ -148,13 +208,14 @@ fn open_with<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     placement: Placement,
-    snapshots: Option<(Snapshots, SnapshotPolicy)>,
+    beside: Option<Beside>,
 ) -> Result<Opened, OpenError> {
     let spare = SpareRegions::default();
     let memory = MemoryThread::spawn(spare.clone())?;
     let ids: Vec<ShardId> = (0..placement.shards).map(ShardId).collect();
-    let kept = snapshots.as_ref().map(|(snapshots, _)| snapshots);
-    let recovery = recover(&log, kept, &placement, &ids, &spare, || memory.look())?;
+    let snapshots = beside.as_ref().map(|beside| &beside.snapshots);
+    let history = || beside.as_ref().map(Beside::history).transpose();
+    let recovery = recover(&log, snapshots, history, &placement, &ids, &spare, || memory.look())?;
     let groups = placement.groups.clamp(1, placement.shards.into());
     let mut members: Vec<Vec<_>> = (0..groups).map(|_| Vec::new()).collect();
     for shard in recovery.shards {
@@ -170,13 +231,17 @@ fn open_with<L: Log + 'static>(
     let (mut tasks, of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
     let handle = |id: &ShardId| {
         let group = usize::from(id.0) % groups;
-        (group as u16, of_group[group].clone())
+        let archive = beside.as_ref().and_then(|beside| beside.archive.clone());
+        (group as u16, GroupHandle { archive, ..of_group[group].clone() })
     };
     let handles: Vec<(u16, GroupHandle)> = ids.iter().map(handle).collect();
     tasks.iter_mut().for_each(|task| task.connect(&handles));
-    let snapshots = match snapshots {
-        Some((snapshots, policy)) => {
-            Some(SnapshotThread::spawn(snapshots, policy, &handles, recovery.lags, stages)?)
+    let snapshots = match beside {
+        Some(Beside { snapshots, policy, disk, archive }) => {
+            let log = Arc::downgrade(&log.jobs());
+            let archiver = Archiver { archive, disk, log, figures: Arc::default() };
+            let lags = recovery.lags;
+            Some(SnapshotThread::spawn(snapshots, policy, &handles, lags, archiver, stages)?)
         }
         None => None,
     };
@@ -194,15 +259,17 @@ pub struct Recovery {
     pub restored: usize,
     /// By shard as in `shards`: bytes of the whole log behind its snapshot.
     pub lags: Vec<u64>,
-    /// Snapshots that were no good, and why.
-    pub passed_over: Vec<String>,
+    /// Snapshots that were no good, and why. They were removed.
+    pub passed_over: Vec<(SnapshotId, SnapshotError)>,
 }
 
-/// Makes shards of their newest good snapshots, and executes the rest of the log again.
-/// `after_frame` is called after each frame.
+/// Makes shards of their newest good snapshots, and executes the rest of the log again: where a
+/// shard has no good one and its log was trimmed, with what `history` has of it. `after_frame` is
+/// called after each frame.
 pub fn recover(
     log: &impl Log,
     snapshots: Option<&Snapshots>,
+    history: impl FnOnce() -> Result<Option<LocalReader>, LogError>,
     placement: &Placement,
     wanted: &[ShardId],
     spare: &SpareRegions,
@@ -211,11 +278,7 @@ pub fn recover(
     let restored = match snapshots {
         Some(snapshots) => restore_all(snapshots, placement, wanted, spare)?,
         None => {
-            let empty = |id: &ShardId| RestoredShard {
-                shard: placement.shard(*id, spare),
-                place: None,
-                passed_over: Vec::new(),
-            };
+            let empty = |id: &ShardId| RestoredShard::empty(placement.shard(*id, spare));
             wanted.iter().map(empty).collect()
         }
     };
@@ -235,17 +298,27 @@ pub fn recover(
         recovery.restored += usize::from(place.is_some());
         recovery.shards.push(shard);
         recovery.passed_over.extend(passed_over);
-        seeks.push(place.map(|place| place.end));
+        seeks.push(Seek::new(place.map(|place| place.end)));
     }
+    let is_trimmed = |(id, seek): (&ShardId, &Seek)| {
+        let first = seek.end.map_or(Offset(1), |end| end.next);
+        matches!(log.read(*id, first), Err(LogError::Trimmed { .. })).then_some(*id)
+    };
+    let mut frames = match wanted.iter().zip(&seeks).find_map(is_trimmed) {
+        None => log.read_all()?,
+        Some(shard) => match history()? {
+            Some(history) if history.is_whole() => Box::new(history),
+            _ => return Err(OpenError::NoBeginning { shard }),
+        },
+    };
     let mut replay = Replay::default();
     let mut bytes = 0;
     let mut saved_at = vec![0; wanted.len()];
-    let mut frames = log.read_all()?;
     while let Some(frame) = frames.next()? {
         let at = by_id.get(usize::from(frame.place().shard.0)).copied().flatten();
         let at = at.ok_or_else(|| Difference::foreign(&frame))?;
         bytes += frame.bytes.len() as u64;
-        if is_behind(&mut seeks[at], &frame)? {
+        if seeks[at].is_behind(&frame)? {
             saved_at[at] = bytes;
         } else {
             replay.apply(&mut recovery.shards[at], frame)?;
@@ -255,35 +328,57 @@ pub fn recover(
     }
     recovery.lags = saved_at.iter().map(|saved_at| bytes - saved_at).collect();
     for (seek, shard) in seeks.iter().zip(&recovery.shards) {
-        let Some(saved) = seek else { continue };
+        let Some(saved) = seek.end else { continue };
         // All frames before may have been trimmed, and none have come since.
         let end = log.end(shard.seat().id);
-        if (saved.next, saved.previous) != (end.next, end.previous) {
+        if end.next < saved.next || seek.is_met {
             let (shard, offset) = (shard.seat().id, saved.next);
             return Err(OpenError::LogBehind { shard, offset, next: end.next });
         }
     }
+    // They would only take the place of good ones.
+    for (id, _) in &recovery.passed_over {
+        snapshots.map_or(Ok(()), |snapshots| snapshots.remove(*id))?;
+    }
     Ok(recovery)
 }
 
-/// Whether what a frame says is in the snapshot already. `seek` is where that goes on, until the
-/// frame was met: then the log leads there.
-fn is_behind(seek: &mut Option<LogEnd>, frame: &Frame<'_>) -> Result<bool, Difference> {
-    let Some(end) = *seek else { return Ok(false) };
-    let place = frame.place();
-    if (frame.next_offset(), frame.header.hash.get()) == (end.next, end.previous) {
-        *seek = None;
-        return Ok(true);
+/// Where a shard's log is looked for that its snapshot goes on with.
+#[derive(Default)]
+pub(crate) struct Seek {
+    /// Where the snapshot goes on, until the frame before that was met: then the log leads there.
+    end: Option<LogEnd>,
+    /// Whether any frame of the shard was met.
+    is_met: bool,
+}
+
+impl Seek {
+    pub(crate) fn new(end: Option<LogEnd>) -> Seek {
+        Seek { end, is_met: false }
     }
-    if (place.first_offset, place.previous) == (end.next, end.previous) {
-        *seek = None; // What was before it was trimmed.
-        return Ok(false);
+
+    /// Whether what a frame says is in the snapshot already.
+    pub(crate) fn is_behind(&mut self, frame: &Frame<'_>) -> Result<bool, Difference> {
+        let is_first = !std::mem::replace(&mut self.is_met, true);
+        let Some(end) = self.end else { return Ok(false) };
+        let place = frame.place();
+        if (frame.next_offset(), frame.header.hash.get()) == (end.next, end.previous) {
+            self.end = None;
+            return Ok(true);
+        }
+        // What was before it was trimmed: frames without records may have been behind the one
+        // that the snapshot stands at.
+        let follows = place.first_offset == end.next && place.epoch >= end.epoch;
+        if follows && (is_first || place.previous == end.previous) {
+            self.end = None;
+            return Ok(false);
+        }
+        if frame.next_offset() <= end.next {
+            return Ok(true);
+        }
+        let detail = "a snapshot goes on here, and the log goes on otherwise".to_string();
+        Err(Difference { shard: place.shard, offset: end.next, detail, repeated: false })
     }
-    if frame.next_offset() <= end.next {
-        return Ok(true);
-    }
-    let detail = "a snapshot goes on here, and the log goes on otherwise".to_string();
-    Err(Difference { shard: place.shard, offset: end.next, detail, repeated: false })
 }
 
 /// Makes shards of snapshots: several at once, for that is reading and copying.

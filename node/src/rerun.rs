@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use model::ShardId;
 use model::frame::Frame;
-use mq::{DirDisk, LocalReader, LogError};
+use mq::{ArchiveError, DirDisk, LogError};
 use txn_core::{Capacity, Grown, Shard, SpareRegions};
 
+use crate::archiver::ArchiveLocation;
 use crate::memory;
+use crate::open::whole_log;
 use crate::replay::{Difference, Replay};
 use crate::{DataDir, DataDirError};
 
@@ -27,6 +29,12 @@ pub enum RerunError {
     /// Its log is damaged or can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Its archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The beginning of its log is kept nowhere.
+    #[error("the log's beginning was trimmed, and isn't in the archive beside it")]
+    NoBeginning,
     /// The log executes to something else than it says.
     #[error("the log does not execute to what it records, at {0}")]
     Difference(#[from] Difference),
@@ -77,7 +85,11 @@ pub fn rerun<E: From<RerunError>>(
     let dir = DataDir::open(path).map_err(RerunError::from)?;
     let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir));
     let disk = Arc::new(disk.map_err(RerunError::from)?);
-    let mut reader = LocalReader::open(disk).map_err(RerunError::from)?;
+    let archive = ArchiveLocation::Beside.open(path).map_err(RerunError::from)?;
+    let mut reader = whole_log(disk, archive).map_err(RerunError::from)?;
+    if !reader.is_whole() {
+        return Err(RerunError::NoBeginning.into());
+    }
     let spare = SpareRegions::default();
     memory::fill(&spare);
     let placement = dir.placement(1, capacity);

@@ -13,12 +13,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use model::ShardId;
 use model::record::RULE_VERSION;
-use mq::{LogEnd, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter, Snapshots};
+use model::{Offset, ShardId};
+use mq::{
+    LogEnd, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter, Snapshots,
+};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use txn_core::{Piece, Restoring, Shard, SpareRegions};
 
+use crate::archiver::{Archiver, Before, TrimFigures};
 use crate::inbox::Parcel;
 use crate::stages::Stages;
 use crate::{GroupHandle, Placement};
@@ -93,6 +96,7 @@ pub struct SnapshotThread {
     stop: Arc<AtomicBool>,
     figures: Arc<SnapshotFigures>,
     thread: Option<JoinHandle<()>>,
+    trims: Arc<TrimFigures>,
 }
 
 impl SnapshotThread {
@@ -102,8 +106,11 @@ impl SnapshotThread {
         policy: SnapshotPolicy,
         handles: &[(u16, GroupHandle)],
         lags: Vec<u64>,
+        archiver: Archiver,
         stages: Arc<Stages>,
     ) -> std::io::Result<SnapshotThread> {
+        let trims = archiver.figures.clone();
+        let trim = archiver.spawn()?;
         let stop = Arc::<AtomicBool>::default();
         let figures = Arc::<SnapshotFigures>::default();
         let keeper = Keeper {
@@ -113,12 +120,18 @@ impl SnapshotThread {
             saved_at: lags.iter().map(|lag| -(*lag as i64)).collect(),
             sizes: vec![0; handles.len()],
             stages,
+            trim,
             stop: stop.clone(),
             figures: figures.clone(),
         };
         let thread = std::thread::Builder::new().name("crest-snapshot".to_string());
         let thread = Some(thread.spawn(move || keeper.run())?);
-        Ok(SnapshotThread { stop, figures, thread })
+        Ok(SnapshotThread { stop, figures, thread, trims })
+    }
+
+    /// What was trimmed so far.
+    pub fn trims(&self) -> Arc<TrimFigures> {
+        self.trims.clone()
     }
 
     /// What it did so far.
@@ -147,12 +160,15 @@ struct Keeper {
     /// By shard: bytes of its newest snapshot.
     sizes: Vec<u64>,
     stages: Arc<Stages>,
+    /// Told what may be trimmed.
+    trim: Sender<Before>,
     stop: Arc<AtomicBool>,
     figures: Arc<SnapshotFigures>,
 }
 
 impl Keeper {
     fn run(mut self) {
+        self.trim();
         while !self.stop.load(Relaxed) {
             let logged = self.stages.log_bytes() as i64;
             let oldest = (0..self.saved_at.len()).min_by_key(|shard| self.saved_at[*shard]);
@@ -171,6 +187,7 @@ impl Keeper {
                     self.sizes[shard] = bytes;
                     self.figures.taken.fetch_add(1, Relaxed);
                     self.figures.bytes.fetch_add(bytes, Relaxed);
+                    self.trim();
                 }
                 Ok(None) => return, // The group has ended.
                 Err(error) => {
@@ -182,6 +199,15 @@ impl Keeper {
                     }
                 }
             }
+        }
+    }
+
+    /// Has trimmed what both snapshots of each shard are past.
+    fn trim(&self) {
+        match trimmable(&self.snapshots) {
+            // Without an archiver the process ends.
+            Ok(before) => drop(self.trim.send(before)),
+            Err(error) => tracing::warn!(%error, "nothing is trimmed"),
         }
     }
 
@@ -230,6 +256,30 @@ fn write(
     }
 }
 
+impl RestoredShard {
+    pub(crate) fn empty(shard: Shard) -> RestoredShard {
+        RestoredShard { shard, place: None, passed_over: Vec::new() }
+    }
+}
+
+/// By shard, the offset before which its log isn't needed: the older of the two snapshots that
+/// are kept stands there.
+pub fn trimmable(snapshots: &Snapshots) -> Result<Vec<(ShardId, Offset)>, SnapshotError> {
+    let mut before = Vec::new();
+    for (shard, ids) in snapshots.list()? {
+        if ids.len() < SNAPSHOTS_KEPT {
+            continue;
+        }
+        match snapshots.read(ids[SNAPSHOTS_KEPT - 1]) {
+            Ok(reader) => before.push((shard, reader.place().end.next)),
+            // It is no good: until another one is there, all is kept.
+            Err(SnapshotError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(before)
+}
+
 /// A shard made of its newest good snapshot, or an empty one.
 pub struct RestoredShard {
     /// It.
@@ -237,7 +287,7 @@ pub struct RestoredShard {
     /// Where its log goes on; `None` without a snapshot.
     pub place: Option<SnapshotPlace>,
     /// Snapshots that were no good, and why.
-    pub passed_over: Vec<String>,
+    pub passed_over: Vec<(SnapshotId, SnapshotError)>,
 }
 
 /// Makes a shard of the newest of its snapshots that is good. `ids` are those that there are, the
@@ -256,7 +306,7 @@ pub fn restore_shard(
                 return Ok(RestoredShard { shard, place: Some(place), passed_over });
             }
             Err(error @ SnapshotError::Io { .. }) => return Err(error),
-            Err(error) => passed_over.push(error.to_string()),
+            Err(error) => passed_over.push((id, error)),
         }
     }
     let shard = placement.shard(shard, spare);

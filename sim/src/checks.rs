@@ -227,14 +227,14 @@ impl World {
                 return Err(format!("node {number} comes up in another state"));
             }
             let node = &self.nodes[number];
-            let up = node.up.as_ref().expect("it has just come up");
-            let alone = up.trade_alone(&placement, &node.shards, &self.options.spare);
+            let alone = node.trade_alone(&placement, &self.options.spare);
+            let alone = alone.map_err(|error| format!("node {number}: {error}"))?;
             let trade = |id: &ShardId| {
                 let shard = node.members().find(|shard| shard.seat().id == *id);
                 shard.expect("the shard is on this node").realm_hash(Realm::Live)
             };
             let whole: Vec<u64> = node.shards.iter().map(trade).collect();
-            if alone.as_ref().ok() != Some(&whole) {
+            if alone != whole {
                 return Err(format!("node {number}: without rehearsal, trade is in another state"));
             }
         }

@@ -37,6 +37,8 @@ pub struct Ran {
     pub sold: u64,
     /// Snapshots that were taken.
     pub snapshots: u64,
+    /// Segments that were archived and trimmed.
+    pub trimmed: u64,
     /// Shards that were made of a snapshot when their node started.
     pub restored: u64,
     /// Snapshots that were no good then.

@@ -6,8 +6,11 @@ use std::time::Duration;
 use model::frame::FrameBuilder;
 use model::record::{RULE_VERSION, Records, clear_outcome};
 use model::{Realm, ShardId, Time};
-use mq::{FaultyDisk, LocalConfig, LocalLog, Log, LogError, Prepare, SnapshotWriter, Snapshots};
-use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover};
+use mq::{
+    AlignedBuf, Disk, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogError, Prepare,
+    SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
+};
+use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover, trimmable};
 use txn_core::{Shard, SpareRegions};
 
 use crate::random::Random;
@@ -31,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) shards: Vec<ShardId>,
     groups: usize,
     pub(crate) disk: FaultyDisk,
+    /// Where segments go that its log needs no longer: a store that never fails.
+    archive: FaultyDisk,
     /// By how much its wall clock is off, in µs.
     pub(crate) clock_off_us: i64,
     pub(crate) up: Option<Up>,
@@ -51,6 +56,8 @@ pub(crate) struct Up {
     snapshots: Snapshots,
     /// By group: the snapshot that is being written.
     saving: Vec<Option<SnapshotWriter>>,
+    /// Segments up to this one are archived.
+    archived: Option<SealedSegment>,
 }
 
 /// How a step of taking snapshots went.
@@ -81,6 +88,7 @@ impl Node {
             shards,
             groups,
             disk: FaultyDisk::new(),
+            archive: FaultyDisk::new(),
             clock_off_us: 0,
             up: None,
             life: 0,
@@ -112,7 +120,9 @@ impl Node {
             Ok(snapshots) => snapshots,
             Err(_) => return Err(Down::Fault),
         };
-        let recovered = recover(&log, Some(&snapshots), placement, &self.shards, spare, || {});
+        let history = || self.history().map(Some);
+        let recovered =
+            recover(&log, Some(&snapshots), history, placement, &self.shards, spare, || {});
         let recovery = match recovered {
             Ok(recovery) => recovery,
             Err(OpenError::Difference(difference)) => {
@@ -133,7 +143,7 @@ impl Node {
         let appending = groups.iter().map(|_| None).collect();
         let saving = groups.iter().map(|_| None).collect();
         let clock = Clock::new(newest);
-        self.up = Some(Up { groups, log, clock, appending, snapshots, saving });
+        self.up = Some(Up { groups, log, clock, appending, snapshots, saving, archived: None });
         Ok(())
     }
 
@@ -143,6 +153,39 @@ impl Node {
         let up = self.up.as_mut().expect("it is up");
         let monotonic = Duration::from_micros(world.0);
         Now { time: up.clock.advance(wall, monotonic), monotonic }
+    }
+
+    /// Its log from the beginning.
+    pub(crate) fn history(&self) -> Result<LocalReader, LogError> {
+        let (disk, archive) = (Arc::new(self.disk.clone()), Arc::new(self.archive.clone()));
+        let union = UnionDisk::new(disk, archive).expect("both are in memory");
+        LocalReader::whole(Arc::new(union))
+    }
+
+    /// Archives what its log needs no longer, or has it forgotten what was archived: how many
+    /// segments. An error is a fault of its disk, or says that what it holds is damaged.
+    pub(crate) fn trim(&mut self) -> Result<usize, LogError> {
+        let up = self.up.as_mut().expect("it is up");
+        let before = match trimmable(&up.snapshots) {
+            Ok(before) => before,
+            Err(_) => return Ok(0),
+        };
+        let segments = up.log.trimmable(&before);
+        if let Some(archived) = up.archived.take() {
+            up.log.trim_through(&archived)?;
+            return Ok(segments.iter().filter(|other| other.index() <= archived.index()).count());
+        }
+        for segment in &segments {
+            segment.check(&self.disk)?;
+            let content =
+                self.disk.content(&segment.name()).expect("it is there until it is trimmed");
+            let file = self.archive.create(&segment.name(), 0).expect("the store never fails");
+            let mut buffer = AlignedBuf::new(content.len());
+            buffer.bytes_mut()[..content.len()].copy_from_slice(&content);
+            file.write_at(buffer.bytes(), 0).expect("the store never fails");
+        }
+        up.archived = segments.last().copied();
+        Ok(0)
     }
 
     /// Flips a bit of one of its snapshots, of the shard that `pick` says. Never of both that
@@ -164,6 +207,35 @@ impl Node {
     pub(crate) fn group_of(&self, shard: ShardId) -> usize {
         let at = self.shards.iter().position(|other| *other == shard);
         at.expect("the shard is on this node") % self.groups
+    }
+
+    /// Hashes of the trade of shards whose logs are executed without rehearsal's records.
+    pub(crate) fn trade_alone(
+        &self,
+        placement: &Placement,
+        spare: &SpareRegions,
+    ) -> Result<Vec<u64>, LogError> {
+        let (ids, mut history) = (&self.shards, self.history()?);
+        let new = |id: &ShardId| Shard::new(placement.seat(*id), 0, spare.clone());
+        let mut shards: Vec<Shard> = ids.iter().map(new).collect();
+        while let Some((_, frame)) = history.next_frame()? {
+            let place = frame.place();
+            let at = ids.iter().position(|id| *id == place.shard);
+            let shard = &mut shards[at.expect("a node's log has its shards")];
+            let mut commands = Vec::new();
+            let records = frame.records().map(|record| record.expect("it was read before"));
+            for record in records.filter(|record| record.realm() == Realm::Live) {
+                let start = commands.len();
+                commands.extend_from_slice(record.bytes);
+                clear_outcome(&mut commands[start..]);
+            }
+            let (mut decided, mut replies) = (FrameBuilder::default(), Vec::new());
+            let mut commands = Records::new(&commands);
+            let applied = shard.apply(place.time, &mut commands, &mut decided, &mut replies);
+            applied.expect("these are commands");
+            drop(shard.signals());
+        }
+        Ok(shards.iter().map(|shard| shard.realm_hash(Realm::Live)).collect())
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = &Shard> {
@@ -212,35 +284,5 @@ impl Up {
         let bytes: Vec<&[u8]> = frames.iter().map(Vec::as_slice).collect();
         self.log.append(&bytes)?;
         Ok(frames)
-    }
-
-    /// Hashes of the trade of shards whose logs are executed without rehearsal's records.
-    pub(crate) fn trade_alone(
-        &self,
-        placement: &Placement,
-        ids: &[ShardId],
-        spare: &SpareRegions,
-    ) -> Result<Vec<u64>, LogError> {
-        let new = |id: &ShardId| Shard::new(placement.seat(*id), 0, spare.clone());
-        let mut shards: Vec<Shard> = ids.iter().map(new).collect();
-        let mut frames = self.log.read_all()?;
-        while let Some(frame) = frames.next()? {
-            let place = frame.place();
-            let at = ids.iter().position(|id| *id == place.shard);
-            let shard = &mut shards[at.expect("a node's log has its shards")];
-            let mut commands = Vec::new();
-            let records = frame.records().map(|record| record.expect("it was read before"));
-            for record in records.filter(|record| record.realm() == Realm::Live) {
-                let start = commands.len();
-                commands.extend_from_slice(record.bytes);
-                clear_outcome(&mut commands[start..]);
-            }
-            let (mut decided, mut replies) = (FrameBuilder::default(), Vec::new());
-            let mut commands = Records::new(&commands);
-            let applied = shard.apply(place.time, &mut commands, &mut decided, &mut replies);
-            applied.expect("these are commands");
-            drop(shard.signals());
-        }
-        Ok(shards.iter().map(|shard| shard.realm_hash(Realm::Live)).collect())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::frame::Frame;
 use model::record::{Body, CommandBuffer, Record};
 use model::{Outcome, ShardId, Time};
-use mq::{Log, LogError};
+use mq::LogError;
 use node::{Found, Message, Placement};
 use txn_core::{Capacity, SpareRegions};
 
@@ -61,6 +61,14 @@ enum Event {
     /// A disk begins to lie, or misplaces a write.
     Lie,
     Misdirect,
+}
+
+/// What is wrong with a log that was read back.
+enum ReadBack {
+    /// It can't be read.
+    Damaged(String),
+    /// It isn't what was durable.
+    Wrong(String),
 }
 
 pub(crate) struct World {
@@ -279,10 +287,7 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Save => {
-                self.save();
-                Ok(())
-            }
+            Event::Save => self.save(),
             Event::Crash => {
                 self.every(self.plan.faults.crash_every_us, || Event::Crash);
                 if !self.is_calm {
@@ -354,7 +359,12 @@ impl World {
                 return Err(format!("node {number} doesn't come up: {what}"));
             }
         }
-        self.read_back(number)?;
+        match self.read_back(number) {
+            Ok(()) => {}
+            // What the disk did while the node started shows when it is read again.
+            Err(ReadBack::Damaged(_)) if self.liar == Some(number) => self.ran.refused = true,
+            Err(ReadBack::Damaged(what) | ReadBack::Wrong(what)) => return Err(what),
+        }
         if !self.ran.refused {
             self.pump(number);
         }
@@ -362,14 +372,14 @@ impl World {
     }
 
     /// Compares a node's log with what was durable before, and takes note of what else is in it.
-    fn read_back(&mut self, number: usize) -> Result<(), String> {
+    fn read_back(&mut self, number: usize) -> Result<(), ReadBack> {
         let node = &self.nodes[number];
-        let up = node.up.as_ref().expect("it is up");
-        let mut frames = up.log.read_all().map_err(|error| error.to_string())?;
+        let damaged = |error: LogError| ReadBack::Damaged(error.to_string());
+        let mut frames = node.history().map_err(damaged)?;
         let mut seen = BTreeMap::<ShardId, usize>::new();
         let mut ended = BTreeSet::new();
         let mut newer = Vec::new();
-        while let Some(frame) = frames.next().map_err(|error| error.to_string())? {
+        while let Some((_, frame)) = frames.next_frame().map_err(damaged)? {
             let shard = frame.place().shard;
             let at = seen.entry(shard).or_default();
             for record in frame.records().flatten() {
@@ -377,7 +387,8 @@ impl World {
                 match self.shadow.logs[usize::from(shard.0)].get(*at) {
                     Some(known) if *known == hash => {}
                     Some(_) => {
-                        return Err(format!("shard {shard}, record {at}: not what was durable"));
+                        let what = format!("shard {shard}, record {at}: not what was durable");
+                        return Err(ReadBack::Wrong(what));
                     }
                     None => {
                         ended.insert(shard);
@@ -398,38 +409,55 @@ impl World {
                     self.ran.refused = true;
                     return Ok(());
                 }
-                return Err(format!("shard {shard} has lost {} records", known - found));
+                let what = format!("shard {shard} has lost {} records", known - found);
+                return Err(ReadBack::Wrong(what));
             }
         }
         drop(frames);
         for (shard, time, bytes, hash) in newer {
             let (record, _) = Record::split(&bytes).expect("it was in the log");
-            self.shadow.add(shard, time, &record, hash)?;
+            self.shadow.add(shard, time, &record, hash).map_err(ReadBack::Wrong)?;
         }
         Ok(())
     }
 
-    /// A node begins a snapshot, or goes on with one.
-    fn save(&mut self) {
+    /// A node begins a snapshot, or goes on with one; or trims its log.
+    fn save(&mut self) -> Result<(), String> {
         let delay = self.random.range(1, self.plan.save_every_us * 2);
         self.at(delay, Event::Save);
         let number = self.random.below(self.nodes.len() as u64) as usize;
         let shard = *self.random.pick(&self.nodes[number].shards);
         let kib = self.random.range(1, 32) as usize;
         if self.nodes[number].up.is_none() {
-            return;
+            return Ok(());
         }
-        if self.fails(self.plan.faults.fail_append, "failed snapshots") {
+        let trims = self.random.percent(10);
+        if self.fails(self.plan.faults.fail_append, "failed snapshots and trims") {
             match self.random.percent(50) {
                 true => self.nodes[number].disk.fail_write(1),
                 false => self.nodes[number].disk.fail_sync(1),
             }
+        }
+        if trims {
+            match self.nodes[number].trim() {
+                Ok(segments) => self.ran.trimmed += segments as u64,
+                Err(LogError::Io { .. } | LogError::Poisoned) => {
+                    self.crash(number, "stops after a failed trim");
+                }
+                // It is found before the log forgets what was there.
+                Err(LogError::Damage { .. }) if self.liar == Some(number) => {
+                    self.fault("damages found when archiving");
+                }
+                Err(error) => return Err(format!("node {number}: {error}")),
+            }
+            return Ok(());
         }
         let group = self.nodes[number].group_of(shard);
         let up = self.nodes[number].up.as_mut().expect("it is up");
         if up.save(group, shard, kib) == Saved::Whole {
             self.ran.snapshots += 1;
         }
+        Ok(())
     }
 
     fn crash(&mut self, number: usize, kind: &'static str) {

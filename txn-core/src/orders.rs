@@ -341,6 +341,15 @@ impl Orders {
         })
     }
 
+    /// Orders of which units were refunded, and how many of each line.
+    pub(crate) fn refunded(&self) -> impl Iterator<Item = (Party, OrderId, Vec<u64>)> + '_ {
+        self.iter().filter_map(|(pos, head, _)| {
+            let lines: Vec<u64> = self.lines(pos).iter().map(|line| line.refunded.into()).collect();
+            let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
+            lines.iter().any(|units| *units > 0).then_some((Party(head.buyer), id, lines))
+        })
+    }
+
     /// The orders' memory, to save and to restore.
     pub(crate) fn blocks(&mut self) -> &mut Arena {
         &mut self.blocks

@@ -477,6 +477,14 @@ impl Shard {
         })
     }
 
+    /// Orders of a realm of which units were refunded, and how many of each line.
+    pub fn partly_refunded(
+        &self,
+        realm: Realm,
+    ) -> impl Iterator<Item = (Party, OrderId, Vec<u64>)> + '_ {
+        self.realm(realm).into_iter().flat_map(|state| state.orders.refunded())
+    }
+
     /// The sums of all accounts of a realm by currency.
     pub fn balances(&self, realm: Realm) -> BTreeMap<&'static str, Balance> {
         let balances = self.realm(realm).map(|state| state.ledger.balances()).unwrap_or_default();

@@ -12,6 +12,7 @@ use loadgen::trace::{Event, Plan};
 use loadgen::{Progress, RunId};
 use model::record::Body;
 use model::{OrderId, Party};
+use node::{ArchiveLocation, AuditFrom};
 
 use super::read_back::read_orders;
 use super::scene::Scene;
@@ -69,12 +70,13 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     let mut acknowledged: HashMap<(Party, OrderId), _> =
         replayed.orders.iter().map(|&(buyer, id, outcome)| ((buyer, id), outcome)).collect();
     let mut lost = 0;
-    let audit = node::audit(&data, |record, _, _| {
-        if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
-            let expected = acknowledged.remove(&(record.party(), id));
-            lost += u64::from(expected.is_some() && expected != record.outcome());
-        }
-    })?;
+    let audit =
+        node::audit(&data, &ArchiveLocation::Beside, AuditFrom::Beginning, |record, _, _| {
+            if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
+                let expected = acknowledged.remove(&(record.party(), id));
+                lost += u64::from(expected.is_some() && expected != record.outcome());
+            }
+        })?;
     lost += acknowledged.len() as u64;
     report.add_audit(&audit, Some(lost));
     report.add_disk(&data);

@@ -10,6 +10,7 @@ use std::path::Path;
 use loadgen::RunId;
 use model::record::{Body, Kind, clear_outcome};
 use model::{Offset, OrderState, Outcome, Party, ShardId, ids};
+use node::{ArchiveLocation, AuditFrom};
 use serde::Deserialize;
 
 use crate::asks::{Ask, Key, Order};
@@ -209,9 +210,14 @@ impl LogImage {
     /// Executes the log again and keeps what matters here.
     pub fn read(data: &Path, book: &Book) -> LogImage {
         let mut image = LogImage::none();
-        let audit = node::audit(data, |record, shard, Offset(offset)| {
-            image.add(record, Place { shard, offset }, book);
-        });
+        let audit = node::audit(
+            data,
+            &ArchiveLocation::Beside,
+            AuditFrom::Beginning,
+            |record, shard, Offset(offset)| {
+                image.add(record, Place { shard, offset }, book);
+            },
+        );
         image.audit = audit.unwrap();
         image
     }

@@ -15,16 +15,16 @@ use crate::aligned::{BLOCK_BYTES, whole_blocks};
 use crate::{Broken, LogEnd};
 
 /// One block, in the type of positions.
-pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
+pub(crate) const BLOCK: u64 = BLOCK_BYTES as u64;
 /// The most bytes of one write, header and padding included. Larger ones gain nothing on a disk
 /// and would make recovery reserve more memory before it can check them.
-pub(super) const WRITE_BYTES_MAX: u64 = 8 << 20;
+pub(crate) const WRITE_BYTES_MAX: u64 = 8 << 20;
 /// The least bytes of a segment: its header and a few writes of a block.
-pub(super) const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK;
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK;
 /// The most bytes of a segment: recovery looks through the last one block by block.
-pub(super) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// Segment indexes stay below, so that no position overflows. 128 PiB of the default size.
-pub(super) const INDEX_MAX: u32 = 1 << 31;
+pub(crate) const INDEX_MAX: u32 = 1 << 31;
 
 const _: () = assert!(INDEX_MAX as u128 * (SEGMENT_BYTES_MAX as u128) < u64::MAX as u128);
 
@@ -35,7 +35,7 @@ const VERSION: u16 = 1;
 /// What a segment's first block begins with.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct SegmentHeader {
+pub(crate) struct SegmentHeader {
     magic: [u8; 4],
     version: U16,
     reserved: U16,
@@ -50,7 +50,7 @@ pub(super) struct SegmentHeader {
 /// What a write begins with.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct WriteHeader {
+pub(crate) struct WriteHeader {
     magic: [u8; 4],
     version: U16,
     kind: U16,
@@ -70,11 +70,11 @@ const _: () = assert!(size_of::<SegmentHeader>() == 48);
 const _: () = assert!(size_of::<WriteHeader>() == WRITE_HEADER_BYTES);
 
 /// Bytes of a write's header.
-pub(super) const WRITE_HEADER_BYTES: usize = 64;
+pub(crate) const WRITE_HEADER_BYTES: usize = 64;
 
 /// What the payload of a write is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// Frames, back to back.
     Frames,
     /// The ends of all shards.
@@ -83,7 +83,7 @@ pub(super) enum Kind {
 
 /// Which life of which segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SegmentId {
+pub(crate) struct SegmentId {
     pub index: u32,
     pub generation: u64,
     pub segment_bytes: u64,
@@ -107,12 +107,12 @@ impl SegmentId {
 }
 
 /// The segment in which the write that ends at `end` lies.
-pub(super) fn segment_of_end(end: u64, segment_bytes: u64) -> u64 {
+pub(crate) fn segment_of_end(end: u64, segment_bytes: u64) -> u64 {
     end.saturating_sub(1) / segment_bytes
 }
 
 /// A generation: different for every segment that is ever made, and for every log.
-pub(super) fn generation(salt: u64, index: u32, counter: u64) -> u64 {
+pub(crate) fn generation(salt: u64, index: u32, counter: u64) -> u64 {
     let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&salt.to_le_bytes());
     bytes[8..16].copy_from_slice(&u64::from(index).to_le_bytes());
@@ -168,7 +168,7 @@ impl SegmentHeader {
 
 /// What a write is to say besides its payload.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WritePlan {
+pub(crate) struct WritePlan {
     pub kind: Kind,
     pub frames: u32,
     pub position: u64,
@@ -268,7 +268,7 @@ impl WriteHeader {
 }
 
 /// Bytes of a write with a payload of `length`.
-pub(super) fn write_bytes(length: usize) -> u64 {
+pub(crate) fn write_bytes(length: usize) -> u64 {
     whole_blocks((WRITE_HEADER_BYTES + length) as u64)
 }
 
@@ -311,23 +311,23 @@ impl MarkEntry {
 }
 
 /// The name of a segment's file.
-pub(super) fn segment_name(index: u32) -> String {
+pub(crate) fn segment_name(index: u32) -> String {
     format!("{index:010}.segment")
 }
 
 /// The name of a segment that is being made.
-pub(super) fn new_name(index: u32) -> String {
+pub(crate) fn new_name(index: u32) -> String {
     format!("{index:010}.new")
 }
 
 /// The name of a file that was segment `index` and waits to be another.
-pub(super) fn spare_name(index: u32) -> String {
+pub(crate) fn spare_name(index: u32) -> String {
     format!("{index:010}.spare")
 }
 
 /// What a file of the directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Name {
+pub(crate) enum Name {
     Segment(u32),
     New,
     Spare,
@@ -350,7 +350,7 @@ impl Name {
 
 /// Checks the place of a write in the order of writes: at the segment's start it names an
 /// earlier segment or nothing, elsewhere the write before it.
-pub(super) fn order(header: &WriteHeader, segment: SegmentId) -> Result<(), Broken> {
+pub(crate) fn order(header: &WriteHeader, segment: SegmentId) -> Result<(), Broken> {
     let right = if header.position() == segment.first() {
         header.synced() <= segment.base()
     } else {

@@ -13,7 +13,7 @@ use crate::ends::{self, Ends};
 use crate::local::layout::{Kind, MarkEntry, WRITE_HEADER_BYTES, WriteHeader, segment_name};
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::local::survey::{Survey, survey};
-use crate::{Broken, Damage, LogEnd, LogError, LogStats};
+use crate::{Broken, Damage, FrameSource, LogEnd, LogError, LogStats};
 
 /// All frames of all shards of a local log, in the order in which they were written.
 ///
@@ -72,7 +72,17 @@ pub(super) struct Placed<'a> {
 impl LocalReader {
     /// Finds out what the log consists of.
     pub fn open(disk: Arc<dyn Disk>) -> Result<LocalReader, LogError> {
-        let survey = survey(&disk)?;
+        LocalReader::over(disk, false)
+    }
+
+    /// The same with segments that were trimmed, as far back as the disk has them: of a
+    /// [`UnionDisk`](crate::UnionDisk) with the archive.
+    pub fn whole(disk: Arc<dyn Disk>) -> Result<LocalReader, LogError> {
+        LocalReader::over(disk, true)
+    }
+
+    fn over(disk: Arc<dyn Disk>, whole: bool) -> Result<LocalReader, LogError> {
+        let survey = survey(&disk, whole)?;
         Ok(LocalReader {
             disk,
             adopts: survey.live.first().is_some_and(|live| live.before != 0),
@@ -88,6 +98,11 @@ impl LocalReader {
     /// The next frame and its position in the log.
     pub fn next_frame(&mut self) -> Result<Option<(u64, Frame<'_>)>, LogError> {
         Ok(self.next_placed()?.map(|placed| (placed.position, placed.frame)))
+    }
+
+    /// Whether the log has its beginning: nothing before its first frame was trimmed.
+    pub fn is_whole(&self) -> bool {
+        self.survey.live.first().is_none_or(|live| live.before == 0)
     }
 
     /// How the log ends.
@@ -242,5 +257,11 @@ impl LocalReader {
         }
         self.adopts = false;
         Ok(())
+    }
+}
+
+impl FrameSource for LocalReader {
+    fn next(&mut self) -> Result<Option<Frame<'_>>, LogError> {
+        Ok(self.next_frame()?.map(|(_, frame)| frame))
     }
 }

@@ -13,12 +13,12 @@ use crate::local::layout::{BLOCK, SegmentId, WRITE_HEADER_BYTES, WriteHeader, or
 use crate::{Broken, LogError};
 
 /// Bytes that are read at once by who reads on: long enough for the full speed of a disk.
-pub(super) const PIECE_BYTES: u64 = 1 << 20;
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
 /// Bytes that are read at once by who wants one write of each segment.
-pub(super) const GLANCE_BYTES: u64 = 64 << 10;
+pub(crate) const GLANCE_BYTES: u64 = 64 << 10;
 
 /// A segment that is being read.
-pub(super) struct Scan {
+pub(crate) struct Scan {
     file: Box<dyn DiskFile>,
     segment: SegmentId,
     piece_bytes: u64,
@@ -32,7 +32,7 @@ pub(super) struct Scan {
 }
 
 /// What a scan finds next.
-pub(super) enum Step {
+pub(crate) enum Step {
     /// A valid write, and where in [`Scan::bytes`] its payload is.
     Write(WriteHeader, Range<usize>),
     /// No valid write.

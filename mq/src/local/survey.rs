@@ -69,15 +69,18 @@ struct Surveyor {
     segments: BTreeMap<u32, Option<SegmentId>>,
     segment_bytes: Option<u64>,
     window: AlignedBuf,
+    whole: bool,
 }
 
-/// Looks at everything.
-pub(super) fn survey(disk: &Arc<dyn Disk>) -> Result<Survey, LogError> {
+/// Looks at everything; with `whole` also at segments that the log needs no longer, as far back
+/// as there are any.
+pub(super) fn survey(disk: &Arc<dyn Disk>, whole: bool) -> Result<Survey, LogError> {
     let mut surveyor = Surveyor {
         disk: disk.clone(),
         segments: BTreeMap::new(),
         segment_bytes: None,
         window: AlignedBuf::default(),
+        whole,
     };
     let mut survey = Survey {
         live: Vec::new(),
@@ -199,7 +202,7 @@ impl Surveyor {
         while newer.before != 0 {
             let (end, named_at) = (newer.before, newer.id.first());
             let index = segment_of_end(end, segment_bytes) as u32;
-            if index < oldest {
+            if index < oldest && !(self.whole && self.segments.contains_key(&index)) {
                 break;
             }
             let damage = |position, what| Err(LogError::Damage { position, what });

@@ -25,6 +25,7 @@ struct Total {
     records: u64,
     sold: u64,
     snapshots: u64,
+    trimmed: u64,
     restored: u64,
     passed_over: u64,
     refused: u64,
@@ -42,6 +43,7 @@ impl Total {
                 self.records += ran.records;
                 self.sold += ran.sold;
                 self.snapshots += ran.snapshots;
+                self.trimmed += ran.trimmed;
                 self.restored += ran.restored;
                 self.passed_over += ran.passed_over;
                 self.refused += u64::from(ran.refused);
@@ -178,7 +180,8 @@ fn search_from(first: u64, search: &Search) -> ExitCode {
     let faults: Vec<String> =
         total.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!(
-        "{} runs in {:.1} s, {} events, {} orders, {} records, {} units sold, {} snapshots; {} \
+        "{} runs in {:.1} s, {} events, {} orders, {} records, {} units sold, {} snapshots, {} \
+         segments trimmed; {} \
          shards restored from one, {} passed over; {}; {} refused to serve damage; {} failures",
         total.runs,
         started.elapsed().as_secs_f64(),
@@ -187,6 +190,7 @@ fn search_from(first: u64, search: &Search) -> ExitCode {
         total.records,
         total.sold,
         total.snapshots,
+        total.trimmed,
         total.restored,
         total.passed_over,
         faults.join(", "),
