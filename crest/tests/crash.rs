@@ -31,7 +31,9 @@ use std::time::{Duration, Instant};
 use book::{Book, LogImage};
 use load::{How, Load, Request, When, Work, deal, mix, requests};
 use loadgen::profile::Random;
-use platform::{Audited, Platform, SEGMENT_BYTES, Starting, audit};
+use platform::{
+    Audited, NO_SNAPSHOTS, Platform, SEGMENT_BYTES, Starting, audit, audit_from, verify_archive,
+};
 
 /// Rounds unless told.
 const ROUNDS: u64 = 20;
@@ -99,6 +101,8 @@ impl Drop for Repeat {
 /// One data directory and its clients, from round to round.
 struct Life {
     data: PathBuf,
+    /// What the platform is started with.
+    options: Vec<String>,
     book: Rc<RefCell<Book>>,
     image: LogImage,
 }
@@ -110,18 +114,19 @@ impl Life {
         asks::world().iter().for_each(|ask| book.sending(ask));
         // An empty log, for the first look back.
         let image = LogImage::none();
-        Life { data: data.to_path_buf(), book: Rc::new(RefCell::new(book)), image }
+        let options = vec!["--segment-bytes".to_string(), SEGMENT_BYTES.to_string()];
+        Life { data: data.to_path_buf(), options, book: Rc::new(RefCell::new(book)), image }
     }
 
     /// Starts the platform, and ends it during that up to three times before.
     fn start(&self, random: &mut Random, kills: u64) -> Platform {
-        let options = ["--segment-bytes", &SEGMENT_BYTES.to_string()];
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
         for _ in 0..kills {
             // Long enough to be anywhere between the first file and the first answer.
             let time = Duration::from_micros(random.below(60_000));
             Starting::spawn(&self.data, &options).kill_after(time);
         }
-        Platform::start(&self.data)
+        Starting::spawn(&self.data, &options).ready().unwrap()
     }
 
     /// Reads every order of the log, before anything else is written.
@@ -164,6 +169,16 @@ impl Life {
         self.image.check(&book);
         book.reads.clear();
         drop(book);
+        // Whatever it begins with leads to the same state.
+        for from in ["oldest", "newest"] {
+            let snapshots = audit_from(&self.data, from);
+            assert_eq!(snapshots.code, 0, "from the {from}: {}", snapshots.words);
+            let found = snapshots.report.unwrap().audit;
+            assert!(found.ok && found.records <= self.image.audit.records);
+            assert_eq!(found.state_hash, format!("{:016x}", self.image.audit.state_hash));
+        }
+        let (code, words) = verify_archive(&self.data);
+        assert_eq!(code, 0, "{words}");
         audited
     }
 
@@ -338,10 +353,12 @@ fn a_damaged_log_is_refused_and_named_and_left_as_it_is() {
     let mut life = stopped(&repeat, 2);
     let mut random = Random(seed);
     let sound = content(&life.data);
-    let log = life.data.join("log");
+    let (log, archive) = (life.data.join("log"), life.data.join("archive/segments"));
     let segments: Vec<(PathBuf, Vec<usize>)> = sound
         .iter()
         .filter(|(path, _)| path.parent() == Some(&log))
+        // One that was archived already is read from there.
+        .filter(|(path, _)| !archive.join(path.file_name().unwrap()).exists())
         .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "segment"))
         .map(|(path, bytes)| (path.clone(), writes(bytes)))
         .filter(|(_, writes)| !writes.is_empty())
@@ -428,6 +445,32 @@ fn a_damaged_snapshot_is_named_and_what_was_before_it_stands_in() {
 }
 
 #[test]
+fn a_damaged_archive_is_named_and_stops_nothing_but_what_needs_it() {
+    let seed = seed();
+    let repeat = Repeat::new("a_damaged_archive", seed);
+    let mut life = stopped(&repeat, 4);
+    let mut random = Random(seed);
+    let sound = content(&life.data.join("archive"));
+    assert!(!sound.is_empty(), "something was trimmed");
+    for _ in 0..6 {
+        let (path, bytes) = sound.iter().nth(random.below(sound.len() as u64) as usize).unwrap();
+        let mut damaged = bytes.clone();
+        damaged[random.below(bytes.len() as u64) as usize] ^= 1 << random.below(8);
+        std::fs::write(path, &damaged).unwrap();
+        let name = path.file_name().unwrap().to_string_lossy();
+        let (code, words) = verify_archive(&life.data);
+        assert!(code == 1 && words.contains(&*name), "{name}: {code} {words}");
+        let audited = audit(&life.data);
+        assert_eq!(audited.code, 1, "{}", audited.words);
+        // From a snapshot on, all is proven.
+        assert_eq!(audit_from(&life.data, "oldest").code, 0);
+        std::fs::write(path, bytes).unwrap();
+    }
+    life.check();
+    life.end(&mut random);
+}
+
+#[test]
 fn what_it_does_not_do_it_says_in_words() {
     let repeat = Repeat::new("what_it_does_not_do", seed());
     let data = repeat.data();
@@ -473,7 +516,8 @@ fn a_write_that_fails_ends_it_before_anything_false_is_said() {
     let seed = seed();
     let mut repeat = Repeat::new("a_write_that_fails", seed);
     let mut life = Life::new(&repeat.data(), seed);
-    let options = ["--segment-bytes", &SEGMENT_BYTES.to_string()];
+    let [every, never] = NO_SNAPSHOTS;
+    let options = ["--segment-bytes", &SEGMENT_BYTES.to_string(), every, never];
     for round in 0..6 {
         repeat.round = round;
         let random = &mut Random(seed ^ round << 32);
@@ -538,6 +582,7 @@ fn a_full_disk_ends_it_and_room_brings_everything_back() {
         return;
     };
     let mut life = Life::new(&data, seed);
+    life.options.extend(NO_SNAPSHOTS.map(String::from));
     let random = &mut Random(seed);
     let mut room = room;
     for _ in 0..2 {

@@ -76,7 +76,7 @@ pub struct ArchivedSegment {
     /// By piece: the first write that begins in it or behind, and where the shards' logs go on
     /// there, in the order of `ends`.
     points: Vec<(u64, Vec<u64>)>,
-    /// By piece: its compressed bytes, and the hash of its content.
+    /// By piece: its compressed bytes, and their hash.
     pieces: Vec<(u32, u64)>,
 }
 
@@ -276,8 +276,8 @@ impl Archive {
         let write = async {
             let mut writer = BufWriter::with_capacity(self.store.clone(), path.clone(), PART);
             let mut pieces = Pieces::new(disk, sealed)?;
-            while let Some((content, packed)) = pieces.next()? {
-                segment.pieces.push((packed.len() as u32, content));
+            while let Some(packed) = pieces.next()? {
+                segment.pieces.push((packed.len() as u32, xxh3_64(packed)));
                 writer.write_all(packed).await.map_err(upload(&path))?;
             }
             let footer = postcard::to_stdvec(&segment).expect("plain fields have a form");
@@ -317,12 +317,10 @@ impl Archive {
         let range = start..start + u64::from(length);
         let packed = self.runtime.block_on(self.store.get_range(&path, range));
         let packed = packed.map_err(failed("reading", &path))?;
-        let content = zstd::bulk::decompress(&packed, PIECE);
-        let content = content.map_err(|_| damaged("a piece can't be unpacked"))?;
-        match xxh3_64(&content) == hash {
-            true => Ok(content),
-            false => Err(damaged("a piece is not what was hashed")),
+        if xxh3_64(&packed) != hash {
+            return Err(damaged("a piece is not what was hashed"));
         }
+        zstd::bulk::decompress(&packed, PIECE).map_err(|_| damaged("a piece can't be unpacked"))
     }
 
     /// A record of a shard, and when it was decided; `None` if it isn't there.
@@ -486,8 +484,8 @@ impl Pieces {
         })
     }
 
-    /// The hash of the next piece, and the piece compressed.
-    fn next(&mut self) -> Result<Option<(u64, &[u8])>, LogError> {
+    /// The next piece, compressed.
+    fn next(&mut self) -> Result<Option<&[u8]>, LogError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -503,7 +501,7 @@ impl Pieces {
         packed.map_err(LogError::io("compressing a segment"))?;
         self.left -= length as u64;
         self.position += length as u64;
-        Ok(Some((xxh3_64(content), &self.packed)))
+        Ok(Some(&self.packed))
     }
 }
 

@@ -322,6 +322,23 @@ pub enum Broken {
 }
 
 impl LogError {
+    /// Whether what is kept isn't what was written, in the log or in its archive: a finding, and
+    /// no failure of the store.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            LogError::Damage { .. } => true,
+            LogError::Io { source, .. } => {
+                let inner = source.get_ref().and_then(|inner| inner.downcast_ref());
+                inner.is_some_and(|error| match error {
+                    ArchiveError::Damaged { .. } | ArchiveError::Foreign { .. } => true,
+                    ArchiveError::Log(error) => error.is_damage(),
+                    _ => false,
+                })
+            }
+            _ => false,
+        }
+    }
+
     /// Wraps what the store said.
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> LogError {
         move |source| LogError::Io { doing, source }

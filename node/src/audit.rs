@@ -169,7 +169,7 @@ pub fn audit(
     let mut books = Books::begin(&dir, &placement, from)?;
     let mut reader = match opened {
         Ok(reader) => reader,
-        Err(error @ LogError::Damage { .. }) => {
+        Err(error) if error.is_damage() => {
             books.problem(error.to_string());
             return Ok(books.audit);
         }
@@ -179,7 +179,7 @@ pub fn audit(
         let frame = match reader.next_frame() {
             Ok(Some((_, frame))) => frame,
             Ok(None) => break,
-            Err(error @ LogError::Damage { .. }) => {
+            Err(error) if error.is_damage() => {
                 books.problem(error.to_string());
                 break;
             }

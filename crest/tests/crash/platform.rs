@@ -13,6 +13,8 @@ use serde::Deserialize;
 
 /// The smallest segments there are, so that a short load fills several.
 pub const SEGMENT_BYTES: u64 = (2 << 20) + (12 << 10);
+/// Never, in the loads of tests: nothing is trimmed.
+pub const NO_SNAPSHOTS: [&str; 2] = ["--snapshot-every", "1000000000000"];
 /// So that several snapshots of each shard are taken in a short load.
 pub const SNAPSHOT_EVERY: u64 = 200_000;
 /// How long anything that the platform does on its own may take.
@@ -92,10 +94,11 @@ impl Starting {
     }
 
     fn run(mut command: Command, data: &Path, options: &[&str]) -> Starting {
+        let often = ["--snapshot-every", &SNAPSHOT_EVERY.to_string()];
         let child = command
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--reactors", "2", "--data"])
             .arg(data)
-            .args(["--snapshot-every", &SNAPSHOT_EVERY.to_string()])
+            .args(if options.contains(&"--snapshot-every") { &[] } else { &often[..] })
             .args(options)
             .env("CREST_LOG", "info")
             .stdin(Stdio::null())
@@ -237,12 +240,25 @@ pub struct LogFigures {
 
 /// Runs `crest audit`.
 pub fn audit(data: &Path) -> Audited {
+    audit_from(data, "beginning")
+}
+
+/// Runs `crest archive verify`: its status and its words.
+pub fn verify_archive(data: &Path) -> (i32, String) {
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_crest"));
+    let output = verify.args(["archive", "verify"]).arg(data).output().unwrap();
+    let words = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(words).unwrap())
+}
+
+/// The same from where it is told.
+pub fn audit_from(data: &Path, from: &str) -> Audited {
     let scratch = tempfile::tempdir().unwrap();
     let json = scratch.path().join("audit.json");
     let output = Command::new(env!("CARGO_BIN_EXE_crest"))
         .arg("audit")
         .arg(data)
-        .arg("--json")
+        .args(["--from", from, "--json"])
         .arg(&json)
         .stdin(Stdio::null())
         .output()

@@ -133,3 +133,43 @@ pub fn read_all(disk: &FaultyDisk) -> (Vec<Vec<u8>>, Result<mq::Ending, LogError
     let ending = run();
     (frames, ending)
 }
+
+/// All frames of a log.
+pub fn read_all_of(mut reader: LocalReader) -> Result<Vec<Vec<u8>>, LogError> {
+    let mut frames = Vec::new();
+    while let Some((_, frame)) = reader.next_frame()? {
+        frames.push(frame.bytes.to_vec());
+    }
+    Ok(frames)
+}
+
+/// Makes frames of one record each.
+#[derive(Default)]
+pub struct Records {
+    writer: Writer,
+}
+
+impl Records {
+    /// A frame of this record, and the record's offset.
+    pub fn frame(&mut self, shard: u16, record: &[u8]) -> (Vec<u8>, Offset) {
+        let end = self.writer.ends.entry(shard).or_default();
+        let offset = end.next;
+        let mut builder = FrameBuilder::default();
+        builder.push(record);
+        let place = FramePlace {
+            shard: ShardId(shard),
+            epoch: end.epoch,
+            first_offset: offset,
+            time: Time(end.time.0 + 1),
+            previous: end.previous,
+        };
+        let (frame, previous) = builder.finish(place, 1);
+        let next = Offset(offset.0 + 1);
+        *end = LogEnd { next, epoch: place.epoch, previous, time: place.time };
+        (frame, offset)
+    }
+
+    pub fn ends(&self) -> Vec<(ShardId, Offset)> {
+        self.writer.ends.iter().map(|(shard, end)| (ShardId(*shard), end.next)).collect()
+    }
+}

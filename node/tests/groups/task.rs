@@ -37,7 +37,7 @@ fn groups_of_one_log_serve_each_other() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let opened = open_log(MemoryLog::new(), |_| Ok(()), Placement::new(SHARDS, 2, 7)).unwrap();
-        let Opened { tasks, handles, log, replayed } = opened;
+        let Opened { tasks, handles, log, replayed, .. } = opened;
         assert_eq!((tasks.len(), handles.len(), replayed), (2, 4, 0));
         let numbers: Vec<u16> = handles.iter().map(|(group, _)| *group).collect();
         assert_eq!(numbers, [0, 1, 0, 1]);
