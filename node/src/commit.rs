@@ -116,7 +116,7 @@ fn run<L: Log>(
 ) -> CommitStats {
     let mut groups = Vec::new();
     let mut lookups = VecDeque::new();
-    let mut trim = None;
+    let (mut trim, mut asked) = (None, None);
     loop {
         let first = if lookups.is_empty() { Some(inbox.recv()) } else { None };
         let Ok(first) = first.transpose() else { break };
@@ -124,7 +124,7 @@ fn run<L: Log>(
             match job {
                 Job::Append(group) => groups.push(group),
                 Job::Read(lookup) => lookups.push_back(lookup),
-                Job::Trimmable(before, answer) => drop(answer.send(log.trimmable(&before))),
+                Job::Trimmable(before, answer) => asked = Some((before, answer)),
                 Job::Trim(segment) => trim = Some(segment),
             }
         }
@@ -136,6 +136,10 @@ fn run<L: Log>(
             let failed = error.to_string();
             groups.drain(..).for_each(|group| group.fail(&failed));
             return CommitStats { log: log.stats(), failed: Some(error) };
+        }
+        if let Some((before, answer)) = asked.take() {
+            // Whoever asked may have gone away.
+            let _ = answer.send(log.trimmable(&before));
         }
         if groups.is_empty() {
             continue;

@@ -243,10 +243,17 @@ impl Arena {
     /// So many words from `pos` on, to change.
     pub(crate) fn words_mut(&mut self, pos: Pos, words: usize) -> &mut [u64] {
         let at = pos.0 as usize;
-        if self.regions[at / REGION_WORDS].is_unsaved {
-            self.save_before(at, words);
+        let region = &mut self.regions[at / REGION_WORDS];
+        if region.is_unsaved {
+            let unsaved = self.unsaved.as_mut();
+            save_before(
+                region,
+                unsaved.expect("regions are unsaved while they are saved"),
+                at,
+                words,
+            );
         }
-        &mut self.regions[at / REGION_WORDS].words_mut()[at % REGION_WORDS..][..words]
+        &mut region.words_mut()[at % REGION_WORDS..][..words]
     }
 
     /// The block at `pos` as a `T`.
@@ -344,23 +351,6 @@ impl Arena {
         self.unsaved = None;
     }
 
-    #[cold]
-    fn save_before(&mut self, at: usize, words: usize) {
-        let region = &mut self.regions[at / REGION_WORDS];
-        let unsaved = self.unsaved.as_mut().expect("a region is unsaved only while it is saved");
-        let last = (at + words.max(1) - 1) / PAGE_WORDS;
-        if is_planted(Bug::PageNotKept) {
-            return;
-        }
-        for page in at / PAGE_WORDS..=last {
-            if unsaved.has(page) {
-                let first = page % REGION_PAGES * PAGE_WORDS;
-                let words = &region.words()[first..first + PAGE_WORDS];
-                region.is_unsaved = unsaved.save(page, 1, words);
-            }
-        }
-    }
-
     /// Makes regions of that shape, to be filled page by page.
     pub(crate) fn begin_restoring(&mut self, shape: &[u32]) -> Result<(), Malformed> {
         if !self.regions.is_empty() || shape.len() > REGIONS_MAX {
@@ -398,6 +388,22 @@ impl Arena {
         match self.unsaved.take() {
             Some(unsaved) if unsaved.is_empty() => Ok(()),
             _ => Err(Malformed("a page is missing")),
+        }
+    }
+}
+
+/// Saves the pages of a region that are about to change.
+#[cold]
+fn save_before(region: &mut Region, unsaved: &mut Unsaved, at: usize, words: usize) {
+    if is_planted(Bug::PageNotKept) {
+        return;
+    }
+    let last = (at + words.max(1) - 1) / PAGE_WORDS;
+    for page in at / PAGE_WORDS..=last {
+        if unsaved.has(page) {
+            let first = page % REGION_PAGES * PAGE_WORDS;
+            let words = &region.words()[first..first + PAGE_WORDS];
+            region.is_unsaved = unsaved.save(page, 1, words);
         }
     }
 }

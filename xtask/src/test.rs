@@ -6,6 +6,7 @@ use crate::fuzz::search_all;
 use crate::instructions::instructions;
 use crate::lint::lint;
 use crate::run::{Failure, cargo, run};
+use crate::tools::WEED;
 
 /// Rounds of load, `kill -9` and recovery.
 const CRASH_ROUNDS: &str = "20";
@@ -18,6 +19,10 @@ pub(crate) fn test(long: bool) -> Result<(), Failure> {
     lint()?;
     let mut tests = cargo(&["test", "--workspace", "--locked"]);
     tests.env("CREST_ROUNDS", if long { CRASH_ROUNDS_LONG } else { CRASH_ROUNDS });
+    match WEED.get() {
+        Ok(weed) => drop(tests.env("CREST_WEED", weed)),
+        Err(why) => eprintln!("without SeaweedFS the archive isn't tested on S3: {why}"),
+    }
     if long {
         // Every seeded search runs so many times as long.
         tests.env("CREST_SEEDS", "50").env("PROPTEST_CASES", "5000");

