@@ -135,11 +135,7 @@ impl Platform {
     }
 
     fn metric(&self, name: &str) -> u64 {
-        let address = self.admin.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
+        let text = ask(&self.admin, "GET", "/metrics", "");
         let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
         line.unwrap().split(' ').next_back().unwrap().parse().unwrap()
     }
@@ -156,6 +152,20 @@ impl Platform {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// What a server answers, headers and all.
+fn ask(url: &str, method: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: crest\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 fn said(output: &Output) -> String {
@@ -176,8 +186,15 @@ fn segments_go_to_s3_and_wait_while_it_is_away() {
     let data = data.to_str().unwrap();
 
     let platform = Platform::start(&store, data);
+    let account = r#"{"party":77000000,"currency":"GBP","balance":4242}"#;
+    let opened = ask(&platform.url, "POST", "/v1/accounts", account);
+    assert!(opened.starts_with("HTTP/1.1 201"), "{opened}");
     platform.load(&store);
     platform.trimmed(1);
+    // What moved its money was trimmed by now: it is read from there.
+    let statement = "/v1/accounts/77000000/statement?currency=GBP";
+    let read = ask(&platform.url, "GET", statement, "");
+    assert!(read.starts_with("HTTP/1.1 200") && read.contains("4242"), "{read}");
     // It doesn't answer: nothing is trimmed, and nobody who orders notices.
     store.server.signal(Signal::STOP);
     platform.load(&store);
