@@ -143,7 +143,8 @@ pub enum ArchiveError {
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     root: Path,
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     known: Mutex<BTreeMap<u32, Arc<ArchivedSegment>>>,
 }
 
@@ -185,7 +186,12 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>, root: Path) -> Result<Archive, ArchiveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ArchiveError::Runtime)?;
-        Ok(Archive { store, root, runtime, known: Mutex::default() })
+        Ok(Archive { store, root, runtime: Some(runtime), known: Mutex::default() })
+    }
+
+    /// Waits for the store.
+    fn wait<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.as_ref().expect("it is there until this is dropped").block_on(future)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<ArchivedSegment>>> {
@@ -199,7 +205,7 @@ impl Archive {
     /// The segments that are there.
     pub fn segments(&self) -> Result<Vec<u32>, ArchiveError> {
         let prefix = self.root.clone().join(SEGMENTS);
-        let found = self.runtime.block_on(self.store.list(Some(&prefix)).try_collect::<Vec<_>>());
+        let found = self.wait(self.store.list(Some(&prefix)).try_collect::<Vec<_>>());
         let found = found.map_err(failed("listing", &prefix))?;
         let index = |name: &str| match Name::parse(name) {
             Name::Segment(index) => Some(index),
@@ -251,7 +257,7 @@ impl Archive {
             }
             Ok(Some(ArchivedSegment { stored_bytes: bytes, ..segment }))
         };
-        let Some(segment) = self.runtime.block_on(read)? else { return Ok(None) };
+        let Some(segment) = self.wait(read)? else { return Ok(None) };
         let segment = Arc::new(segment);
         self.known().insert(index, segment.clone());
         Ok(Some(segment))
@@ -295,7 +301,7 @@ impl Archive {
             writer.write_all(trailer.as_bytes()).await.map_err(upload(&path))?;
             writer.shutdown().await.map_err(upload(&path))
         };
-        self.runtime.block_on(write)?;
+        self.wait(write)?;
         // Read back, so that nothing is trimmed that the store doesn't show.
         match self.segment(sealed.id.index)? {
             Some(there) if there.generation == segment.generation => Ok(there),
@@ -315,7 +321,7 @@ impl Archive {
         let start: u64 =
             segment.pieces[..number].iter().map(|(length, _)| u64::from(*length)).sum();
         let range = start..start + u64::from(length);
-        let packed = self.runtime.block_on(self.store.get_range(&path, range));
+        let packed = self.wait(self.store.get_range(&path, range));
         let packed = packed.map_err(failed("reading", &path))?;
         if xxh3_64(&packed) != hash {
             return Err(damaged("a piece is not what was hashed"));
@@ -377,6 +383,15 @@ impl Archive {
         }
         let found = all.get(low).map(|index| self.segment(*index)).transpose()?;
         Ok(found.flatten())
+    }
+}
+
+impl Drop for Archive {
+    fn drop(&mut self) {
+        // Whoever drops it last may be a task, which must not wait for the runtime's end.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

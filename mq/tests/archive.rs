@@ -213,3 +213,10 @@ fn a_directory_is_an_archive() {
     let error = Archive::at("s4://bucket", std::iter::empty()).err().unwrap().to_string();
     assert!(error.starts_with("the archive's location s4://bucket: "), "{error}");
 }
+
+#[test]
+fn a_task_may_be_the_last_to_have_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { drop(Archive::directory(directory.path()).unwrap()) });
+}
