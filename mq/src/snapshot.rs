@@ -240,6 +240,14 @@ impl Snapshots {
         })
     }
 
+    /// Removes all but the newest [`SNAPSHOTS_KEPT`] of each shard. A crash can have left more,
+    /// and the log is trimmed as if there were none.
+    pub fn remove_old(&self) -> Result<(), SnapshotError> {
+        let all = self.list()?.into_values();
+        let mut old = all.flat_map(|ids| ids.into_iter().skip(SNAPSHOTS_KEPT));
+        old.try_for_each(|id| self.remove(id))
+    }
+
     /// Removes a snapshot.
     pub fn remove(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         let name = id.name();
@@ -309,11 +317,7 @@ impl SnapshotWriter {
         self.file.sync().map_err(at("syncing", &new))?;
         self.disk.rename(&new, &name).map_err(at("renaming", &new))?;
         self.disk.sync_dir().map_err(at("syncing the directory of", &name))?;
-        let snapshots = Snapshots { disk: self.disk };
-        let all = snapshots.list()?.remove(&self.id.shard).unwrap_or_default();
-        for old in all.into_iter().skip(SNAPSHOTS_KEPT) {
-            snapshots.remove(old)?;
-        }
+        Snapshots { disk: self.disk }.remove_old()?;
         Ok((self.id, self.written))
     }
 
@@ -469,11 +473,20 @@ mod tests {
     }
 
     #[test]
-    fn two_of_a_shard_are_kept() {
+    fn two_of_a_shard_are_kept_though_a_crash_left_more() {
         let disk = FaultyDisk::new();
         let ids: Vec<SnapshotId> = (0..4).map(|n| written(&disk, &[vec![n; 100]])).collect();
         let snapshots = Snapshots::read_only(Arc::new(disk.clone()));
         assert_eq!(snapshots.list().unwrap()[&SHARD], [ids[3], ids[2]]);
         assert_eq!(disk.list().unwrap().len(), 2);
+        // The oldest is back, as if it had been killed before that was removed.
+        let oldest = disk.content(&ids[2].name()).unwrap();
+        let newest = written(&disk, &[vec![9; 100]]);
+        let mut bytes = AlignedBuf::new(oldest.len());
+        bytes.bytes_mut()[..oldest.len()].copy_from_slice(&oldest);
+        disk.create(&ids[2].name(), 0).unwrap().write_at(bytes.bytes(), 0).unwrap();
+        assert_eq!(snapshots.list().unwrap()[&SHARD].len(), 3);
+        snapshots.remove_old().unwrap();
+        assert_eq!(snapshots.list().unwrap()[&SHARD], [newest, ids[3]]);
     }
 }

@@ -42,7 +42,8 @@ impl ArchiveLocation {
         }
     }
 
-    /// Opens it for the data directory `data`. S3's settings come from the environment. `None`: nothing is kept.
+    /// Opens it for the data directory `data`. S3's settings come from the environment. `None`:
+    /// nothing is kept.
     pub fn open(&self, data: &Path) -> Result<Option<Arc<Archive>>, ArchiveError> {
         let archive = match self {
             ArchiveLocation::Beside => Archive::directory(&data.join(BESIDE))?,

@@ -340,6 +340,7 @@ pub fn recover(
     for (id, _) in &recovery.passed_over {
         snapshots.map_or(Ok(()), |snapshots| snapshots.remove(*id))?;
     }
+    snapshots.map_or(Ok(()), Snapshots::remove_old)?;
     Ok(recovery)
 }
 

@@ -256,12 +256,6 @@ fn write(
     }
 }
 
-impl RestoredShard {
-    pub(crate) fn empty(shard: Shard) -> RestoredShard {
-        RestoredShard { shard, place: None, passed_over: Vec::new() }
-    }
-}
-
 /// By shard, the offset before which its log isn't needed: the older of the two snapshots that
 /// are kept stands there.
 pub fn trimmable(snapshots: &Snapshots) -> Result<Vec<(ShardId, Offset)>, SnapshotError> {
@@ -290,6 +284,12 @@ pub struct RestoredShard {
     pub passed_over: Vec<(SnapshotId, SnapshotError)>,
 }
 
+impl RestoredShard {
+    pub(crate) fn empty(shard: Shard) -> RestoredShard {
+        RestoredShard { shard, place: None, passed_over: Vec::new() }
+    }
+}
+
 /// Makes a shard of the newest of its snapshots that is good. `ids` are those that there are, the
 /// newest first.
 pub fn restore_shard(
@@ -309,8 +309,7 @@ pub fn restore_shard(
             Err(error) => passed_over.push((id, error)),
         }
     }
-    let shard = placement.shard(shard, spare);
-    Ok(RestoredShard { shard, place: None, passed_over })
+    Ok(RestoredShard { passed_over, ..RestoredShard::empty(placement.shard(shard, spare)) })
 }
 
 fn restore(
