@@ -30,11 +30,15 @@ pub enum Bug {
     PageNotKept = 11,
     /// A snapshot is used before the log is durable up to where it stands.
     SnapshotAhead = 12,
+    /// Ids of what has left memory are taken for new ones.
+    FreshForEver = 13,
+    /// What was looked for too early is taken for true.
+    StaleLoad = 14,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 14] = [
         Bug::GrantTwice,
         Bug::ForgottenNumber,
         Bug::EarlyRelease,
@@ -47,6 +51,8 @@ impl Bug {
         Bug::BusyIsSoldOut,
         Bug::PageNotKept,
         Bug::SnapshotAhead,
+        Bug::FreshForEver,
+        Bug::StaleLoad,
     ];
 }
 

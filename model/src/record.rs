@@ -9,9 +9,10 @@
 //! An order is `Header, PlaceBody, Leg × leg_count, Line × line_count, Extra × extra_count`.
 //! Extras carry what few lines have: another payee, a discount.
 //!
-//! Kinds 1 to 8 and 13 to 18 are what callers ask for. The others are what shards tell themselves and
-//! each other: what came on a stream ([`entry`]), stock asked for and given back, a timer that
-//! is due, a sweep. They are commands like any others, so a log holds all that a shard decides on.
+//! Kinds 1 to 8 and 13 to 18 are what callers ask for. The others are what shards tell themselves
+//! and each other: what came on a stream ([`entry`]), stock asked for and given back, a timer that
+//! is due, a sweep, what leaves memory and what comes back. They are commands like any others, so
+//! a log holds all that a shard decides on.
 
 /// Declares the structs that travel as bytes.
 macro_rules! layout {
@@ -28,6 +29,7 @@ mod commands;
 pub mod entry;
 mod outcome;
 mod parse;
+mod rows;
 
 use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -47,6 +49,7 @@ pub use outcome::{
     set_statements, set_withdrawn, sweep_mut,
 };
 use parse::{currency, field, in_range, window, zero};
+pub use rows::{RowKey, RowKind, RowParts, time_of_id};
 
 /// The most lines that an order, or a refund, may have.
 pub const LINES_MAX: usize = 2_000;
@@ -54,12 +57,13 @@ pub const LINES_MAX: usize = 2_000;
 /// The most payment legs of an order.
 pub const LEGS_MAX: usize = 8;
 
-/// The most bytes a record takes: an order with [`LINES_MAX`] lines and extras, and
-/// [`LEGS_MAX`] legs.
-pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
-    + size_of::<PlaceBody>()
-    + LEGS_MAX * size_of::<Leg>()
-    + LINES_MAX * (size_of::<Line>() + size_of::<Extra>());
+/// The most bytes that a shard keeps in memory of an order: it has [`LINES_MAX`] lines and extras,
+/// and [`LEGS_MAX`] legs, which grow when they are paid.
+pub const ORDER_BYTES_MAX: usize =
+    80 + LEGS_MAX * 48 + LINES_MAX * (size_of::<Line>() + size_of::<Extra>());
+
+/// The most bytes a record takes: an order of that size that comes back into memory.
+pub const RECORD_BYTES_MAX: usize = size_of::<Header>() + size_of::<LoadBody>() + ORDER_BYTES_MAX;
 
 /// The most bytes of stream entries in one [`Kind::Deliver`].
 pub const ENTRIES_BYTES_MAX: usize = 64 << 10;
@@ -68,11 +72,20 @@ pub const SWEEP_MAX: u32 = 1_000;
 /// The most operations of one [`Kind::Stock`].
 pub const STOCK_OPS_MAX: usize = 1_000;
 
+/// The most rows that one [`Kind::Evict`] looks at.
+pub const EVICT_MAX: u32 = 4_096;
+
 const _: () = assert!(ENTRIES_BYTES_MAX + 128 < RECORD_BYTES_MAX);
+const _: () = assert!(
+    size_of::<PlaceBody>()
+        + LEGS_MAX * size_of::<Leg>()
+        + LINES_MAX * (size_of::<Line>() + size_of::<Extra>())
+        < ORDER_BYTES_MAX
+);
 const _: () = assert!(STOCK_OPS_MAX * size_of::<StockOp>() + 128 < RECORD_BYTES_MAX);
 
 /// The rules by which today's core decides. Frames name them.
-pub const RULE_VERSION: u16 = 4;
+pub const RULE_VERSION: u16 = 5;
 
 /// What a [`Kind::Timer`] is for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -124,6 +137,10 @@ pub enum Kind {
     SettleHold = 17,
     /// Changes how far an account may be overdrawn, or closes it.
     UpdateAccount = 18,
+    /// The oldest orders, or changes, leave memory.
+    Evict = 19,
+    /// What was found of an order, or a change, that isn't in memory, for the command behind it.
+    Load = 20,
 }
 
 impl Kind {
@@ -148,6 +165,8 @@ impl Kind {
             16 => Kind::Hold,
             17 => Kind::SettleHold,
             18 => Kind::UpdateAccount,
+            19 => Kind::Evict,
+            20 => Kind::Load,
             _ => return None,
         })
     }
@@ -465,6 +484,33 @@ layout! {
         /// *Outcome*: the seller at home here whose money was moved, or 0.
         seller: U64,
     }
+    /// [`Kind::Evict`]: images follow, of those orders that aren't any more what was placed. An
+    /// image is the words that a shard keeps of an order.
+    EvictBody[16] {
+        /// How many of the oldest rows, 1 to [`EVICT_MAX`].
+        rows: U32,
+        /// Whether it is orders (0) or changes (1).
+        table: u8,
+        /// Zero.
+        reserved: [u8; 3],
+        /// Ids that carry a later time stay, ms since 1970.
+        cutoff: U64,
+    }
+    /// [`Kind::Load`]: what was found follows, as the words that a shard keeps of it; nothing, if
+    /// there is no such order or change. The header's scope is the key's.
+    LoadBody[48] {
+        /// A [`RowKind`].
+        kind: u8,
+        /// Zero.
+        reserved: [u8; 7],
+        /// The order, or the hold, or nil.
+        order: U128,
+        /// The change's id, or nil for an order.
+        id: U128,
+        /// How far the table had come when it was looked for: it is of no use if what came since
+        /// has left memory again.
+        as_of: U64,
+    }
     /// Units of one line to refund.
     RefundLine[8] {
         /// The order's line, from 0.
@@ -562,6 +608,20 @@ pub enum Body<'a> {
     SettleHold(&'a SettleHoldBody),
     /// See [`Kind::UpdateAccount`].
     UpdateAccount(&'a UpdateAccountBody),
+    /// See [`Kind::Evict`].
+    Evict {
+        /// The fixed part.
+        evict: &'a EvictBody,
+        /// Images, one behind the other.
+        images: &'a [U64],
+    },
+    /// See [`Kind::Load`].
+    Load {
+        /// The fixed part.
+        load: &'a LoadBody,
+        /// What was found.
+        row: &'a [U64],
+    },
 }
 
 /// A record that was checked whole: lengths, counts, closed sets and ranges hold.
@@ -687,7 +747,12 @@ impl<'a> Record<'a> {
             | Body::Hold(_)
             | Body::SettleHold(_)
             | Body::UpdateAccount(_) => scope,
-            Body::Deliver { .. } | Body::Stock(_) | Body::Timer(_) | Body::Sweep(_) => return None,
+            Body::Deliver { .. }
+            | Body::Stock(_)
+            | Body::Timer(_)
+            | Body::Sweep(_)
+            | Body::Evict { .. }
+            | Body::Load { .. } => return None,
         };
         Some(home_of(key, shards))
     }

@@ -14,6 +14,7 @@ mod archive;
 mod disk;
 mod ends;
 mod fault;
+mod index;
 mod local;
 mod memory;
 mod snapshot;
@@ -28,6 +29,7 @@ pub use aligned::{AlignedBuf, BLOCK_BYTES};
 pub use archive::{Archive, ArchiveDisk, ArchiveError, ArchivedSegment, UnionDisk};
 pub use disk::{DirDisk, Disk, DiskFile};
 pub use fault::FaultyDisk;
+pub use index::{IndexError, IndexFigures, LogIndex};
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Prepare, Recovered};
 pub use memory::MemoryLog;
 pub use snapshot::{

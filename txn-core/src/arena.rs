@@ -6,12 +6,17 @@
 //! and whoever runs shards can have that first touch done elsewhere, ahead of time, for all of
 //! them together ([`SpareRegions`]). What a shard leaves behind goes back there. A block is named
 //! by its position in words, which fits in 32 bits and so in half an index slot.
+//!
+//! The oldest blocks can be let go of, in the order in which they came ([`Arena::release`]). A
+//! region whose blocks are all gone is used again for new ones.
 
+use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use model::planted::{Bug, is_planted};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::index::prefetch;
@@ -44,7 +49,17 @@ pub(crate) struct Pos(pub u32);
 /// A growing memory of 8-byte words.
 #[derive(Default)]
 pub(crate) struct Arena {
+    /// By number, which is part of a position.
     regions: Vec<Region>,
+    /// The region that new blocks are carved from.
+    newest: usize,
+    /// The regions with blocks, the oldest first, the newest last; and those without.
+    live: VecDeque<u32>,
+    free: Vec<u32>,
+    /// Where the oldest block begins in the oldest region.
+    oldest: usize,
+    /// How many regions were let go of.
+    freed: u64,
     spare: SpareRegions,
     /// While a snapshot is taken: what of it isn't saved yet.
     unsaved: Option<Box<Unsaved>>,
@@ -185,36 +200,99 @@ impl Drop for Arena {
 impl Arena {
     /// An empty arena that grows into `spare` first.
     pub(crate) fn new(spare: &SpareRegions) -> Arena {
-        Arena { regions: Vec::new(), spare: spare.clone(), unsaved: None }
+        Arena {
+            regions: Vec::new(),
+            newest: 0,
+            live: VecDeque::new(),
+            free: Vec::new(),
+            oldest: 0,
+            freed: 0,
+            spare: spare.clone(),
+            unsaved: None,
+        }
     }
 
-    /// A new block of zeroed words.
+    /// A new block: of zeros, unless blocks were let go of.
     pub(crate) fn allocate(&mut self, words: usize) -> Pos {
         assert!(words <= REGION_WORDS - UNUSED_WORDS, "a block of {words} words passes a region");
         let fits = |region: &Region| region.used + words <= REGION_WORDS;
-        if !self.regions.last().is_some_and(fits) {
-            assert!(self.regions.len() < REGIONS_MAX, "the shell keeps within has_room");
-            let mut region = self.spare.take().unwrap_or_else(|| {
-                let mut region = map(1).pop().expect("one was mapped");
-                // Of many tables the first region is all they ever have, and never used.
-                if !self.regions.is_empty() {
-                    region.touch();
-                }
-                region
-            });
-            region.used = start_of(self.regions.len());
-            self.regions.push(region);
+        if !self.regions.get(self.newest).is_some_and(fits) {
+            self.add_region();
         }
-        let number = self.regions.len() - 1;
-        let region = &mut self.regions[number];
+        let region = &mut self.regions[self.newest];
         let start = region.used;
         region.used += words;
-        Pos((number * REGION_WORDS + start) as u32)
+        Pos((self.newest * REGION_WORDS + start) as u32)
+    }
+
+    #[cold]
+    fn add_region(&mut self) {
+        self.newest = match self.free.pop() {
+            Some(number) => number as usize,
+            None => {
+                let number = self.regions.len();
+                assert!(number < REGIONS_MAX, "the shell keeps within has_room");
+                let mut region = self.spare.take().unwrap_or_else(|| {
+                    let mut region = map(1).pop().expect("one was mapped");
+                    // Of many tables the first region is all they ever have, and never used.
+                    if number > 0 {
+                        region.touch();
+                    }
+                    region
+                });
+                region.used = start_of(number);
+                self.regions.push(region);
+                number
+            }
+        };
+        if self.live.is_empty() {
+            self.oldest = start_of(self.newest);
+        }
+        self.live.push_back(self.newest as u32);
+    }
+
+    /// How many words had come, with those at the ends of regions, when the oldest block did.
+    pub(crate) fn tail(&self) -> u64 {
+        self.freed * REGION_WORDS as u64 + self.oldest as u64
+    }
+
+    /// How many have come by now.
+    pub(crate) fn head(&self) -> u64 {
+        let used = self.regions.get(self.newest).map_or(0, |region| region.used);
+        let before = self.freed + self.live.len().saturating_sub(1) as u64;
+        before * REGION_WORDS as u64 + used as u64
+    }
+
+    /// The words from the oldest block on, and where that begins: to the end of its region.
+    pub(crate) fn oldest(&self) -> Option<(Pos, &[u64])> {
+        self.used().find(|(_, words)| !words.is_empty())
+    }
+
+    /// Lets go of the oldest block, of so many words.
+    pub(crate) fn release(&mut self, words: usize) {
+        let is_done = |arena: &Arena| {
+            let region = arena.live.front().map(|number| &arena.regions[*number as usize]);
+            arena.live.len() > 1 && region.is_some_and(|region| region.used == arena.oldest)
+        };
+        self.leave_done(is_done);
+        self.oldest += words;
+        self.leave_done(is_done);
+    }
+
+    /// Leaves regions without blocks.
+    fn leave_done(&mut self, is_done: impl Fn(&Arena) -> bool) {
+        while is_done(self) {
+            let number = self.live.pop_front().expect("there are two");
+            self.regions[number as usize].used = start_of(number as usize);
+            self.free.push(number);
+            self.freed += 1;
+            self.oldest = start_of(self.live[0] as usize);
+        }
     }
 
     /// Asks the processor to fetch the memory of the next block of so many words.
     pub(crate) fn prefetch_next(&self, words: usize) {
-        let Some(region) = self.regions.last() else { return };
+        let Some(region) = self.regions.get(self.newest) else { return };
         for line in region.words()[region.used..].iter().take(words).step_by(LINE_WORDS) {
             prefetch(line);
         }
@@ -222,7 +300,7 @@ impl Arena {
 
     /// Whether there is room for what one submission can take at most, and then some.
     pub(crate) fn has_room(&self) -> bool {
-        self.regions.len() < REGIONS_MAX - ROOM_REGIONS
+        self.live.len() < REGIONS_MAX - ROOM_REGIONS
     }
 
     /// Regions that it took.
@@ -282,15 +360,9 @@ impl Arena {
         pos
     }
 
-    /// Every block, where all of them are of `T`'s size.
+    /// Every block, the oldest first, where all of them are of `T`'s size.
     pub(crate) fn iter<'a, T: Block + 'a>(&'a self) -> impl Iterator<Item = &'a T> {
-        let words = size_of::<T>() / 8;
-        self.regions.iter().enumerate().flat_map(move |(number, region)| {
-            let first = start_of(number);
-            region.words()[first..region.used].chunks_exact(words).map(|block| {
-                T::ref_from_bytes(block.as_bytes()).expect("a block is whole and aligned")
-            })
-        })
+        self.iter_pos().map(|(_, block)| block)
     }
 
     /// The same with their positions.
@@ -305,22 +377,30 @@ impl Arena {
         })
     }
 
-    /// The used words of each region and where they begin, for blocks of various sizes.
+    /// The used words of each region with blocks and where they begin, the oldest first, for
+    /// blocks of various sizes.
     pub(crate) fn used(&self) -> impl Iterator<Item = (Pos, &[u64])> {
-        self.regions.iter().enumerate().map(|(number, region)| {
-            let first = start_of(number);
+        self.live.iter().enumerate().map(|(age, &number)| {
+            let number = number as usize;
+            let region = &self.regions[number];
+            let first = if age == 0 { self.oldest } else { start_of(number) };
             (Pos((number * REGION_WORDS + first) as u32), &region.words()[first..region.used])
         })
     }
 
-    /// Words used of each region.
-    pub(crate) fn shape(&self) -> Vec<u32> {
-        self.regions.iter().map(|region| region.used as u32).collect()
+    /// Its regions.
+    pub(crate) fn shape(&self) -> Shape {
+        Shape {
+            used: self.regions.iter().map(|region| region.used as u32).collect(),
+            live: self.live.iter().copied().collect(),
+            oldest: self.oldest as u32,
+            freed: self.freed,
+        }
     }
 
     /// From now on no page is written to before it is in `sink`, under `number`, as it is now.
     pub(crate) fn begin_saving(&mut self, number: u8, sink: &Sink) {
-        let unsaved = Unsaved::new(number, sink, &self.shape());
+        let unsaved = Unsaved::new(number, sink, &self.shape().used);
         self.regions.iter_mut().for_each(|region| region.is_unsaved = region.used > 0);
         self.unsaved = Some(Box::new(unsaved));
     }
@@ -352,20 +432,38 @@ impl Arena {
     }
 
     /// Makes regions of that shape, to be filled page by page.
-    pub(crate) fn begin_restoring(&mut self, shape: &[u32]) -> Result<(), Malformed> {
-        if !self.regions.is_empty() || shape.len() > REGIONS_MAX {
-            return Err(Malformed("an arena's shape"));
+    pub(crate) fn begin_restoring(&mut self, shape: &Shape) -> Result<(), Malformed> {
+        const WRONG: Malformed = Malformed("an arena's shape");
+        if !self.regions.is_empty() || shape.used.len() > REGIONS_MAX {
+            return Err(WRONG);
         }
-        for &used in shape {
+        for &used in &shape.used {
             let used = used as usize;
             if used > REGION_WORDS || used < start_of(self.regions.len()) {
-                return Err(Malformed("an arena's shape"));
+                return Err(WRONG);
             }
             let mut region = self.spare.take_touched();
             region.used = used;
             self.regions.push(region);
         }
-        self.unsaved = Some(Box::new(Unsaved::new(0, &Sink::new(&self.spare), shape)));
+        let mut is_live = vec![false; shape.used.len()];
+        for &number in &shape.live {
+            match is_live.get_mut(number as usize) {
+                Some(is_live) if !*is_live => *is_live = true,
+                _ => return Err(WRONG),
+            }
+        }
+        let free = (0u32..).zip(&is_live).filter(|(_, is_live)| !**is_live);
+        self.free = free.map(|(number, _)| number).collect();
+        self.live = shape.live.iter().copied().collect();
+        (self.oldest, self.freed) = (shape.oldest as usize, shape.freed);
+        let used = |number: &u32| shape.used[*number as usize];
+        if shape.oldest > self.live.front().map_or(0, used) {
+            return Err(WRONG);
+        }
+        // Without any, the next block adds one.
+        self.newest = self.live.back().map_or(usize::MAX, |number| *number as usize);
+        self.unsaved = Some(Box::new(Unsaved::new(0, &Sink::new(&self.spare), &shape.used)));
         Ok(())
     }
 
@@ -408,6 +506,19 @@ fn save_before(region: &mut Region, unsaved: &mut Unsaved, at: usize, words: usi
     }
 }
 
+/// What regions an arena has.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Shape {
+    /// By number: words used.
+    used: Vec<u32>,
+    /// Those with blocks, the oldest first.
+    live: Vec<u32>,
+    /// Where the oldest block begins in the oldest of them.
+    oldest: u32,
+    /// How many were let go of.
+    freed: u64,
+}
+
 /// Where blocks begin in a region.
 fn start_of(region: usize) -> usize {
     if region == 0 { UNUSED_WORDS } else { 0 }
@@ -438,5 +549,27 @@ mod tests {
             assert_eq!(arena.words(pos)[words - 1], n as u64);
         }
         assert!(arena.regions.len() >= 3);
+    }
+
+    #[test]
+    fn regions_whose_blocks_are_gone_are_used_again() {
+        let mut arena = Arena::default();
+        let words = REGION_WORDS / 4 + 1; // Three in a region.
+        let mut blocks = VecDeque::new();
+        for n in 1..=100u64 {
+            let pos = arena.allocate(words);
+            arena.words_mut(pos, words).fill(n);
+            blocks.push_back((pos, n));
+            if n > 7 {
+                let (oldest, n) = blocks.pop_front().unwrap();
+                let (pos, found) = arena.oldest().unwrap();
+                assert_eq!((pos, found[0], found[words - 1]), (oldest, n, n));
+                arena.release(words);
+            }
+            let used = arena.used().flat_map(|(_, used)| used.chunks_exact(words));
+            let found: Vec<u64> = used.map(|block| block[0]).collect();
+            assert_eq!(found, blocks.iter().map(|(_, n)| *n).collect::<Vec<_>>());
+            assert!(arena.tail() <= arena.head() && arena.regions.len() <= 5);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! The ids of changes (pay, cancel, refund, transfer, restock and so on), each with its first
 //! outcome.
 
-use model::record::Kind;
+use model::record::{RowKey, RowKind};
+use model::{Offset, OrderState, Outcome};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::orders::halves;
+use crate::realm::Decision;
 use crate::table::{Row, Table};
 
 /// One change that was decided.
@@ -19,7 +21,7 @@ pub(crate) struct Change {
     pub digest: u64,
     pub amount: u64,
     pub offset: u64,
-    /// Which of order, account and item the id is scoped to.
+    /// A [`RowKind`]: what the id is unique in.
     pub scope_kind: u8,
     pub outcome: u8,
     pub state: u8,
@@ -27,27 +29,6 @@ pub(crate) struct Change {
     /// 1 + the line that a refusal is about, or 0.
     pub refused_line: u16,
     pub unused_end: u16,
-}
-
-/// What a change's id is unique in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ChangeScope {
-    pub kind: u8,
-    pub scope: u64,
-    pub order: u128,
-}
-
-impl ChangeScope {
-    pub(crate) fn new(kind: Kind, scope: u64, order: u128) -> ChangeScope {
-        let kind = match kind {
-            // All changes of a party's accounts share their ids.
-            Kind::Transfer | Kind::Hold | Kind::UpdateAccount => 1,
-            Kind::Restock | Kind::UpdateItem => 2, // All changes of an item share their ids.
-            Kind::SettleHold => 4,                 // All changes of a hold share their ids.
-            _ => 3,                                // All changes of an order share their ids.
-        };
-        ChangeScope { kind, scope, order }
-    }
 }
 
 impl Row for Change {
@@ -62,19 +43,39 @@ impl Row for Change {
 pub(crate) type Changes = Table<Change>;
 
 impl Changes {
-    pub(crate) fn known(&self, scope: ChangeScope, id: u128) -> Option<&Change> {
-        let key = (scope.kind, scope.scope, halves(scope.order), halves(id));
+    pub(crate) fn known(&self, key: RowKey) -> Option<&Change> {
+        let key = (key.kind as u8, key.scope, halves(key.order), halves(key.id));
         self.find(key).map(|pos| self.get(pos))
     }
+}
 
-    /// Remembers a change that isn't there yet; its key is filled in here.
-    pub(crate) fn remember(&mut self, scope: ChangeScope, id: u128, change: Change) {
-        self.insert(Change {
-            scope: scope.scope,
-            order: halves(scope.order),
-            id: halves(id),
-            scope_kind: scope.kind,
-            ..change
-        });
+impl Change {
+    /// What is remembered of a change, whose record is at `offset`.
+    pub(crate) fn new(key: RowKey, digest: u64, offset: Offset, decided: &Decision) -> Change {
+        Change {
+            scope: key.scope,
+            order: halves(key.order),
+            id: halves(key.id),
+            digest,
+            amount: decided.amount,
+            offset: offset.0,
+            scope_kind: key.kind as u8,
+            outcome: decided.outcome as u8,
+            state: decided.state.map_or(0, |state| state as u8),
+            refused_line: decided.line.map_or(0, |line| line + 1),
+            ..Change::default()
+        }
+    }
+
+    pub(crate) fn row(&self) -> Option<RowKey> {
+        let whole = |id: [u64; 2]| u128::from(id[0]) << 64 | u128::from(id[1]);
+        let kind = RowKind::from_byte(self.scope_kind)?;
+        Some(RowKey { kind, scope: self.scope, order: whole(self.order), id: whole(self.id) })
+    }
+
+    /// Whether its bytes mean something.
+    pub(crate) fn is_sound(&self) -> bool {
+        let is_state = self.state == 0 || OrderState::from_byte(self.state).is_some();
+        self.row().is_some() && Outcome::from_byte(self.outcome).is_some() && is_state
     }
 }

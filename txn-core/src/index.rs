@@ -153,6 +153,36 @@ impl Index {
         put(self.slots.words_mut(slots_of(segment), SLOTS), hash, pos);
     }
 
+    /// Takes out a block that is in it.
+    pub(crate) fn remove(&mut self, hash: Hash32, pos: Pos) {
+        let segment = self.segment_of(hash);
+        let slots = self.slots.words_mut(slots_of(segment), SLOTS);
+        let slot = u64::from(hash.0) << 32 | u64::from(pos.0);
+        let mut hole = hash.0 as usize & SLOT_MASK;
+        while slots[hole] != slot {
+            assert!(slots[hole] != 0, "it is in the index");
+            hole = (hole + 1) & SLOT_MASK;
+        }
+        // What stands behind it moves up, unless it would stand before where it is looked for
+        // (D. Knuth, "The Art of Computer Programming", volume 3, 6.4, algorithm R).
+        let mut at = hole;
+        loop {
+            at = (at + 1) & SLOT_MASK;
+            if slots[at] == 0 {
+                break;
+            }
+            let first = unpack(slots[at]).0.0 as usize & SLOT_MASK;
+            let stays = at.wrapping_sub(first) & SLOT_MASK < at.wrapping_sub(hole) & SLOT_MASK;
+            if !stays {
+                slots[hole] = slots[at];
+                hole = at;
+            }
+        }
+        slots[hole] = 0;
+        self.lens[segment as usize] -= 1;
+        self.len -= 1;
+    }
+
     /// How many blocks it finds.
     pub(crate) fn len(&self) -> u64 {
         self.len
@@ -309,6 +339,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_was_taken_out_is_gone_and_the_rest_is_found(
+            keys in proptest::collection::vec((0u32..60, any::<bool>()), 1..400),
+        ) {
+            let mut index = Index::new(&SpareRegions::default());
+            // Hashes that stand close together, around the end of a segment.
+            let hash = |n: u32| Hash32((n.wrapping_mul(7) % 40).wrapping_sub(20) & SLOT_MASK as u32);
+            let mut there = Vec::new();
+            for (n, (key, add)) in keys.iter().enumerate() {
+                if *add || there.is_empty() {
+                    let pos = Pos(n as u32 + 1);
+                    index.insert(hash(*key), pos);
+                    there.push((*key, pos));
+                } else {
+                    let (key, pos) = there.swap_remove(*key as usize % there.len());
+                    index.remove(hash(key), pos);
+                    prop_assert_eq!(index.find(hash(key), |found| found == pos), None);
+                }
+                for (key, pos) in &there {
+                    prop_assert_eq!(index.find(hash(*key), |found| found == *pos), Some(*pos));
+                }
+            }
+            prop_assert_eq!(index.len(), there.len() as u64);
+        }
+
         #[test]
         fn equal_hashes_are_told_apart(keys in proptest::collection::vec((0u32..50, any::<u32>()), 1..600)) {
             let mut index = Index::new(&SpareRegions::default());

@@ -13,6 +13,7 @@ mod arena;
 mod changes;
 mod coupons;
 mod escrow;
+mod eviction;
 mod holds;
 mod index;
 mod inventory;
@@ -31,6 +32,7 @@ mod streams;
 mod table;
 
 pub use arena::SpareRegions;
+pub use eviction::{Need, RowTable, Unready, for_each_row, refunded_in, row_in, view_of_row};
 pub use index::Grown;
 pub use ledger::Balance;
 pub use realm::Seat;

@@ -6,6 +6,7 @@
 //! in one way, at the sellers' prices.
 
 use foldhash::fast::FixedState;
+use model::record::{LEGS_MAX, PLACE_FORFEIT, PlaceBody};
 use model::{
     Amount, Currency, ItemId, LegState, LegView, LineKind, LineView, Offset, OrderId, OrderState,
     OrderView, Outcome, Party, PaymentMethod, Quantity, Time,
@@ -34,7 +35,7 @@ pub(crate) struct OrderHead {
     pub state: u8,
     pub outcome: u8,
     pub method: u8,
-    /// [`COUNTS`], [`TAIL`], [`FORFEIT`], [`RECEIVED`].
+    /// [`COUNTS`], [`TAIL`], [`FORFEIT`], [`RECEIVED`], [`CHANGED`].
     pub flags: u8,
     /// While it is reserved: when it expires, or 0. Once it is paid: the step in which it was.
     pub moment: u64,
@@ -48,8 +49,23 @@ const TAIL: u8 = 2;
 pub(crate) const FORFEIT: u8 = 4;
 /// It was received: what sellers earned with it is pending no longer.
 pub(crate) const RECEIVED: u8 = 8;
+/// It isn't any more what its record and the frame's time say.
+pub(crate) const CHANGED: u8 = 16;
+
+/// The flags of an order as it is placed.
+pub(crate) fn flags_of(order: &PlaceBody) -> u8 {
+    if order.flags & PLACE_FORFEIT != 0 { FORFEIT } else { 0 }
+}
 
 impl OrderHead {
+    pub(crate) fn buyer(&self) -> Party {
+        Party(self.buyer)
+    }
+
+    pub(crate) fn id(&self) -> OrderId {
+        OrderId(u128::from(self.id[0]) << 64 | u128::from(self.id[1]))
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.state == OrderState::Refused as u8
     }
@@ -133,6 +149,127 @@ const TAIL_HEAD_WORDS: usize = size_of::<TailHead>() / 8;
 const LEG_WORDS: usize = size_of::<OrderLeg>() / 8;
 const EXTRA_WORDS: usize = size_of::<OrderExtra>() / 8;
 
+/// The order whose block begins `words`.
+pub(crate) fn head_of(words: &[u64]) -> &OrderHead {
+    OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole").0
+}
+
+/// Words of the block that begins `words`.
+pub(crate) fn length_of(words: &[u64]) -> usize {
+    let (lines, legs, extras) = parts(words);
+    let tail = if head_of(words).flags & TAIL == 0 { 0 } else { TAIL_HEAD_WORDS };
+    HEAD_WORDS + lines + tail + legs + extras
+}
+
+/// The block that begins `words`, if one does: with counts that fit, and bytes that mean
+/// something.
+pub(crate) fn checked_block(words: &[u64]) -> Option<&[u64]> {
+    let (head, _) = OrderHead::ref_from_prefix(words.as_bytes()).ok()?;
+    let after = HEAD_WORDS + usize::from(head.line_count) * LINE_WORDS;
+    if head.flags & TAIL != 0 {
+        let (tail, _) = TailHead::ref_from_prefix(words.get(after..)?.as_bytes()).ok()?;
+        if tail.legs as usize > LEGS_MAX || tail.extras > head.line_count.into() {
+            return None;
+        }
+    }
+    let block = words.get(..length_of(words))?;
+    let is_known = Currency::from_numeric(head.currency).is_some()
+        && OrderState::from_byte(head.state).is_some()
+        && Outcome::from_byte(head.outcome).is_some()
+        && PaymentMethod::from_byte(head.method).is_some();
+    let leg = |leg: &OrderLeg| {
+        LegState::from_byte(leg.state).is_some() && PaymentMethod::from_byte(leg.method).is_some()
+    };
+    let extra = |extra: &OrderExtra| {
+        extra.line < head.line_count && LineKind::from_byte(extra.kind).is_some()
+    };
+    let is_sound = is_known && legs_of(block).iter().all(leg) && extras_of(block).iter().all(extra);
+    is_sound.then_some(block)
+}
+
+/// A block of an order without legs and extras.
+pub(crate) fn plain_block(head: OrderHead, lines: impl Iterator<Item = OrderLine>) -> Vec<u64> {
+    let mut words = vec![0; HEAD_WORDS + usize::from(head.line_count) * LINE_WORDS];
+    let (first, rest) = words.split_at_mut(HEAD_WORDS);
+    first.as_mut_bytes().copy_from_slice(head.as_bytes());
+    for (slot, line) in rest.chunks_exact_mut(LINE_WORDS).zip(lines) {
+        slot.as_mut_bytes().copy_from_slice(line.as_bytes());
+    }
+    words
+}
+
+pub(crate) fn lines_of(words: &[u64]) -> &[OrderLine] {
+    let count = usize::from(head_of(words).line_count);
+    <[OrderLine]>::ref_from_prefix_with_elems(words[HEAD_WORDS..].as_bytes(), count)
+        .expect("a block is whole and aligned")
+        .0
+}
+
+fn legs_of(words: &[u64]) -> &[OrderLeg] {
+    let (lines, legs, _) = parts(words);
+    if legs == 0 {
+        return &[];
+    }
+    let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS;
+    <[OrderLeg]>::ref_from_bytes(words[from..from + legs].as_bytes())
+        .expect("a block is whole and aligned")
+}
+
+fn extras_of(words: &[u64]) -> &[OrderExtra] {
+    let (lines, legs, extras) = parts(words);
+    if extras == 0 {
+        return &[];
+    }
+    let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS + legs;
+    <[OrderExtra]>::ref_from_bytes(words[from..from + extras].as_bytes())
+        .expect("a block is whole and aligned")
+}
+
+/// What a block shows.
+pub(crate) fn view_of(words: &[u64]) -> OrderView {
+    let head = head_of(words);
+    let known = "the core wrote it";
+    OrderView {
+        buyer: head.buyer(),
+        id: head.id(),
+        currency: Currency::from_numeric(head.currency).expect(known),
+        state: OrderState::from_byte(head.state).expect(known),
+        outcome: Outcome::from_byte(head.outcome).expect(known),
+        method: PaymentMethod::from_byte(head.method).expect(known),
+        total: Amount(head.total),
+        refunded: Amount(if head.is_refused() { 0 } else { head.refunded }),
+        offset: Offset(head.last),
+        deadline: match OrderState::from_byte(head.state) {
+            Some(OrderState::Reserved) => Time(head.moment),
+            _ => Time(0),
+        },
+        received: head.flags & RECEIVED != 0,
+        lines: view_lines(words),
+        legs: legs_of(words).iter().map(view_leg).collect(),
+    }
+}
+
+fn view_lines(words: &[u64]) -> Vec<LineView> {
+    let view = |line: &OrderLine| LineView {
+        kind: LineKind::Goods,
+        item: ItemId(line.item),
+        quantity: Quantity(line.quantity),
+        refunded: Quantity(line.refunded),
+        unit_price: Amount(line.unit_price),
+        payee: None,
+        discount: Amount(0),
+    };
+    let mut lines: Vec<LineView> = lines_of(words).iter().map(view).collect();
+    for extra in extras_of(words) {
+        let line = &mut lines[usize::from(extra.line)];
+        line.kind = LineKind::from_byte(extra.kind).expect("the core wrote it");
+        let is_charge = line.kind != LineKind::Goods;
+        line.payee = (extra.payee != 0 && !is_charge).then_some(Party(extra.payee));
+        line.discount = Amount(extra.discount);
+    }
+    lines
+}
+
 /// The parts of the block that begins `words`, behind its head: lines, legs and extras, in words.
 fn parts(words: &[u64]) -> (usize, usize, usize) {
     let (head, _) = OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole");
@@ -179,12 +316,15 @@ impl Orders {
         self.blocks.get_mut(pos)
     }
 
+    /// Notes the newest record about an order, which changes it.
+    pub(crate) fn set_last(&mut self, pos: Pos, offset: Offset) {
+        let head = self.head_mut(pos);
+        head.last = offset.0;
+        head.flags |= CHANGED;
+    }
+
     pub(crate) fn lines(&self, pos: Pos) -> &[OrderLine] {
-        let count = usize::from(self.head(pos).line_count);
-        let words = &self.blocks.words(pos)[HEAD_WORDS..];
-        <[OrderLine]>::ref_from_prefix_with_elems(words.as_bytes(), count)
-            .expect("a block is whole and aligned")
-            .0
+        lines_of(self.blocks.words(pos))
     }
 
     pub(crate) fn lines_mut(&mut self, pos: Pos) -> &mut [OrderLine] {
@@ -198,14 +338,7 @@ impl Orders {
 
     /// The order's payment legs; none if it was paid at once and in one way.
     pub(crate) fn legs(&self, pos: Pos) -> &[OrderLeg] {
-        let words = self.blocks.words(pos);
-        let (lines, legs, _) = parts(words);
-        if legs == 0 {
-            return &[];
-        }
-        let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS;
-        <[OrderLeg]>::ref_from_bytes(words[from..from + legs].as_bytes())
-            .expect("a block is whole and aligned")
+        legs_of(self.blocks.words(pos))
     }
 
     pub(crate) fn legs_mut(&mut self, pos: Pos) -> &mut [OrderLeg] {
@@ -221,14 +354,7 @@ impl Orders {
 
     /// What is special about some of the order's lines, in their order.
     pub(crate) fn extras(&self, pos: Pos) -> &[OrderExtra] {
-        let words = self.blocks.words(pos);
-        let (lines, legs, extras) = parts(words);
-        if extras == 0 {
-            return &[];
-        }
-        let from = HEAD_WORDS + lines + TAIL_HEAD_WORDS + legs;
-        <[OrderExtra]>::ref_from_bytes(words[from..from + extras].as_bytes())
-            .expect("a block is whole and aligned")
+        extras_of(self.blocks.words(pos))
     }
 
     /// Remembers an order that isn't there yet.
@@ -243,7 +369,8 @@ impl Orders {
         let mut words = HEAD_WORDS + count * LINE_WORDS;
         let has_tail = !(legs.is_empty() && extras.is_empty());
         if has_tail {
-            head.flags |= TAIL;
+            // Its record doesn't say all that there is behind the lines.
+            head.flags |= TAIL | CHANGED;
             words += TAIL_HEAD_WORDS + legs.len() * LEG_WORDS + extras.len() * EXTRA_WORDS;
         }
         let pos = self.blocks.allocate(words);
@@ -262,72 +389,50 @@ impl Orders {
                 bytes = rest;
             }
         }
-        let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
-        self.index.insert(self.hash(Party(head.buyer), id), pos);
+        self.index.insert(self.hash(head.buyer(), head.id()), pos);
         // With many shards on a core, it is long until the next one is written behind it.
         self.blocks.prefetch_next(2 * HEAD_WORDS);
         pos
     }
 
     pub(crate) fn view(&self, buyer: Party, id: OrderId) -> Option<OrderView> {
-        let pos = self.find(buyer, id)?;
-        let head = self.head(pos);
-        let known = "the core wrote it";
-        Some(OrderView {
-            buyer,
-            id,
-            currency: Currency::from_numeric(head.currency).expect(known),
-            state: OrderState::from_byte(head.state).expect(known),
-            outcome: Outcome::from_byte(head.outcome).expect(known),
-            method: PaymentMethod::from_byte(head.method).expect(known),
-            total: Amount(head.total),
-            refunded: Amount(if head.is_refused() { 0 } else { head.refunded }),
-            offset: Offset(head.last),
-            deadline: match OrderState::from_byte(head.state) {
-                Some(OrderState::Reserved) => Time(head.moment),
-                _ => Time(0),
-            },
-            received: head.flags & RECEIVED != 0,
-            lines: self.view_lines(pos),
-            legs: self.legs(pos).iter().map(view_leg).collect(),
-        })
+        self.find(buyer, id).map(|pos| view_of(self.blocks.words(pos)))
     }
 
-    fn view_lines(&self, pos: Pos) -> Vec<LineView> {
-        let view = |line: &OrderLine| LineView {
-            kind: LineKind::Goods,
-            item: ItemId(line.item),
-            quantity: Quantity(line.quantity),
-            refunded: Quantity(line.refunded),
-            unit_price: Amount(line.unit_price),
-            payee: None,
-            discount: Amount(0),
-        };
-        let mut lines: Vec<LineView> = self.lines(pos).iter().map(view).collect();
-        for extra in self.extras(pos) {
-            let line = &mut lines[usize::from(extra.line)];
-            line.kind = LineKind::from_byte(extra.kind).expect("the core wrote it");
-            let is_charge = line.kind != LineKind::Goods;
-            line.payee = (extra.payee != 0 && !is_charge).then_some(Party(extra.payee));
-            line.discount = Amount(extra.discount);
-        }
-        lines
+    /// The oldest order: where it is, and its block.
+    pub(crate) fn oldest(&self) -> Option<(Pos, &[u64])> {
+        let (pos, words) = self.blocks.oldest()?;
+        Some((pos, &words[..length_of(words)]))
     }
 
-    /// All orders: where each is, its head, and what stands behind it.
-    fn iter(&self) -> impl Iterator<Item = (Pos, &OrderHead, &[u64])> {
+    /// Forgets the oldest order.
+    pub(crate) fn remove_oldest(&mut self) {
+        let Some((pos, block)) = self.oldest() else { return };
+        let (head, length) = (head_of(block), block.len());
+        let hash = self.hash(head.buyer(), head.id());
+        self.index.remove(hash, pos);
+        self.blocks.release(length);
+    }
+
+    /// Adds an order as its block, which isn't there.
+    pub(crate) fn insert_block(&mut self, block: &[u64]) -> Pos {
+        let pos = self.blocks.allocate(block.len());
+        self.blocks.words_mut(pos, block.len()).copy_from_slice(block);
+        let head = head_of(block);
+        self.index.insert(self.hash(head.buyer(), head.id()), pos);
+        pos
+    }
+
+    /// All orders, the oldest first: where each is, its head, and what stands behind it.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Pos, &OrderHead, &[u64])> {
         self.blocks.used().flat_map(|(first, used)| {
             let mut at = 0;
             std::iter::from_fn(move || {
                 let words = used.get(at..).filter(|words| !words.is_empty())?;
-                let (head, _) =
-                    OrderHead::ref_from_prefix(words.as_bytes()).expect("a block is whole");
-                let (lines, legs, extras) = parts(words);
-                let tail = if head.flags & TAIL == 0 { 0 } else { TAIL_HEAD_WORDS };
-                let length = HEAD_WORDS + lines + tail + legs + extras;
+                let length = length_of(words);
                 let pos = Pos(first.0 + at as u32);
                 at += length;
-                Some((pos, head, &words[HEAD_WORDS..length]))
+                Some((pos, head_of(words), &words[HEAD_WORDS..length]))
             })
         })
     }
@@ -345,9 +450,15 @@ impl Orders {
     pub(crate) fn refunded(&self) -> impl Iterator<Item = (Party, OrderId, Vec<u64>)> + '_ {
         self.iter().filter_map(|(pos, head, _)| {
             let lines: Vec<u64> = self.lines(pos).iter().map(|line| line.refunded.into()).collect();
-            let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
-            lines.iter().any(|units| *units > 0).then_some((Party(head.buyer), id, lines))
+            let is_refunded = lines.iter().any(|units| *units > 0);
+            is_refunded.then_some((head.buyer(), head.id(), lines))
         })
+    }
+
+    /// How far the table had come when its oldest order came in, and how far it has by now, in
+    /// words.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        (self.blocks.tail(), self.blocks.head())
     }
 
     /// The orders' memory, to save and to restore.
@@ -363,8 +474,7 @@ impl Orders {
         index.reserve(count);
         let mut due = Vec::new();
         for (pos, head, _) in self.iter() {
-            let id = OrderId(u128::from(head.id[0]) << 64 | u128::from(head.id[1]));
-            index.insert(self.hash(Party(head.buyer), id), pos);
+            index.insert(self.hash(head.buyer(), head.id()), pos);
             if head.state == OrderState::Reserved as u8 && head.moment != 0 {
                 due.push((head.moment, pos));
             }

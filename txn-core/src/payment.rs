@@ -268,10 +268,9 @@ impl RealmState {
             return self.release_overdue(party, id);
         }
         let pos = self.orders.find(party, OrderId(id)).expect("a timer's order is there");
-        let last = self.offset.0;
         // Reserved -> Expired: the units can be sold again.
         let decision = self.end_order(pos, OrderState::Expired);
-        self.orders.head_mut(pos).last = last;
+        self.orders.set_last(pos, self.offset);
         decision
     }
 

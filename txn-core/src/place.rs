@@ -9,8 +9,8 @@
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
 use model::record::{
-    Extra, LEG_STATED, LINE_AGREED, LINE_CHECKED, Leg, Line, PLACE_FORFEIT, PLACE_WITHDRAWN,
-    PlaceBody, Record, TimerKind, place_mut, set_outcome, set_statements, set_withdrawn,
+    Extra, LEG_STATED, LINE_AGREED, LINE_CHECKED, Leg, Line, PLACE_WITHDRAWN, PlaceBody, Record,
+    TimerKind, place_mut, set_outcome, set_statements, set_withdrawn,
 };
 use model::{
     AccountKind, Amount, Currency, ItemId, LegState, LineKind, Offset, OrderId, OrderState,
@@ -19,7 +19,9 @@ use model::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::Pos;
-use crate::orders::{COUNTS, FORFEIT, OrderExtra, OrderHead, OrderLeg, OrderLine, halves};
+use crate::orders::{
+    CHANGED, COUNTS, OrderExtra, OrderHead, OrderLeg, OrderLine, flags_of, halves,
+};
 use crate::payment::first_deadline;
 use crate::realm::{Decision, RealmState};
 use crate::shard::checked;
@@ -147,12 +149,12 @@ impl RealmState {
             false => (&[][..], &[][..]),
         };
         let deadline = first_deadline(legs);
-        let mut flags = 0;
+        let mut flags = flags_of(asked.order);
         if done && self.is_limited() {
-            flags |= COUNTS;
+            flags |= COUNTS | CHANGED;
         }
-        if asked.order.flags & PLACE_FORFEIT != 0 {
-            flags |= FORFEIT;
+        if waits || asked.order.flags & PLACE_WITHDRAWN != 0 {
+            flags |= CHANGED;
         }
         let head = OrderHead {
             buyer: buyer.0,

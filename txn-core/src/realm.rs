@@ -9,15 +9,16 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
-use model::record::{self, Body, Kind, Record, TimerKind};
+use model::record::{self, Body, Record, RowKey, TimerKind};
 use model::{Amount, ItemId, Offset, OrderId, OrderState, Outcome, Party, Realm, Reply, Time};
 use model::{ShardId, ids};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{Arena, Pos, SpareRegions};
-use crate::changes::{Change, ChangeScope, Changes};
+use crate::changes::{Change, Changes};
 use crate::coupons::Coupons;
 use crate::escrow::Contention;
+use crate::eviction::{Evicted, Unready};
 use crate::holds::{Holds, OneHold};
 use crate::index::Grown;
 use crate::inventory::Inventory;
@@ -25,7 +26,7 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::orders::{OrderExtra, OrderLeg, Orders};
 use crate::place::{Asked, Resolved};
-use crate::signals::{Shortage, Signals};
+use crate::signals::Signals;
 use crate::snapshot::{ARENAS, Malformed, RealmMeta, Sink};
 use crate::streams::Streams;
 
@@ -93,6 +94,10 @@ pub(crate) struct RealmState {
     /// The item that the order at hand has waited for: no lower one makes it wait behind others.
     pub(crate) turn: Option<ItemId>,
     pub(crate) signals: Signals,
+    /// What has left memory, of orders and of changes.
+    pub(crate) evicted: [Evicted; 2],
+    /// Rows of which nothing was found, until something else is decided.
+    pub(crate) absent: VecDeque<RowKey>,
 }
 
 /// What a decision comes to, before it is logged.
@@ -175,6 +180,8 @@ impl RealmState {
             wanted: Vec::new(),
             turn: None,
             signals: Signals::default(),
+            evicted: Default::default(),
+            absent: VecDeque::new(),
         }
     }
 
@@ -196,17 +203,30 @@ impl RealmState {
         Time((u64::from(step) + 1) * self.seat.settle_step.as_micros() as u64)
     }
 
-    /// Decides a command and logs it. An error means that an order has to wait: nothing changed.
+    /// Decides a command and logs it. An error means that it can't be decided now: nothing
+    /// changed.
     pub(crate) fn execute(
         &mut self,
         command: &Record<'_>,
         frame: &mut FrameBuilder,
-    ) -> Result<Reply, Shortage> {
+    ) -> Result<Reply, Unready> {
+        if self.has_evicted() && self.needs(command).iter().any(Option::is_some) {
+            return Err(Unready::Needs);
+        }
+        let records = frame.count();
+        let reply = self.decide(command, frame);
+        if frame.count() > records && !matches!(command.body, Body::Load { .. }) {
+            self.absent.clear();
+        }
+        reply
+    }
+
+    fn decide(&mut self, command: &Record<'_>, frame: &mut FrameBuilder) -> Result<Reply, Unready> {
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
             Body::Place { order, legs, lines, extras } => {
                 let asked = Asked { order, legs, lines, extras };
-                return self.place(command, &asked, frame);
+                return Ok(self.place(command, &asked, frame)?);
             }
             Body::CreateAccount(body) => {
                 let digest = xxh3_64(command.bytes);
@@ -218,49 +238,38 @@ impl RealmState {
                 self.log(command, decision, frame)
             }
             Body::UpdateAccount(body) => {
-                self.change(command, Kind::UpdateAccount, 0, frame, |realm| {
-                    realm.update_account(command.party(), body)
-                })
+                self.change(command, frame, |realm| realm.update_account(command.party(), body))
             }
-            Body::Hold(body) => self.change(command, Kind::Hold, 0, frame, |realm| {
+            Body::Hold(body) => self.change(command, frame, |realm| {
                 realm.hold(command.party(), command.header.id.get(), body)
             }),
-            Body::SettleHold(body) => {
-                self.change(command, Kind::SettleHold, body.hold.get(), frame, |realm| {
-                    realm.settle_hold(command.party(), command.header.id.get(), body)
-                })
-            }
+            Body::SettleHold(body) => self.change(command, frame, |realm| {
+                realm.settle_hold(command.party(), command.header.id.get(), body)
+            }),
             Body::Receive(body) => {
                 let order = body.order.get();
-                self.change(command, Kind::Receive, order, frame, |realm| {
-                    realm.receive(command.party(), OrderId(order))
-                })
+                self.change(command, frame, |realm| realm.receive(command.party(), OrderId(order)))
             }
             Body::CreateItem(body) => {
                 let decision = self.create_item(item, body, xxh3_64(command.bytes));
                 self.log(command, decision, frame)
             }
-            Body::UpdateItem(body) => self
-                .change(command, Kind::UpdateItem, 0, frame, |realm| realm.update_item(item, body)),
-            Body::Restock(body) => {
-                self.change(command, Kind::Restock, 0, frame, |realm| realm.restock(item, body))
+            Body::UpdateItem(body) => {
+                self.change(command, frame, |realm| realm.update_item(item, body))
             }
-            Body::Transfer(body) => self.change(command, Kind::Transfer, 0, frame, |realm| {
+            Body::Restock(body) => self.change(command, frame, |realm| realm.restock(item, body)),
+            Body::Transfer(body) => self.change(command, frame, |realm| {
                 realm.transfer(command.party(), command.header.id.get(), body)
             }),
-            Body::Pay(body) => self.change(command, Kind::Pay, body.order.get(), frame, |realm| {
-                realm.pay(command.party(), body)
-            }),
+            Body::Pay(body) => {
+                self.change(command, frame, |realm| realm.pay(command.party(), body))
+            }
             Body::Cancel(body) => {
                 let order = body.order.get();
-                self.change(command, Kind::Cancel, order, frame, |realm| {
-                    realm.cancel(command.party(), OrderId(order))
-                })
+                self.change(command, frame, |realm| realm.cancel(command.party(), OrderId(order)))
             }
             Body::Refund { refund, lines } => {
-                self.change(command, Kind::Refund, refund.order.get(), frame, |realm| {
-                    realm.refund(command.party(), refund, lines)
-                })
+                self.change(command, frame, |realm| realm.refund(command.party(), refund, lines))
             }
             Body::Deliver { deliver, entries } => self.deliver(command, deliver, entries, frame),
             Body::Stock(ops) => {
@@ -272,6 +281,14 @@ impl RealmState {
                 self.log(command, decision, frame)
             }
             Body::Sweep(body) => self.sweep(command, body, frame),
+            Body::Evict { evict, images } => {
+                let decision = self.evict(evict, images);
+                self.log(command, decision, frame)
+            }
+            Body::Load { load, row } => {
+                let decision = self.load(load, command.header.scope.get(), row);
+                self.log(command, decision, frame)
+            }
         })
     }
 
@@ -279,37 +296,21 @@ impl RealmState {
     fn change(
         &mut self,
         command: &Record<'_>,
-        kind: Kind,
-        order: u128,
         frame: &mut FrameBuilder,
         decide: impl FnOnce(&mut RealmState) -> Decision,
     ) -> Reply {
         let digest = xxh3_64(command.bytes);
-        let scope = match command.body {
-            Body::Transfer(body) => command.transfer_party(body).0,
-            _ => command.header.scope.get(),
-        };
-        let scope = ChangeScope::new(kind, scope, order);
-        let id = command.header.id.get();
-        if let Some(change) = self.changes.known(scope, id) {
+        let row = command.row().expect("a change has an id");
+        if let Some(change) = self.changes.known(row) {
             return repeat_of(change, digest);
         }
         let decision = decide(self);
         if !decision.outcome.is_logged() {
             return decision.unlogged();
         }
-        let change = Change {
-            digest,
-            amount: decision.amount,
-            offset: self.offset.0,
-            outcome: decision.outcome as u8,
-            state: decision.state.map_or(0, |state| state as u8),
-            refused_line: decision.line.map_or(0, |line| line + 1),
-            ..Change::default()
-        };
-        self.changes.remember(scope, id, change);
+        self.changes.insert(Change::new(row, digest, self.offset, &decision));
         if let Some(pos) = command.order().and_then(|id| self.orders.find(command.party(), id)) {
-            self.orders.head_mut(pos).last = self.offset.0;
+            self.orders.set_last(pos, self.offset);
         }
         self.log(command, decision, frame)
     }
@@ -383,8 +384,9 @@ impl RealmState {
             self.sweep_next as u64,
             u64::from(self.sweep_began),
             u64::from(self.swept_step),
+            self.evicted.iter().fold(0, |sum, table| sum * 31 + table.rows + table.before),
         ];
-        if parts == [0; 14] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
+        if parts == [0; 15] { 0 } else { xxh3_64(&parts.map(u64::to_le_bytes).concat()) }
     }
 
     /// All memory of tables, in the order in which a snapshot numbers it.
@@ -423,6 +425,8 @@ impl RealmState {
             sweep_next: self.sweep_next as u64,
             sweep_began: self.sweep_began,
             swept_step: self.swept_step,
+            evicted: self.evicted,
+            absent: self.absent.iter().map(RowKey::parts).collect(),
         }
     }
 
@@ -450,6 +454,9 @@ impl RealmState {
         self.streams.restore(meta.streams)?;
         self.contended = meta.contended;
         self.unknown = meta.unknown;
+        self.evicted = meta.evicted;
+        let absent: Option<_> = meta.absent.into_iter().map(RowKey::from_parts).collect();
+        self.absent = absent.ok_or(Malformed("the name of a row"))?;
         self.sweep_next = meta.sweep_next as usize;
         (self.sweep_began, self.swept_step) = (meta.sweep_began, meta.swept_step);
         Ok(())

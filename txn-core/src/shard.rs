@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use model::frame::FrameBuilder;
 use model::planted::{Bug, is_planted};
 use model::record::entry::Entry;
-use model::record::{Body, RECORD_BYTES_MAX, Record, RecordError, Records, TimerKind};
+use model::record::{
+    Body, CommandBuffer, RECORD_BYTES_MAX, Record, RecordError, Records, RowKey, TimerKind,
+};
 use model::reply::{Query, View};
 use model::{
     AccountKind, Currency, ItemId, ItemView, LineKind, Offset, OrderId, Outcome, Party, Realm,
@@ -18,10 +20,11 @@ use model::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{Pos, SpareRegions};
+use crate::eviction::{Need, RowTable, Unready};
 use crate::index::Grown;
 use crate::ledger::Balance;
 use crate::realm::{Decision, RealmState, Seat};
-use crate::signals::{Shortage, Signals};
+use crate::signals::Signals;
 use crate::snapshot::{ARENAS, Malformed, Meta, PAGE_WORDS, Parts, Piece, RealmMeta, Saved, Sink};
 use crate::streams::StreamEnds;
 
@@ -130,7 +133,8 @@ impl Shard {
     /// that is new, and a reply for each. `now` is the frame's time, and never goes back.
     ///
     /// An order that lacks units gets no record, and its reply is [`Outcome::Busy`]:
-    /// [`Shard::signals`] says which ones those are, and [`Shard::execute`] tries them again.
+    /// [`Shard::signals`] says which ones those are, and [`Shard::execute`] tries them again. So
+    /// does what is about rows that aren't in memory.
     ///
     /// An error means that the bytes are no commands; those before it were executed.
     pub fn apply(
@@ -174,8 +178,10 @@ impl Shard {
                 }
                 let reply = match self.execute(now, command, None, frame) {
                     Ok(reply) => reply,
-                    Err(shortage) => {
-                        self.signals.waits.push((replies.len(), shortage));
+                    Err(unready) => {
+                        if let Unready::Lacks(shortage) = unready {
+                            self.signals.waits.push((replies.len(), shortage));
+                        }
                         Decision::of(Outcome::Busy).unlogged()
                     }
                 };
@@ -192,7 +198,7 @@ impl Shard {
     }
 
     /// Executes one command, for which the frame has room: [`FrameBuilder::is_full_for`]
-    /// [`RECORD_BYTES_MAX`] is false. An order that lacks units gets no record.
+    /// [`RECORD_BYTES_MAX`] is false. What can't be decided gets no record.
     ///
     /// `turn` is for an order that has waited for this item, and is the first of those who wait.
     pub fn execute(
@@ -201,7 +207,7 @@ impl Shard {
         command: &Record<'_>,
         turn: Option<ItemId>,
         frame: &mut FrameBuilder,
-    ) -> Result<Reply, Shortage> {
+    ) -> Result<Reply, Unready> {
         let offset = self.next_offset;
         let records = frame.count();
         let realm = self.realm_mut(command.realm());
@@ -213,6 +219,46 @@ impl Shard {
             self.free_in_trade(command);
         }
         reply
+    }
+
+    /// What a command is about, and isn't in memory: an order, and the id of a change. Each is to
+    /// be looked for among the records before [`Shard::next_offset`], and what was found to be
+    /// loaded right before the command.
+    pub fn needs(&self, command: &Record<'_>) -> [Option<Need>; 2] {
+        self.realm(command.realm()).map_or([None; 2], |state| state.needs(command))
+    }
+
+    /// The same of what a read asks for.
+    pub fn need_of(&self, realm: Realm, query: &Query) -> Option<Need> {
+        let Query::Order(buyer, order) = *query else { return None };
+        self.realm(realm)?.need(RowKey::of_order(buyer, order))
+    }
+
+    /// Words of memory that the rows of a table take, from the oldest to the newest.
+    pub fn span(&self, realm: Realm, table: RowTable) -> u64 {
+        let span = self.realm(realm).map_or((0, 0), |state| state.span(table));
+        span.1 - span.0
+    }
+
+    /// Rows that have left memory.
+    pub fn evicted(&self) -> u64 {
+        let rows = |state: &RealmState| state.evicted.iter().map(|table| table.rows).sum::<u64>();
+        self.states().map(rows).sum()
+    }
+
+    /// Writes the command that has up to `most` of a table's oldest rows leave memory, to be
+    /// executed next: orders that are over, and ids of changes, unless they carry a time after
+    /// `cutoff`, in ms since 1970. `false` if there are no rows.
+    pub fn write_evict(
+        &self,
+        realm: Realm,
+        table: RowTable,
+        most: u32,
+        cutoff: u64,
+        command: &mut CommandBuffer,
+    ) -> bool {
+        let state = self.realm(realm);
+        state.is_some_and(|state| state.write_evict(table, most, cutoff, command))
     }
 
     /// A bug that can be planted.

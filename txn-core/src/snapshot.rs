@@ -13,11 +13,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use model::record::RowParts;
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::arena::{REGION_PAGES, REGION_WORDS, Region, SpareRegions};
+use crate::arena::{REGION_PAGES, REGION_WORDS, Region, Shape, SpareRegions};
 use crate::escrow::Contention;
+use crate::eviction::Evicted;
 use crate::streams::PeerState;
 
 /// Words of a page: 1 KiB, sixteen accounts. Larger ones would be copied for longer while a
@@ -52,8 +54,11 @@ pub(crate) struct Meta {
 /// command saw that wasn't decided is in no frame.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RealmMeta {
-    /// Words used of every region of every arena.
-    pub(crate) shapes: [Vec<u32>; ARENAS],
+    /// The regions of every arena.
+    pub(crate) shapes: [Shape; ARENAS],
+    /// What has left memory, of orders and of changes.
+    pub(crate) evicted: [Evicted; 2],
+    pub(crate) absent: Vec<RowParts>,
     pub(crate) swept: u64,
     pub(crate) in_transit: BTreeMap<u16, i128>,
     pub(crate) streams: Vec<PeerState>,

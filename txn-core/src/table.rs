@@ -18,7 +18,7 @@ pub(crate) trait Row: Block {
     fn key(&self) -> Self::Key;
 }
 
-/// Rows of one kind. None is ever removed.
+/// Rows of one kind. Only the oldest is ever removed.
 pub(crate) struct Table<R> {
     rows: Arena,
     /// Comes into being with the first row: many tables never have one.
@@ -62,6 +62,25 @@ impl<R: Row> Table<R> {
         let pos = self.rows.push(row);
         self.index.get_or_insert_with(|| Index::new(&self.spare)).insert(hash, pos);
         pos
+    }
+
+    /// The oldest row.
+    pub(crate) fn oldest(&self) -> Option<(Pos, &R)> {
+        self.rows.oldest().map(|(pos, _)| (pos, self.get(pos)))
+    }
+
+    /// Forgets the oldest row.
+    pub(crate) fn remove_oldest(&mut self) {
+        let Some((pos, row)) = self.oldest() else { return };
+        let hash = self.hash(row.key());
+        self.index.as_mut().expect("it has rows").remove(hash, pos);
+        self.rows.release(size_of::<R>() / 8);
+    }
+
+    /// How far the table had come when its oldest row came in, and how far it has by now, in
+    /// words.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        (self.rows.tail(), self.rows.head())
     }
 
     /// The rows' memory, to save and to restore.

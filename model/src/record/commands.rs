@@ -419,6 +419,31 @@ impl CommandBuffer {
         self.push(Kind::Sweep, 0, 0, body.as_bytes(), &[]);
     }
 
+    /// Has the oldest `rows` orders, or changes, leave memory: those that are over, and whose ids
+    /// carry no time after `cutoff`, in ms since 1970. `images` are of those orders that aren't
+    /// any more what was placed.
+    pub fn evict(&mut self, changes: bool, rows: u32, cutoff: u64, images: &[u64]) {
+        let body = EvictBody {
+            rows: rows.into(),
+            table: changes.into(),
+            cutoff: cutoff.into(),
+            ..EvictBody::default()
+        };
+        self.push(Kind::Evict, 0, 0, body.as_bytes(), &words(images));
+    }
+
+    /// Says what was found of an order or a change, for the command behind it: its words, or none.
+    pub fn load(&mut self, key: RowKey, as_of: u64, row: &[u64]) {
+        let body = LoadBody {
+            kind: key.kind as u8,
+            order: key.order.into(),
+            id: key.id.into(),
+            as_of: as_of.into(),
+            ..LoadBody::default()
+        };
+        self.push(Kind::Load, key.scope, 0, body.as_bytes(), &words(row));
+    }
+
     /// Begins an order: add lines, then finish it. Dropped unfinished, it leaves no trace.
     pub fn place(&mut self) -> PlaceWriter<'_> {
         let start = self.bytes.len();
@@ -433,6 +458,10 @@ impl CommandBuffer {
             finished: false,
         }
     }
+}
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// A coupon for a buyer.

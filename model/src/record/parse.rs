@@ -196,6 +196,28 @@ impl<'a> Body<'a> {
                 zero(&[body.reserved])?;
                 Body::Sweep(body)
             }
+            Kind::Evict => {
+                let (evict, rest) = EvictBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
+                in_range("rows", evict.rows.get().into(), 1, EVICT_MAX.into())?;
+                in_range("table", evict.table.into(), 0, 1)?;
+                in_range("cutoff", evict.cutoff.get(), 0, Time::MAX.0)?;
+                zero(&evict.reserved)?;
+                if rest.len() > ORDER_BYTES_MAX {
+                    return Err(wrong());
+                }
+                let images = <[U64]>::ref_from_bytes(rest).map_err(|_| wrong())?;
+                Body::Evict { evict, images }
+            }
+            Kind::Load => {
+                let (load, rest) = LoadBody::ref_from_prefix(bytes).map_err(|_| wrong())?;
+                in_range("row kind", load.kind.into(), 0, RowKind::HoldChange as u64)?;
+                zero(&load.reserved)?;
+                if rest.len() > ORDER_BYTES_MAX {
+                    return Err(wrong());
+                }
+                let row = <[U64]>::ref_from_bytes(rest).map_err(|_| wrong())?;
+                Body::Load { load, row }
+            }
         })
     }
 }

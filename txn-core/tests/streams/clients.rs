@@ -61,6 +61,7 @@ pub struct Clients {
     ids: u128,
     /// Holds asked for: in which realm, whose and which.
     held: Vec<(Realm, Party, ChangeId)>,
+    now: Time,
 }
 
 impl Clients {
@@ -77,16 +78,19 @@ impl Clients {
                 list(world, realm, item, price, stock);
             }
         }
-        Clients { ids: 0, held: Vec::new() }
+        Clients { ids: 0, held: Vec::new(), now: world.now }
     }
 
+    /// Every other one carries the time (UUID version 7).
     fn id(&mut self) -> u128 {
         self.ids += 1;
-        self.ids
+        let time = (self.now.0 / 1_000) as u128;
+        if self.ids % 2 == 0 { self.ids } else { time << 80 | 7 << 76 | 0b10 << 62 | self.ids }
     }
 
     /// One of them asks for something.
     pub fn act(&mut self, world: &mut World) {
+        self.now = world.now;
         let realm = if world.random.one_in(5) { Realm::Drill } else { Realm::Live };
         let buyer = 1 + world.random.below(BUYERS);
         let item = 1 + world.random.below(ITEMS);

@@ -9,11 +9,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::frame::{Frame, FrameBuilder, FramePlace};
 use model::record::entry::{StockOp, UNITS_MAX};
 use model::record::{
-    Body, CommandBuffer, RECORD_BYTES_MAX, RULE_VERSION, Record, Records, clear_outcome,
-    set_withdrawn,
+    Body, CommandBuffer, RECORD_BYTES_MAX, RULE_VERSION, Record, Records, RowKey, RowKind,
+    clear_outcome, set_withdrawn,
 };
+use model::reply::{Query, View};
 use model::{Epoch, ItemId, Offset, OrderId, Outcome, Party, Realm, Reply, Time};
-use txn_core::{Piece, Restoring, Seat, Shard, Shortage, Signals, SpareRegions};
+use txn_core::{
+    Piece, Restoring, RowTable, Seat, Shard, Shortage, Signals, SpareRegions, Unready,
+    for_each_row, row_in, view_of_row,
+};
 
 /// An item in its realm.
 pub type Key = (Realm, ItemId);
@@ -87,6 +91,7 @@ impl Node {
         if self.waits(&record) {
             return None; // It is attached to the one that waits.
         }
+        self.load_what_it_needs(now, &record);
         let mut replies = Vec::new();
         let mut commands = Records::new(bytes);
         let result = self.shard.apply(now, &mut commands, &mut self.frame, &mut replies);
@@ -181,11 +186,13 @@ impl Node {
             let is_last = queue.is_empty();
             self.make_room(now);
             let record = parsed(&waiting.bytes);
+            self.load_what_it_needs(now, &record);
             let result = self.shard.execute(now, &record, Some(key.1), &mut self.frame);
             let signals = self.shard.signals();
             match result {
                 Ok(reply) => self.decide(&record, reply),
-                Err(shortage) if shortage.item == key.1 => {
+                Err(Unready::Needs) => panic!("what it needs was loaded"),
+                Err(Unready::Lacks(shortage)) if shortage.item == key.1 => {
                     waiting.shortage = shortage;
                     let queue = self.queues.get_mut(&key).expect("it was there");
                     queue.push_front(waiting);
@@ -193,7 +200,7 @@ impl Node {
                     self.plan_ask(key);
                     return;
                 }
-                Err(shortage) => {
+                Err(Unready::Lacks(shortage)) => {
                     waiting.moves += 1;
                     if waiting.moves <= MOVES_MAX {
                         waiting.shortage = shortage;
@@ -282,6 +289,79 @@ impl Node {
         let (bytes, hash) = std::mem::take(&mut self.frame).finish(place, RULE_VERSION);
         self.frames.push(bytes);
         (self.previous, self.first_offset) = (hash, self.shard.next_offset());
+    }
+
+    /// Has the oldest rows of a table leave memory: what the log says of those orders must be
+    /// what they were.
+    pub fn evict(&mut self, now: Time, realm: Realm, table: RowTable, most: u32, cutoff: u64) {
+        self.make_room(now);
+        let mut command = CommandBuffer::default();
+        command.set_realm(realm);
+        if !self.shard.write_evict(realm, table, most, cutoff, &mut command) {
+            return;
+        }
+        let orders: Vec<RowKey> = self.rows(realm, |row| row.kind == RowKind::Order);
+        let query = |row: &RowKey| Query::Order(Party(row.scope), OrderId(row.order));
+        let view = |node: &Node, row: &RowKey| node.shard.query_in(realm, query(row));
+        let before: Vec<View> = orders.iter().map(|row| view(self, row)).collect();
+        let span = self.shard.span(realm, table);
+        let reply = self.shard.execute(now, &parsed(command.bytes()), None, &mut self.frame);
+        assert_eq!(reply.map(|reply| reply.outcome), Ok(Outcome::Ok));
+        assert!(self.shard.span(realm, table) <= span);
+        for (row, before) in orders.iter().zip(before) {
+            if before != View::Missing && view(self, row) == View::Missing {
+                let words = self.look_up(realm, row).expect("it was decided");
+                assert_eq!(view_of_row(&words), before);
+            }
+        }
+    }
+
+    /// The names of rows in the log.
+    fn rows(&mut self, realm: Realm, is_wanted: impl Fn(&RowKey) -> bool) -> Vec<RowKey> {
+        self.cut();
+        let mut rows = BTreeSet::new();
+        for frame in &self.frames {
+            let (frame, _) = Frame::split(frame).expect("it is whole");
+            let records = frame.records().map(|record| record.expect("the log holds records"));
+            for record in records.filter(|record| record.realm() == realm) {
+                for_each_row(&record, |row| drop(rows.insert(row)));
+            }
+        }
+        rows.into_iter().filter(is_wanted).collect()
+    }
+
+    /// What the log says of a row last.
+    fn look_up(&mut self, realm: Realm, row: &RowKey) -> Option<Vec<u64>> {
+        self.cut();
+        let step = self.shard.seat().settle_step;
+        let mut found = None;
+        for frame in &self.frames {
+            let (frame, _) = Frame::split(frame).expect("it is whole");
+            let (place, records) = (frame.place(), frame.records());
+            for (offset, record) in (place.first_offset.0..).zip(records) {
+                let record = record.expect("the log holds records");
+                let mut is_it = false;
+                for_each_row(&record, |other| is_it |= other == *row);
+                let words = row_in(&record, (Offset(offset), place.time), step, row);
+                assert_eq!(words.is_some(), is_it);
+                if record.realm() == realm {
+                    found = words.or(found);
+                }
+            }
+        }
+        found
+    }
+
+    fn load_what_it_needs(&mut self, now: Time, record: &Record<'_>) {
+        for need in self.shard.needs(record).into_iter().flatten() {
+            let row = self.look_up(record.realm(), &need.row).unwrap_or_default();
+            let mut command = CommandBuffer::default();
+            command.set_realm(record.realm());
+            command.load(need.row, need.as_of, &row);
+            self.make_room(now);
+            let reply = self.shard.execute(now, &parsed(command.bytes()), None, &mut self.frame);
+            assert_eq!(reply.map(|reply| reply.outcome), Ok(Outcome::Ok));
+        }
     }
 
     /// Begins a snapshot or goes on with one. When it is whole, a shard that is made of it and

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::record::{CommandBuffer, Record, StreamPlace};
 use model::{Outcome, Realm, Reply, ShardId, Time};
-use txn_core::Seat;
+use txn_core::{RowTable, Seat};
 
 use crate::audit::assert_adds_up;
 use crate::node::{Node, Turn};
@@ -131,6 +131,12 @@ impl World {
                 self.nodes[node].work(self.now, turn);
             }
             19 => self.nodes[node].cut(),
+            20 => {
+                let table = self.random.pick(&RowTable::ALL);
+                let cutoff = (self.now.0 / 1_000).saturating_sub(self.random.below(3_000));
+                let rows = 1 + self.random.below(12) as u32;
+                self.nodes[node].evict(self.now, realm, table, rows, cutoff);
+            }
             _ => {
                 let pages = 1 + self.random.below(3) as usize;
                 self.nodes[node].snapshot(pages);
