@@ -260,6 +260,11 @@ impl LogIndex {
         self.covered.get(&shard).copied().unwrap_or(Offset(1))
     }
 
+    /// The same of all shards that are in any run.
+    pub fn all_covered(&self) -> Vec<(ShardId, Offset)> {
+        self.covered.iter().map(|(shard, next)| (*shard, *next)).collect()
+    }
+
     /// Where a shard's log goes on behind all that was added.
     pub fn known(&self, shard: ShardId) -> Offset {
         self.known.get(&shard).copied().unwrap_or(Offset(1))

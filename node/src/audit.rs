@@ -11,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use model::record::{Body, Record, TimerKind};
+use model::frame::Frame;
+use model::record::{Body, Record, RowKind, TimerKind};
 use model::reply::{Query, View};
 use model::{
     LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
     ShardId,
 };
 use mq::{ArchiveError, DirDisk, Disk, Ending, LocalReader, LogError, SnapshotError, Snapshots};
-use txn_core::{Capacity, Shard, SpareRegions};
+use txn_core::{Capacity, Shard, SpareRegions, images_in, refunded_in};
 
 use crate::archiver::ArchiveLocation;
 use crate::conservation::Imbalance;
@@ -202,6 +203,7 @@ pub fn audit(
             break; // From here on the state isn't the one that decided.
         }
         let shard = frame.place().shard;
+        books.left_with(&frame);
         let mut offset = Offset(frame.header.first_offset.get());
         for record in frame.records() {
             let record = record.expect("the core has just executed it");
@@ -241,6 +243,8 @@ struct Books {
     items: HashMap<(Realm, u64), Units>,
     /// Units refunded so far, by order and line.
     refunds: HashMap<(Realm, u64, u128), Vec<u64>>,
+    /// Orders that changed and left memory with the frame at hand.
+    left: HashMap<(Realm, u64, u128), OrderView>,
     audit: Audit,
 }
 
@@ -304,6 +308,17 @@ impl Books {
     fn problem(&mut self, problem: String) {
         if self.audit.problems.len() < PROBLEMS_MAX {
             self.audit.problems.push(problem);
+        }
+    }
+
+    /// Looks at what a frame has leave memory.
+    fn left_with(&mut self, frame: &Frame<'_>) {
+        self.left.clear();
+        for record in frame.records().flatten() {
+            let Body::Evict { images, .. } = record.body else { continue };
+            for order in images_in(images) {
+                self.left.insert((record.realm(), order.buyer.0, order.id.0), order);
+            }
         }
     }
 
@@ -388,7 +403,14 @@ impl Books {
             | Body::UpdateItem(_)
             | Body::Deliver { .. }
             | Body::Stock(_)
+            | Body::Evict { .. }
             | Body::Sweep(_) => {}
+            Body::Load { load, row } if load.kind == RowKind::Order as u8 && !row.is_empty() => {
+                // What it came back with was refunded before.
+                let key = (realm, record.header.scope.get(), load.order.get());
+                self.refunds.entry(key).or_insert_with(|| refunded_in(row));
+            }
+            Body::Load { .. } => {}
         }
     }
 
@@ -452,6 +474,9 @@ impl Books {
         let query = Query::Order(buyer, OrderId(id));
         if let View::Order(order) = shard.query_in(place.realm, query) {
             return Some(order);
+        }
+        if let Some(order) = self.left.get(&(place.realm, buyer.0, id)) {
+            return Some(order.clone());
         }
         self.audit.unbalanced += 1;
         self.problem(format!("{place}: changes an order that isn't there"));

@@ -22,6 +22,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const META: &str = "crest.json";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
+const INDEX: &str = "index";
 const SNAPSHOTS: &str = "snapshots";
 
 /// What is fixed when a data directory is made.
@@ -224,6 +225,11 @@ impl DataDir {
     /// Where its log is.
     pub fn log_path(&self) -> PathBuf {
         self.path.join(LOG)
+    }
+
+    /// Where the index of its log is.
+    pub fn index_path(&self) -> PathBuf {
+        self.path.join(INDEX)
     }
 
     /// Where its snapshots are.

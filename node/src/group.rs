@@ -13,6 +13,7 @@
 
 mod host;
 mod links;
+mod parked;
 mod saving;
 mod waiting;
 
@@ -28,11 +29,13 @@ use model::reply::{Query, View};
 use model::{ItemId, LineKind, Outcome, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
 use slab::Slab;
-use txn_core::{PREFETCH_COMMANDS, Shard, Shortage};
+use txn_core::{PREFETCH_COMMANDS, Shard, Shortage, Unready};
 
 use crate::Now;
 use host::{Host, Hosts};
 pub use links::Message;
+pub use parked::Lookup;
+use parked::Lookups;
 use saving::Saving;
 use waiting::{ItemKey, Moved, ReplyPlace};
 
@@ -56,6 +59,8 @@ pub enum Found {
     Commands(CommandBuffer, Vec<Reply>),
     /// What a read found.
     View(View),
+    /// What a read asks for has left memory, and can't be read now.
+    Unreadable,
 }
 
 /// A peer knows of more than this shard has: what was durable here was lost. Nothing may be
@@ -113,6 +118,9 @@ pub struct ShardGroup<T> {
     spare_held: Vec<(T, Found)>,
     drill_stopped: bool,
     saving: Option<Saving>,
+    lookups: Lookups<T>,
+    /// By table: how many words of rows each shard keeps, about.
+    keep_words: [u64; 2],
     /// Whose turn it is now that somebody has moved. Empty but while that is seen to.
     moved: Moved,
 }
@@ -143,6 +151,8 @@ impl<T: Token> ShardGroup<T> {
             spare_held: Vec::new(),
             drill_stopped: false,
             saving: None,
+            lookups: Lookups::default(),
+            keep_words: [u64::MAX; 2],
             moved: Moved::default(),
         };
         for slot in 0..group.hosts.len() {
@@ -256,9 +266,16 @@ impl<T: Token> ShardGroup<T> {
             for (command, slot) in window[..read].iter().flatten() {
                 let reply = match self.execute(now, *slot, command) {
                     Ok(reply) => reply,
-                    Err((slot, shortage)) => {
+                    Err((slot, unready)) => {
                         let place = ReplyPlace { submission, index: replies.len() };
-                        let stays = self.wait(now, slot, place, (command, &commands), shortage);
+                        let of = (command, &commands);
+                        let stays = match unready {
+                            Unready::Needs => self.park(slot, place, of),
+                            Unready::Lacks(shortage) => {
+                                let loads = CommandBuffer::default();
+                                self.wait(now, slot, place, of, shortage, loads)
+                            }
+                        };
                         undecided += usize::from(stays.is_ok());
                         Reply::unlogged(stays.err().unwrap_or(Outcome::Busy))
                     }
@@ -284,12 +301,12 @@ impl<T: Token> ShardGroup<T> {
         now: Now,
         slot: Option<usize>,
         command: &Record<'_>,
-    ) -> Result<Reply, (usize, Shortage)> {
+    ) -> Result<Reply, (usize, Unready)> {
         let Some(slot) = slot else { return Ok(Reply::unlogged(Outcome::Invalid)) };
         if self.drill_stopped && command.realm() == Realm::Drill {
             return Ok(Reply::unlogged(Outcome::Busy));
         }
-        self.execute_on(now, slot, command, None).map_err(|shortage| (slot, shortage))
+        self.execute_on(now, slot, command, None).map_err(|unready| (slot, unready))
     }
 
     fn execute_on(
@@ -298,7 +315,7 @@ impl<T: Token> ShardGroup<T> {
         slot: usize,
         command: &Record<'_>,
         turn: Option<ItemId>,
-    ) -> Result<Reply, Shortage> {
+    ) -> Result<Reply, Unready> {
         self.touch(slot);
         let host = &mut self.hosts[slot];
         let reply = host.execute(now.time, command, turn);
@@ -306,6 +323,22 @@ impl<T: Token> ShardGroup<T> {
             self.note_unwritten(slot);
         }
         reply
+    }
+
+    /// The same of a command for which something was looked up.
+    fn execute_loaded(
+        &mut self,
+        now: Now,
+        slot: usize,
+        loads: &CommandBuffer,
+        command: &Record<'_>,
+        turn: Option<ItemId>,
+    ) -> Result<Reply, Unready> {
+        for load in loads.records() {
+            // What is of no use any more isn't logged, and the command says what it needs.
+            let _ = self.execute_on(now, slot, &load.expect("it was written"), None);
+        }
+        self.execute_on(now, slot, command, turn)
     }
 
     fn touch(&mut self, slot: usize) {
@@ -322,9 +355,18 @@ impl<T: Token> ShardGroup<T> {
 
     /// Reads from one of its shards.
     pub fn query(&mut self, token: T, shard: ShardId, realm: Realm, query: Query) {
-        let slot = self.slots[usize::from(shard.0)];
-        let view = slot.map_or(View::Missing, |slot| self.hosts[slot].shard.query_in(realm, query));
-        self.hold(token, Found::View(view));
+        let Some(slot) = self.slots[usize::from(shard.0)] else {
+            return self.hold(token, Found::View(View::Missing));
+        };
+        let shard = &self.hosts[slot].shard;
+        let found = match shard.need_of(realm, &query) {
+            None => (token, Found::View(shard.query_in(realm, query))),
+            Some(need) => match self.park_read(token, slot, realm, (query, need)) {
+                Ok(()) => return,
+                Err(token) => (token, Found::Unreadable),
+            },
+        };
+        self.hold(found.0, found.1);
     }
 
     /// Takes messages from other shards: `Deliver` commands for shards of this group.
@@ -436,7 +478,7 @@ impl<T: Token> ShardGroup<T> {
     fn execute_own(&mut self, now: Now, slot: usize, command: &CommandBuffer) {
         let command = command.records().next().expect("it was written");
         let executed = self.execute_on(now, slot, &command.expect("it is valid"), None);
-        executed.expect("only orders wait");
+        executed.expect("only what callers ask for waits");
     }
 
     /// Does what was learned: orders that may go on, recalls to answer, homes to ask.
@@ -519,15 +561,16 @@ impl<T: Token> ShardGroup<T> {
         place: ReplyPlace,
         (command, commands): (&Record<'_>, &CommandBuffer),
         shortage: Shortage,
+        loads: CommandBuffer,
     ) -> Result<(), Outcome> {
         let realm = command.realm();
         let order = (realm, command.party(), command.order().expect("only orders wait"));
         let Host { shard, room, .. } = &mut self.hosts[slot];
         if let Some(ticket) = room.find(order) {
             let first = room.get(ticket);
-            let theirs = match self.submissions.get(first.place.submission) {
-                Some(submission) => &submission.commands,
-                None => commands, // Both came together.
+            let theirs = match first.place.submission == place.submission {
+                true => commands, // Both came together.
+                false => &self.submissions[first.place.submission].commands,
             };
             if theirs.bytes()[first.bytes.clone()] != *command.bytes {
                 return Err(Outcome::IdReused);
@@ -541,7 +584,7 @@ impl<T: Token> ShardGroup<T> {
         self.waiting += 1;
         let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
         let bytes = start..start + command.bytes.len();
-        let ticket = room.enter(now.monotonic, order, place, bytes, shortage);
+        let ticket = room.enter(now.monotonic, order, place, bytes, shortage, loads);
         shard.set_queued(realm, shortage.item, true);
         self.ask(slot, realm, ticket, shortage);
         self.ask_ahead(slot, realm, higher_items(command, shortage.item));
@@ -601,13 +644,15 @@ impl<T: Token> ShardGroup<T> {
                 continue; // It keeps units of this one, and waits for another.
             }
             let (place, bytes) = (waiting.place, waiting.bytes.clone());
+            let loads = waiting.loads.clone();
             let commands = std::mem::take(&mut self.submissions[place.submission].commands);
             let (command, _) = Record::split(&commands.bytes()[bytes]).expect("it was checked");
-            let tried = self.execute_on(now, slot, &command, Some(item));
+            let tried = self.execute_loaded(now, slot, &loads, &command, Some(item));
             self.submissions[place.submission].commands = commands;
             match tried {
                 Ok(reply) => self.left(slot, ticket, reply),
-                Err(shortage) => {
+                Err(Unready::Needs) => self.left(slot, ticket, Reply::unlogged(Outcome::Busy)),
+                Err(Unready::Lacks(shortage)) => {
                     let Host { shard, room, .. } = &mut self.hosts[slot];
                     room.line_up(now.monotonic, ticket, shortage, &mut self.moved);
                     // Of an item that has only now become known the shard doesn't know it yet.
@@ -668,8 +713,10 @@ impl<T: Token> ShardGroup<T> {
             let mut bytes = commands.bytes()[waiting.bytes.clone()].to_vec();
             set_withdrawn(&mut bytes, true);
             let (withdrawn, _) = Record::split(&bytes).expect("it was checked");
-            let reply = self.execute_on(now, slot, &withdrawn, None);
-            self.left(slot, ticket, reply.expect("it doesn't wait"));
+            let loads = self.hosts[slot].room.get(ticket).loads.clone();
+            let reply = self.execute_loaded(now, slot, &loads, &withdrawn, None);
+            // What is of no use any more has to be looked up again.
+            self.left(slot, ticket, reply.unwrap_or(Reply::unlogged(Outcome::Busy)));
             self.retry(now, slot);
         }
     }
@@ -712,10 +759,15 @@ impl<T: Token> ShardGroup<T> {
     /// before must be durable.
     pub fn take_frames(&mut self, now: Now) -> (Vec<Vec<u8>>, u64) {
         assert!(self.in_flight.is_none(), "one group at a time");
+        for at in 0..self.unwritten.len() {
+            self.evict(now, self.unwritten[at]);
+        }
+        self.follow_up(now);
         let (mut frames, mut records) = (Vec::new(), 0);
         if self.has_unwritten() {
             let spare = std::mem::take(&mut self.spare_held);
             self.in_flight = Some(std::mem::replace(&mut self.held, spare));
+            self.lookups.handed_over();
         }
         for slot in self.unwritten.drain(..) {
             let host = &mut self.hosts[slot];
@@ -741,6 +793,7 @@ impl<T: Token> ShardGroup<T> {
         self.released.append(&mut released);
         self.saving.iter_mut().for_each(|saving| saving.is_durable = true);
         self.spare_held = released;
+        self.lookups.durable();
         self.spare_frames.extend(frames);
         self.spare_frames.truncate(2 * self.hosts.len());
         for (slot, peer, ends) in self.streams.drain(..) {

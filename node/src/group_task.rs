@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use model::frame::Frame;
 use model::record::RecordError;
 use mq::LogEnd;
 use tokio::sync::mpsc;
@@ -17,8 +18,9 @@ use txn_core::Shard;
 
 use crate::clock::MachineClock;
 use crate::commit::{Committed, Group, Job};
-use crate::group::{self, Lost, Message as ShardMessage, ShardGroup, Token};
+use crate::group::{self, Lookup, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
+use crate::lookups::{IndexJob, IndexedFrames, KeySeed};
 use crate::memory::MemoryThread;
 use crate::snapshots::{Assignment, Part};
 use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
@@ -94,6 +96,10 @@ pub struct GroupTask {
     /// Whether a frame follows the last one that has records.
     marked: bool,
     snapshot: Option<Taking>,
+    /// Where what has left memory is found.
+    index: Option<(Sender<IndexJob>, KeySeed)>,
+    /// The way to this group.
+    own: Option<mpsc::WeakUnboundedSender<Parcel>>,
 }
 
 /// A snapshot that is being taken.
@@ -136,6 +142,8 @@ impl GroupTask {
             has_room: true,
             marked: true,
             snapshot: None,
+            index: None,
+            own: None,
         };
         (task, handle)
     }
@@ -144,6 +152,20 @@ impl GroupTask {
     pub(crate) fn connect(&mut self, by_shard: &[(u16, GroupHandle)]) {
         let way = |(number, handle): &(u16, GroupHandle)| (*number, handle.parcels.downgrade());
         self.peers = by_shard.iter().map(way).collect();
+    }
+
+    /// Lets rows leave memory beyond so many words of each shard's, by table: the index says where
+    /// they are.
+    pub(crate) fn keep(
+        &mut self,
+        words: [u64; 2],
+        index: Sender<IndexJob>,
+        seed: KeySeed,
+        own: &GroupHandle,
+    ) {
+        self.group.keep(words);
+        self.index = Some((index, seed));
+        self.own = Some(own.parcels.downgrade());
     }
 
     /// Serves until every handle is dropped, then makes durable what is left. An error means
@@ -197,6 +219,7 @@ impl GroupTask {
             if self.snapshot.is_some() {
                 self.save();
             }
+            self.send_lookups();
             self.returns.send();
         }
         Ok(())
@@ -225,6 +248,10 @@ impl GroupTask {
             }
             Parcel::StopDrill(stopped) => {
                 self.group.stop_drill(self.now, stopped);
+                self.let_out(None);
+            }
+            Parcel::Found(ticket, rows) => {
+                self.group.found(self.now, ticket, rows);
                 self.let_out(None);
             }
             Parcel::Snapshot(assignment) => {
@@ -262,6 +289,10 @@ impl GroupTask {
         for (waiter, found) in self.group.released() {
             let found = match found {
                 group::Found::View(view) => Found::View(view),
+                group::Found::Unreadable => {
+                    self.returns.give(waiter.to, Err(SubmitError::Unreadable));
+                    continue;
+                }
                 group::Found::Commands(commands, replies) => {
                     let mut ticks = waiter.ticks;
                     ticks.append(append);
@@ -294,6 +325,36 @@ impl GroupTask {
         }
         self.messages = messages;
         Ok(())
+    }
+
+    /// Has looked up what is wanted.
+    fn send_lookups(&mut self) {
+        let lookups: Vec<Lookup> = self.group.lookups().collect();
+        for lookup in lookups {
+            let ticket = lookup.ticket;
+            let sent = match (&self.index, &self.own) {
+                (Some((index, _)), Some(own)) => {
+                    index.send(IndexJob::LookUp(lookup, own.clone())).is_ok()
+                }
+                _ => false,
+            };
+            if !sent {
+                self.group.found(self.now, ticket, None);
+                self.let_out(None);
+            }
+        }
+    }
+
+    /// Tells the index of frames that are durable.
+    fn index(&self, frames: &[Vec<u8>]) {
+        let Some((index, seed)) = &self.index else { return };
+        let mut found = IndexedFrames::default();
+        for bytes in frames {
+            let (frame, _) = Frame::split(bytes).expect("the group made it");
+            seed.index(&frame, &mut found);
+        }
+        // Without an index the process ends.
+        drop(index.send(IndexJob::Records(found)));
     }
 
     /// Hands what is there to the log thread, which is free.
@@ -342,6 +403,7 @@ impl GroupTask {
     fn release(&mut self, done: Committed) -> Result<(), ShardFailed> {
         match done {
             Committed::Durable(frames, append) => {
+                self.index(&frames);
                 self.group.durable(self.now, frames);
                 self.may_send = true;
                 self.let_out(Some(&append));

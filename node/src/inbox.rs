@@ -127,6 +127,9 @@ pub(crate) enum Parcel {
     Streams(Vec<ShardMessage>),
     /// Whether rehearsal is stopped.
     StopDrill(bool),
+    /// What a look-up found: the words of its rows, none of one that isn't there. `None`: it
+    /// can't be read now.
+    Found(usize, Option<Vec<Vec<u64>>>),
     /// A snapshot of one of the shards is wanted.
     Snapshot(Assignment),
 }

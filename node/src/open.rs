@@ -7,12 +7,14 @@ use std::time::Duration;
 use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{
-    Archive, ArchiveDisk, ArchiveError, DirDisk, Disk, LocalConfig, LocalLog, LocalReader, Log,
-    LogEnd, LogError, Recovered, SnapshotError, SnapshotId, Snapshots, UnionDisk,
+    Archive, ArchiveDisk, ArchiveError, DirDisk, Disk, IndexError, LocalConfig, LocalLog,
+    LocalReader, Log, LogEnd, LogError, LogIndex, Recovered, SnapshotError, SnapshotId, Snapshots,
+    UnionDisk,
 };
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
 use crate::archiver::{ArchiveLocation, Archiver};
+use crate::lookups::{IndexedFrames, KeySeed, LookupThreads, Records};
 use crate::memory::MemoryThread;
 use crate::replay::{Difference, Replay};
 use crate::snapshots::{RestoredShard, SnapshotPolicy, SnapshotThread, restore_shard};
@@ -45,15 +47,26 @@ pub enum OpenError {
         /// The shard.
         shard: ShardId,
     },
-    /// A snapshot knows of more than the log has: what was durable was lost.
+    /// Records aren't in the index, and can't be added to it.
     #[error(
-        "the log of shard {shard} ends before offset {next}, and a snapshot goes on at {offset}: \
-         what was durable was lost"
+        "the index lacks records of shard {shard}, and these were trimmed and aren't in the          archive: what has left memory can't be found"
+    )]
+    NoIndex {
+        /// The shard.
+        shard: ShardId,
+    },
+    /// The index can't be read or written. Damage is none of it: it is made of the log again.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// A snapshot, or the index, knows of more than the log has: what was durable was lost.
+    #[error(
+        "the log of shard {shard} ends before offset {next}, and a snapshot or the index goes on \
+         at {offset}: what was durable was lost"
     )]
     LogBehind {
         /// The shard.
         shard: ShardId,
-        /// Where its snapshot goes on.
+        /// Where that goes on.
         offset: Offset,
         /// Where its log ends.
         next: Offset,
@@ -136,6 +149,26 @@ pub struct Keeping {
     pub snapshots: SnapshotPolicy,
     /// Where segments go that the log needs no longer.
     pub archive: ArchiveLocation,
+    /// Bytes of memory for orders and ids of changes, beyond which the oldest leave it. Default:
+    /// a sixteenth of the machine's, 256 MiB at least.
+    pub rows_bytes: Option<u64>,
+}
+
+impl Keeping {
+    /// How many words each of so many shards keeps of orders, and of changes.
+    fn words(&self, shards: u16) -> [u64; 2] {
+        let bytes = self.rows_bytes.unwrap_or_else(|| (machine_bytes() / 16).max(ROWS_BYTES_MIN));
+        let words = bytes / 8 / u64::from(shards);
+        [words / 4 * 3, words / 4]
+    }
+}
+
+const ROWS_BYTES_MIN: u64 = 256 << 20;
+
+/// Bytes of the machine's memory.
+fn machine_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
 }
 
 /// What is beside a log: snapshots of its shards, and its old segments.
@@ -145,13 +178,8 @@ struct Beside {
     /// The log's directory, to read from.
     disk: Arc<dyn Disk>,
     archive: Option<Arc<Archive>>,
-}
-
-impl Beside {
-    /// The log from its beginning, as far back as it is kept anywhere.
-    fn history(&self) -> Result<LocalReader, LogError> {
-        whole_log(self.disk.clone(), self.archive.clone())
-    }
+    index: LogIndex,
+    keep_words: [u64; 2],
 }
 
 /// A log from its beginning, as far back as it is kept anywhere.
@@ -185,7 +213,14 @@ pub fn open(
     let archive = keeping.archive.open(dir.path())?;
     let (log, recovered) = LocalLog::open(disk, config)?;
     let saved = Arc::new(DirDisk::open(dir.snapshots_path()).map_err(DataDirError::at(dir))?);
+    let indexed = Arc::new(DirDisk::open(dir.index_path()).map_err(DataDirError::at(dir))?);
+    let (index, damaged) = LogIndex::open(indexed)?;
+    for error in damaged {
+        tracing::error!(%error, "the index is made of the log again");
+    }
     let beside = Beside {
+        index,
+        keep_words: keeping.words(dir.shards()),
         snapshots: Snapshots::open(saved)?,
         policy: keeping.snapshots,
         disk: Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(dir))?),
@@ -208,14 +243,21 @@ fn open_with<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     placement: Placement,
-    beside: Option<Beside>,
+    mut beside: Option<Beside>,
 ) -> Result<Opened, OpenError> {
     let spare = SpareRegions::default();
     let memory = MemoryThread::spawn(spare.clone())?;
     let ids: Vec<ShardId> = (0..placement.shards).map(ShardId).collect();
-    let snapshots = beside.as_ref().map(|beside| &beside.snapshots);
-    let history = || beside.as_ref().map(Beside::history).transpose();
-    let recovery = recover(&log, snapshots, history, &placement, &ids, &spare, || memory.look())?;
+    let seed = KeySeed(placement.hash_seed);
+    let look = || memory.look();
+    let recovery = match &mut beside {
+        Some(Beside { snapshots, disk, archive, index, .. }) => {
+            let history = || whole_log(disk.clone(), archive.clone()).map(Some);
+            let beside = Some((&*snapshots, &mut *index, seed));
+            recover(&log, beside, history, &placement, &ids, &spare, look)?
+        }
+        None => recover(&log, None, || Ok(None), &placement, &ids, &spare, look)?,
+    };
     let groups = placement.groups.clamp(1, placement.shards.into());
     let mut members: Vec<Vec<_>> = (0..groups).map(|_| Vec::new()).collect();
     for shard in recovery.shards {
@@ -237,11 +279,18 @@ fn open_with<L: Log + 'static>(
     let handles: Vec<(u16, GroupHandle)> = ids.iter().map(handle).collect();
     tasks.iter_mut().for_each(|task| task.connect(&handles));
     let snapshots = match beside {
-        Some(Beside { snapshots, policy, disk, archive }) => {
+        Some(Beside { snapshots, policy, disk, archive, index, keep_words }) => {
             let log = Arc::downgrade(&log.jobs());
+            let settle_step = placement.settle_step;
+            let records = Records { log: log.clone(), archive: archive.clone(), settle_step };
+            let lookups = LookupThreads::spawn(index, seed, records)?;
+            for (task, own) in tasks.iter_mut().zip(&of_group) {
+                task.keep(keep_words, lookups.jobs(), seed, own);
+            }
             let archiver = Archiver { archive, disk, log, figures: Arc::default() };
             let lags = recovery.lags;
-            Some(SnapshotThread::spawn(snapshots, policy, &handles, lags, archiver, stages)?)
+            let threads = (archiver, lookups);
+            Some(SnapshotThread::spawn(snapshots, policy, &handles, lags, threads, stages)?)
         }
         None => None,
     };
@@ -264,17 +313,21 @@ pub struct Recovery {
 }
 
 /// Makes shards of their newest good snapshots, and executes the rest of the log again: where a
-/// shard has no good one and its log was trimmed, with what `history` has of it. `after_frame` is
-/// called after each frame.
+/// shard has no good one and its log was trimmed, with what `history` has of it. Records that the
+/// index lacks are added to it. `after_frame` is called after each frame.
 pub fn recover(
     log: &impl Log,
-    snapshots: Option<&Snapshots>,
+    beside: Option<(&Snapshots, &mut LogIndex, KeySeed)>,
     history: impl FnOnce() -> Result<Option<LocalReader>, LogError>,
     placement: &Placement,
     wanted: &[ShardId],
     spare: &SpareRegions,
     mut after_frame: impl FnMut(),
 ) -> Result<Recovery, OpenError> {
+    let (snapshots, mut index) = match beside {
+        Some((snapshots, index, seed)) => (Some(snapshots), Some((index, seed))),
+        None => (None, None),
+    };
     let restored = match snapshots {
         Some(snapshots) => restore_all(snapshots, placement, wanted, spare)?,
         None => {
@@ -300,15 +353,22 @@ pub fn recover(
         recovery.passed_over.extend(passed_over);
         seeks.push(Seek::new(place.map(|place| place.end)));
     }
-    let is_trimmed = |(id, seek): (&ShardId, &Seek)| {
+    let is_trimmed =
+        |id: ShardId, first: Offset| matches!(log.read(id, first), Err(LogError::Trimmed { .. }));
+    let lacks = |(id, seek): (&ShardId, &Seek)| {
         let first = seek.end.map_or(Offset(1), |end| end.next);
-        matches!(log.read(*id, first), Err(LogError::Trimmed { .. })).then_some(*id)
+        let known = index.as_ref().map_or(first, |(index, _)| index.known(*id));
+        if is_trimmed(*id, first) {
+            Some(OpenError::NoBeginning { shard: *id })
+        } else {
+            is_trimmed(*id, known).then_some(OpenError::NoIndex { shard: *id })
+        }
     };
-    let mut frames = match wanted.iter().zip(&seeks).find_map(is_trimmed) {
+    let mut frames = match wanted.iter().zip(&seeks).find_map(lacks) {
         None => log.read_all()?,
-        Some(shard) => match history()? {
+        Some(error) => match history()? {
             Some(history) if history.is_whole() => Box::new(history),
-            _ => return Err(OpenError::NoBeginning { shard }),
+            _ => return Err(error),
         },
     };
     let mut replay = Replay::default();
@@ -318,6 +378,16 @@ pub fn recover(
         let at = by_id.get(usize::from(frame.place().shard.0)).copied().flatten();
         let at = at.ok_or_else(|| Difference::foreign(&frame))?;
         bytes += frame.bytes.len() as u64;
+        if let Some((index, seed)) = &mut index
+            && frame.place().first_offset >= index.known(frame.place().shard)
+        {
+            let mut found = IndexedFrames::default();
+            seed.index(&frame, &mut found);
+            found.add_to(index);
+            if index.is_full() {
+                index.flush()?;
+            }
+        }
         if seeks[at].is_behind(&frame)? {
             saved_at[at] = bytes;
         } else {
@@ -327,6 +397,13 @@ pub fn recover(
         after_frame();
     }
     recovery.lags = saved_at.iter().map(|saved_at| bytes - saved_at).collect();
+    for shard in &recovery.shards {
+        let (shard, next) = (shard.seat().id, log.end(shard.seat().id).next);
+        let offset = index.as_ref().map_or(next, |(index, _)| index.known(shard));
+        if offset > next {
+            return Err(OpenError::LogBehind { shard, offset, next });
+        }
+    }
     for (seek, shard) in seeks.iter().zip(&recovery.shards) {
         let Some(saved) = seek.end else { continue };
         // All frames before may have been trimmed, and none have come since.

@@ -7,22 +7,24 @@
 //!
 //! Nothing depends on it: a snapshot that can't be written is given up, and tried again later.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use model::record::RULE_VERSION;
 use model::{Offset, ShardId};
 use mq::{
-    LogEnd, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter, Snapshots,
+    IndexFigures, LogEnd, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter,
+    Snapshots,
 };
 use tokio::sync::mpsc::WeakUnboundedSender;
 use txn_core::{Piece, Restoring, Shard, SpareRegions};
 
 use crate::archiver::{Archiver, Before, TrimFigures};
 use crate::inbox::Parcel;
+use crate::lookups::{IndexJob, LookupThreads};
 use crate::stages::Stages;
 use crate::{GroupHandle, Placement};
 
@@ -97,6 +99,7 @@ pub struct SnapshotThread {
     figures: Arc<SnapshotFigures>,
     thread: Option<JoinHandle<()>>,
     trims: Arc<TrimFigures>,
+    lookups: LookupThreads,
 }
 
 impl SnapshotThread {
@@ -106,7 +109,7 @@ impl SnapshotThread {
         policy: SnapshotPolicy,
         handles: &[(u16, GroupHandle)],
         lags: Vec<u64>,
-        archiver: Archiver,
+        (archiver, lookups): (Archiver, LookupThreads),
         stages: Arc<Stages>,
     ) -> std::io::Result<SnapshotThread> {
         let trims = archiver.figures.clone();
@@ -121,17 +124,23 @@ impl SnapshotThread {
             sizes: vec![0; handles.len()],
             stages,
             trim,
+            index: lookups.jobs(),
             stop: stop.clone(),
             figures: figures.clone(),
         };
         let thread = std::thread::Builder::new().name("crest-snapshot".to_string());
         let thread = Some(thread.spawn(move || keeper.run())?);
-        Ok(SnapshotThread { stop, figures, thread, trims })
+        Ok(SnapshotThread { stop, figures, thread, trims, lookups })
     }
 
     /// What was trimmed so far.
     pub fn trims(&self) -> Arc<TrimFigures> {
         self.trims.clone()
+    }
+
+    /// How large the index of the log is.
+    pub fn index(&self) -> Arc<Mutex<IndexFigures>> {
+        self.lookups.figures()
     }
 
     /// What it did so far.
@@ -162,6 +171,7 @@ struct Keeper {
     stages: Arc<Stages>,
     /// Told what may be trimmed.
     trim: Sender<Before>,
+    index: Sender<IndexJob>,
     stop: Arc<AtomicBool>,
     figures: Arc<SnapshotFigures>,
 }
@@ -202,13 +212,23 @@ impl Keeper {
         }
     }
 
-    /// Has trimmed what both snapshots of each shard are past.
+    /// Has trimmed what both snapshots of each shard are past, and is durable in the index.
     fn trim(&self) {
-        match trimmable(&self.snapshots) {
-            // Without an archiver the process ends.
-            Ok(before) => drop(self.trim.send(before)),
-            Err(error) => tracing::warn!(%error, "nothing is trimmed"),
+        let before = match trimmable(&self.snapshots) {
+            Ok(before) => before,
+            Err(error) => return tracing::warn!(%error, "nothing is trimmed"),
+        };
+        let (answer, answered) = channel();
+        if before.is_empty() || self.index.send(IndexJob::Flush(answer)).is_err() {
+            return;
         }
+        // Without an index, or an archiver, the process ends.
+        let Ok(indexed) = answered.recv() else { return };
+        let before = before.into_iter().filter_map(|(shard, offset)| {
+            let (_, next) = indexed.iter().find(|(other, _)| *other == shard)?;
+            Some((shard, offset.min(*next)))
+        });
+        drop(self.trim.send(before.collect()));
     }
 
     /// Has one snapshot taken: its bytes. `None`: nobody takes one any more.

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use model::record::RowKey;
 use model::reply::{Query, View};
 use model::{AccountKind, Currency, ItemId, OrderId, Outcome, Party, Realm, ShardId};
 use node::Imbalance;
-use txn_core::Shard;
+use txn_core::{Shard, view_of_row};
 
 use crate::clients::Request;
 use crate::nodes::Down;
@@ -51,11 +52,11 @@ impl World {
         }
         for node in &self.nodes {
             for group in node.up.iter().flat_map(|up| &up.groups) {
-                if group.waiting() > 0 || group.is_in_flight() || group.has_unwritten() {
+                let waiting = group.waiting() + group.parked();
+                if waiting > 0 || group.is_in_flight() || group.has_unwritten() {
                     return format!(
-                        "node {}: {} orders wait, in flight: {}, unwritten: {}",
+                        "node {}: {waiting} orders wait, in flight: {}, unwritten: {}",
                         node.number,
-                        group.waiting(),
                         group.is_in_flight(),
                         group.has_unwritten()
                     );
@@ -121,7 +122,8 @@ impl World {
     }
 
     /// What the shards show is what the shadow has added up.
-    fn check_states(&self) -> Result<(), String> {
+    fn check_states(&mut self) -> Result<(), String> {
+        let mut left_memory = 0;
         let shards = self.shards().ok_or("a node is down")?;
         let home = |party: u64| {
             let home = model::ids::shard_of(Party(party), self.plan.shards);
@@ -143,7 +145,16 @@ impl World {
                 }
             }
             for (buyer, id, state) in self.shadow.orders(realm) {
-                match home(buyer).query_in(realm, Query::Order(Party(buyer), OrderId(id))) {
+                let shard = home(buyer);
+                let mut view = shard.query_in(realm, Query::Order(Party(buyer), OrderId(id)));
+                if view == View::Missing {
+                    let row = RowKey::of_order(Party(buyer), OrderId(id));
+                    let node = &self.nodes[self.node_of(shard.seat().id)];
+                    let words = node.look_for(shard.seat().id, realm, &row).unwrap_or_default();
+                    view = view_of_row(&words);
+                    left_memory += 1;
+                }
+                match view {
                     View::Order(order) if order.state == state => {}
                     other => {
                         return Err(format!("{realm:?}: order {id:x} is {state:?}: {other:?}"));
@@ -151,6 +162,7 @@ impl World {
                 }
             }
         }
+        self.ran.left_memory += left_memory;
         Ok(())
     }
 

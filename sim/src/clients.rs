@@ -69,14 +69,17 @@ impl Client {
         let realm = if random.percent(20) { Realm::Drill } else { Realm::Live };
         let mut command = command_in(realm);
         if plan.is_sale {
-            self.buy_one(&mut command, realm, plan, random);
+            self.buy_one(&mut command, (now, realm), plan, random);
             return self.ask(command, plan);
         }
         let buyer = Party(random.range(1, plan.buyers));
         let unknown = u64::from(random.percent(3));
         let item = ItemId(random.range(1, plan.items + unknown));
         self.changes += 1;
-        let change = ChangeId(self.changes << 32 | u128::from(random.below(1 << 20)));
+        let change = match random.percent(50) {
+            true => ChangeId(some_id(now, random)),
+            false => ChangeId(self.changes << 32 | u128::from(random.below(1 << 20))),
+        };
         let method = [PaymentMethod::Balance, PaymentMethod::External];
         match random.below(100) {
             0..55 => self.place(&mut command, (now, realm, buyer), plan, random),
@@ -136,6 +139,11 @@ impl Client {
         }
     }
 
+    /// One of all that it has asked for.
+    pub(crate) fn some_request(&self, random: &mut Random) -> Option<u64> {
+        (self.next > 0).then(|| random.below(self.next))
+    }
+
     fn some_order(&self, random: &mut Random) -> Option<(Realm, Party, OrderId)> {
         let newest = self.placed.len().saturating_sub(6);
         let some = &self.placed[if random.percent(70) { newest } else { 0 }..];
@@ -145,12 +153,12 @@ impl Client {
     fn buy_one(
         &mut self,
         command: &mut CommandBuffer,
-        realm: Realm,
+        (now, realm): (Time, Realm),
         plan: &Plan,
         random: &mut Random,
     ) {
         let buyer = Party(random.range(1, plan.buyers));
-        let id = OrderId(random.next().into());
+        let id = OrderId(some_id(now, random));
         let mut place = command.place();
         place.line(ItemId(random.range(1, plan.items)), Quantity(1), None);
         place.finish(buyer, id, Currency::GBP, PaymentMethod::External);
@@ -164,7 +172,7 @@ impl Client {
         plan: &Plan,
         random: &mut Random,
     ) {
-        let id = OrderId(random.next().into());
+        let id = OrderId(some_id(now, random));
         let methods = [PaymentMethod::Balance, PaymentMethod::External, PaymentMethod::Awaited];
         let method = *random.pick(&methods);
         let in_legs = random.percent(25);
@@ -291,6 +299,17 @@ impl Client {
         request.answer = Some(outcome);
         true
     }
+}
+
+/// An id without a time, or with one that is now, some time ago or a little ahead (UUID version
+/// 7).
+fn some_id(now: Time, random: &mut Random) -> u128 {
+    if random.percent(40) {
+        return random.next().into();
+    }
+    let ago = if random.percent(50) { 60 } else { 4_000 };
+    let ms = now.0 / 1_000 + 50 - random.below(ago);
+    u128::from(ms) << 80 | 7 << 76 | 0b10 << 62 | u128::from(random.next() >> 2)
 }
 
 fn command_in(realm: Realm) -> CommandBuffer {

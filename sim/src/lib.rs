@@ -37,6 +37,10 @@ pub struct Ran {
     pub sold: u64,
     /// Snapshots that were taken.
     pub snapshots: u64,
+    /// Look-ups of what had left memory, and orders that had at the end.
+    pub lookups: u64,
+    /// See there.
+    pub left_memory: u64,
     /// Segments that were archived and trimmed.
     pub trimmed: u64,
     /// Shards that were made of a snapshot when their node started.

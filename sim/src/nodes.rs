@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::frame::FrameBuilder;
-use model::record::{RULE_VERSION, Records, clear_outcome};
-use model::{Realm, ShardId, Time};
+use model::frame::{Frame, FrameBuilder};
+use model::record::{RULE_VERSION, Records, RowKey, clear_outcome};
+use model::{Offset, Realm, ShardId, Time};
 use mq::{
-    AlignedBuf, Disk, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogError, Prepare,
-    SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
+    AlignedBuf, Disk, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogError, LogIndex,
+    Prepare, SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
 };
-use node::{Clock, Now, OpenError, Placement, ShardGroup, Token, recover, trimmable};
+use node::{
+    Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token,
+    newest_row, recover, trimmable,
+};
 use txn_core::{Shard, SpareRegions};
 
 use crate::random::Random;
@@ -43,6 +46,10 @@ pub(crate) struct Node {
     pub(crate) life: u64,
     /// At the last start: shards that were made of snapshots, and snapshots that were no good.
     pub(crate) restored: (usize, usize),
+    /// And runs of the index that were no good.
+    pub(crate) damaged_runs: usize,
+    /// Words that each shard keeps of orders and of changes.
+    keep: [u64; 2],
     salt: u64,
 }
 
@@ -54,6 +61,9 @@ pub(crate) struct Up {
     /// By group: what is being appended.
     pub(crate) appending: Vec<Option<Vec<Vec<u8>>>>,
     snapshots: Snapshots,
+    index: LogIndex,
+    seed: KeySeed,
+    settle_step: Duration,
     /// By group: the snapshot that is being written.
     saving: Vec<Option<SnapshotWriter>>,
     /// Segments up to this one are archived.
@@ -82,7 +92,7 @@ pub(crate) enum Down {
 }
 
 impl Node {
-    pub(crate) fn new(number: usize, shards: Vec<ShardId>, groups: usize) -> Node {
+    pub(crate) fn new(number: usize, shards: Vec<ShardId>, groups: usize, keep: [u64; 2]) -> Node {
         Node {
             number,
             shards,
@@ -93,6 +103,8 @@ impl Node {
             up: None,
             life: 0,
             restored: (0, 0),
+            damaged_runs: 0,
+            keep,
             salt: 0,
         }
     }
@@ -120,14 +132,21 @@ impl Node {
             Ok(snapshots) => snapshots,
             Err(_) => return Err(Down::Fault),
         };
+        let (mut index, damaged) = match LogIndex::open(Arc::new(self.disk.clone())) {
+            Ok(opened) => opened,
+            Err(_) => return Err(Down::Fault),
+        };
+        self.damaged_runs = damaged.len();
+        let seed = KeySeed(placement.hash_seed);
         let history = || self.history().map(Some);
-        let recovered =
-            recover(&log, Some(&snapshots), history, placement, &self.shards, spare, || {});
+        let beside = Some((&snapshots, &mut index, seed));
+        let recovered = recover(&log, beside, history, placement, &self.shards, spare, || {});
         let recovery = match recovered {
             Ok(recovery) => recovery,
             Err(OpenError::Difference(difference)) => {
                 return Err(Down::Differs(difference.to_string()));
             }
+            Err(OpenError::Index(_)) => return Err(Down::Fault),
             Err(error) => return Err(Down::Damaged(error.to_string())),
         };
         let mut members: Vec<Vec<_>> = (0..self.groups).map(|_| Vec::new()).collect();
@@ -138,12 +157,27 @@ impl Node {
             newest = newest.max(end.time);
             members[at % self.groups].push((shard, end));
         }
-        let groups: Vec<ShardGroup<Asker>> =
-            members.into_iter().map(|members| ShardGroup::new(placement.shards, members)).collect();
+        let group = |members| {
+            let mut group = ShardGroup::new(placement.shards, members);
+            group.keep(self.keep);
+            group
+        };
+        let groups: Vec<ShardGroup<Asker>> = members.into_iter().map(group).collect();
         let appending = groups.iter().map(|_| None).collect();
         let saving = groups.iter().map(|_| None).collect();
         let clock = Clock::new(newest);
-        self.up = Some(Up { groups, log, clock, appending, snapshots, saving, archived: None });
+        self.up = Some(Up {
+            groups,
+            log,
+            clock,
+            appending,
+            snapshots,
+            index,
+            seed,
+            settle_step: placement.settle_step,
+            saving,
+            archived: None,
+        });
         Ok(())
     }
 
@@ -170,6 +204,9 @@ impl Node {
             Ok(before) => before,
             Err(_) => return Ok(0),
         };
+        // What isn't indexed durably is kept.
+        let covered = |(shard, next): (ShardId, Offset)| (shard, next.min(up.index.covered(shard)));
+        let before: Vec<_> = before.into_iter().map(covered).collect();
         let segments = up.log.trimmable(&before);
         if let Some(archived) = up.archived.take() {
             up.log.trim_through(&archived)?;
@@ -201,6 +238,44 @@ impl Node {
         if length > 0 {
             self.disk.flip(&name, random.below(length) as usize, random.below(8) as u8);
         }
+    }
+
+    /// What the log says of rows that have left memory. `None`: it can't be read.
+    pub(crate) fn look_up(&self, lookup: &Lookup) -> Option<Vec<Vec<u64>>> {
+        let rows =
+            lookup.needs.iter().map(|need| self.look_for(lookup.shard, lookup.realm, &need.row));
+        rows.collect()
+    }
+
+    pub(crate) fn look_for(&self, shard: ShardId, realm: Realm, row: &RowKey) -> Option<Vec<u64>> {
+        let up = self.up.as_ref().expect("it is up");
+        let places = up.index.find(up.seed.key(realm, row), shard).ok()?;
+        let read = |offset| self.record(shard, offset).ok_or("it can't be read".to_string());
+        newest_row(realm, row, &places, up.settle_step, read).ok()
+    }
+
+    fn record(&self, shard: ShardId, offset: Offset) -> Option<(Time, Vec<u8>)> {
+        let up = self.up.as_ref().expect("it is up");
+        let in_frame = |frame: &Frame<'_>| {
+            let at = offset.0.checked_sub(frame.place().first_offset.0)?;
+            let is_here = frame.place().shard == shard && offset < frame.next_offset();
+            let record = frame.records().nth(at as usize).filter(|_| is_here)?.ok()?;
+            Some((frame.place().time, record.bytes.to_vec()))
+        };
+        if let Ok(mut frames) = up.log.read(shard, offset) {
+            while let Some(frame) = frames.next().ok()? {
+                if let Some(found) = in_frame(&frame) {
+                    return Some(found);
+                }
+            }
+        }
+        let mut frames = self.history().ok()?;
+        while let Some((_, frame)) = frames.next_frame().ok()? {
+            if let Some(found) = in_frame(&frame) {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// The group that has a shard.
@@ -244,6 +319,21 @@ impl Node {
 }
 
 impl Up {
+    /// Adds frames that are durable to the index.
+    pub(crate) fn index(&mut self, frames: &[Vec<u8>]) {
+        let mut found = IndexedFrames::default();
+        for bytes in frames {
+            let (frame, _) = Frame::split(bytes).expect("a group made it");
+            self.seed.index(&frame, &mut found);
+        }
+        found.add_to(&mut self.index);
+    }
+
+    /// Makes the index durable. Whether that worked.
+    pub(crate) fn flush_index(&mut self) -> bool {
+        self.index.flush().is_ok()
+    }
+
     /// Begins a snapshot of a shard of a group, or goes on with the one that is being taken.
     pub(crate) fn save(&mut self, group: usize, shard: ShardId, kib: usize) -> Saved {
         let shards = &mut self.groups[group];

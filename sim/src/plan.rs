@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) is_sale: bool,
     /// Microseconds between steps of taking snapshots; 0: none are taken.
     pub(crate) save_every_us: u64,
+    /// Words that each shard keeps of orders and of changes, before the oldest leave memory.
+    pub(crate) keep: [u64; 2],
     pub(crate) faults: Faults,
 }
 
@@ -81,6 +83,10 @@ impl Plan {
             stock_max: *random.pick(&[2, 5, 10, 40, 400]),
             requests: random.range(60, 300),
             is_sale,
+            keep: match random.percent(60) {
+                true => [random.range(0, 300), random.range(0, 200)],
+                false => [u64::MAX; 2],
+            },
             save_every_us: if random.percent(80) { random.range(200, 20_000) } else { 0 },
             faults,
         }

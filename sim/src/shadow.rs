@@ -63,7 +63,12 @@ pub(crate) fn name_of(record: &Record<'_>) -> Option<Name> {
         Body::Hold(_) | Body::UpdateAccount(_) => name(5, scope, 0, id),
         Body::SettleHold(body) => name(6, scope, body.hold.get(), id),
         Body::IssueCoupon(body) => name(7, scope, body.number.get().into(), 0),
-        Body::Deliver { .. } | Body::Stock(_) | Body::Timer(_) | Body::Sweep(_) => None,
+        Body::Deliver { .. }
+        | Body::Stock(_)
+        | Body::Timer(_)
+        | Body::Sweep(_)
+        | Body::Evict { .. }
+        | Body::Load { .. } => None,
     }
 }
 
@@ -263,7 +268,7 @@ impl Books {
                 }
                 Ok(())
             }
-            Body::Stock(_) | Body::Sweep(_) => Ok(()),
+            Body::Stock(_) | Body::Sweep(_) | Body::Evict { .. } | Body::Load { .. } => Ok(()),
         }
     }
 

@@ -53,6 +53,8 @@ enum Event {
     /// A node's timers.
     Wake(usize, u64),
     Start(usize),
+    /// What a look-up found reaches its group.
+    Found(usize, u64, usize, usize, Option<Vec<Vec<u64>>>),
     /// A step of taking a snapshot.
     Save,
     Crash,
@@ -122,7 +124,7 @@ impl World {
         let nodes = (0..plan.nodes).map(|number| {
             let ours = |shard: &ShardId| usize::from(shard.0) % plan.nodes == number;
             let shards = (0..plan.shards).map(ShardId).filter(ours).collect();
-            Node::new(number, shards, plan.groups)
+            Node::new(number, shards, plan.groups, plan.keep)
         });
         World {
             now: Time(BEGINNING),
@@ -287,6 +289,15 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Found(node, life, group, ticket, rows) => {
+                if self.nodes[node].life == life && self.nodes[node].up.is_some() {
+                    let now = self.nodes[node].now(self.now);
+                    let up = self.nodes[node].up.as_mut().expect("it is up");
+                    up.groups[group].found(now, ticket, rows);
+                    self.pump(node);
+                }
+                Ok(())
+            }
             Event::Save => self.save(),
             Event::Crash => {
                 self.every(self.plan.faults.crash_every_us, || Event::Crash);
@@ -431,11 +442,17 @@ impl World {
         if self.nodes[number].up.is_none() {
             return Ok(());
         }
-        let trims = self.random.percent(10);
+        let (trims, flushes) = (self.random.percent(10), self.random.percent(10));
         if self.fails(self.plan.faults.fail_append, "failed snapshots and trims") {
             match self.random.percent(50) {
                 true => self.nodes[number].disk.fail_write(1),
                 false => self.nodes[number].disk.fail_sync(1),
+            }
+        }
+        if flushes {
+            let up = self.nodes[number].up.as_mut().expect("it is up");
+            if !up.flush_index() {
+                self.fault("failed runs of the index");
             }
         }
         if trims {
@@ -548,6 +565,13 @@ impl World {
         if self.left == 0 {
             return self.become_calm();
         }
+        if self.random.percent(15)
+            && let Some(request) = self.clients[client].some_request(&mut self.random)
+        {
+            // It asks again for what it may know already.
+            let travel = self.random.range(50, 2_000);
+            self.at(travel, Event::Request(client, request));
+        }
         if self.clients[client].open.len() < 12 || self.plan.is_sale {
             self.left -= 1;
             let known: BTreeSet<u64> = self.clients[client].open.iter().copied().collect();
@@ -616,6 +640,7 @@ impl World {
                     self.take_note(bytes)?;
                 }
                 let up = self.nodes[number].up.as_mut().expect("it is up");
+                up.index(&frames);
                 up.groups[group].durable(now, frames);
                 self.pump(number);
                 Ok(())
@@ -656,6 +681,7 @@ impl World {
         let life = self.nodes[number].life;
         let up = self.nodes[number].up.as_mut().expect("it is up");
         let (mut answers, mut messages, mut appends) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lookups = Vec::new();
         let mut wake = None::<Duration>;
         for (number, group) in up.groups.iter_mut().enumerate() {
             group.messages(now, &mut messages);
@@ -669,7 +695,16 @@ impl World {
                     answers.push((asker, replies[0].outcome));
                 }
             }
+            lookups.extend(group.lookups().map(|lookup| (number, lookup)));
             wake = wake.into_iter().chain(group.next_wake(now)).min();
+        }
+        for (group, lookup) in lookups {
+            let rows = self.nodes[number].look_up(&lookup);
+            self.ran.lookups += 1;
+            let late = self.fails(self.plan.faults.slow_append, "slow look-ups");
+            let delay = self.random.range(1, if late { 100_000 } else { 2_000 });
+            let rows = if self.fails(1, "failed look-ups") { None } else { rows };
+            self.at(delay, Event::Found(number, life, group, lookup.ticket, rows));
         }
         for group in appends {
             let slow = self.fails(self.plan.faults.slow_append, "slow appends");

@@ -15,6 +15,7 @@
 //! again. The row would have come in behind where its table ended when it was looked for, and be
 //! gone again only if the table's tail has come past there; then it has to be looked for again.
 
+use std::mem::offset_of;
 use std::time::Duration;
 
 use model::planted::{Bug, is_planted};
@@ -23,7 +24,7 @@ use model::record::{
     clear_outcome, time_of_id,
 };
 use model::reply::View;
-use model::{Offset, OrderId, OrderState, Outcome, Party, Time};
+use model::{Offset, OrderId, OrderState, OrderView, Outcome, Party, Time};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::U64;
@@ -122,6 +123,18 @@ fn images(words: &[u64]) -> impl Iterator<Item = &[u64]> {
     })
 }
 
+/// Images as they are compared. Offsets count all records of the log: trade that is executed
+/// without the rehearsal's has others.
+fn without_offsets(mut words: Vec<u64>) -> Vec<u64> {
+    let mut at = 0;
+    while let Some(image) = checked_block(&words[at..]) {
+        let length = image.len();
+        words[at + offset_of!(OrderHead, last) / 8] = 0;
+        at += length;
+    }
+    words
+}
+
 fn native(words: &[U64]) -> Vec<u64> {
     words.iter().map(|word| word.get()).collect()
 }
@@ -213,8 +226,8 @@ impl RealmState {
     pub(crate) fn evict(&mut self, evict: &EvictBody, images: &[U64]) -> Decision {
         let (rows, cutoff) = (evict.rows.get(), evict.cutoff.get());
         if evict.table == RowTable::Orders as u8 {
-            let found = self.images(rows, cutoff);
-            if found != (rows, native(images)) {
+            let (found, own) = self.images(rows, cutoff);
+            if found != rows || without_offsets(own) != without_offsets(native(images)) {
                 return Decision::of(Outcome::Invalid);
             }
             (0..rows).for_each(|_| self.evict_order(cutoff));
@@ -367,6 +380,11 @@ pub fn row_in(
             Some(words.to_vec())
         }
     }
+}
+
+/// The orders whose images an eviction holds.
+pub fn images_in(words: &[U64]) -> Vec<OrderView> {
+    images(&native(words)).map(view_of).collect()
 }
 
 /// What the words of an order show.

@@ -32,7 +32,9 @@ mod streams;
 mod table;
 
 pub use arena::SpareRegions;
-pub use eviction::{Need, RowTable, Unready, for_each_row, refunded_in, row_in, view_of_row};
+pub use eviction::{
+    Need, RowTable, Unready, for_each_row, images_in, refunded_in, row_in, view_of_row,
+};
 pub use index::Grown;
 pub use ledger::Balance;
 pub use realm::Seat;

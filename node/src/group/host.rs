@@ -10,7 +10,7 @@ use model::record::entry::StockOp;
 use model::record::{RECORD_BYTES_MAX, RULE_VERSION, Record};
 use model::{Epoch, ItemId, Offset, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
-use txn_core::{Shard, Shortage, StreamEnds};
+use txn_core::{Shard, StreamEnds, Unready};
 
 use super::links::Links;
 use super::waiting::WaitingRoom;
@@ -168,7 +168,7 @@ impl Host {
         now: Time,
         command: &Record<'_>,
         turn: Option<ItemId>,
-    ) -> Result<Reply, Shortage> {
+    ) -> Result<Reply, Unready> {
         if self.frame.is_full_for(RECORD_BYTES_MAX) {
             self.finish_frame(now, Vec::new());
         }

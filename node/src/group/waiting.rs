@@ -17,6 +17,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use foldhash::HashMap;
+use model::record::CommandBuffer;
 use model::{ItemId, OrderId, Party, Realm};
 use slab::Slab;
 use txn_core::Shortage;
@@ -56,6 +57,8 @@ pub(super) struct Waiting {
     keeps: Vec<(ItemId, u64)>,
     /// Repeats of it, which get its answer.
     pub(super) repeats: Vec<ReplyPlace>,
+    /// What was looked up for it.
+    pub(super) loads: CommandBuffer,
 }
 
 /// What is known of an item: orders that wait for it, and whether its home was asked.
@@ -147,6 +150,7 @@ impl WaitingRoom {
         place: ReplyPlace,
         bytes: Range<usize>,
         shortage: Shortage,
+        loads: CommandBuffer,
     ) -> usize {
         let waiting = Waiting {
             order,
@@ -158,6 +162,7 @@ impl WaitingRoom {
             until: now + WAIT_MAX,
             keeps: Vec::new(),
             repeats: Vec::new(),
+            loads,
         };
         let ticket = self.waiting.insert(waiting);
         self.orders.insert(order, ticket);

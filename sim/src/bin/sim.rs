@@ -26,6 +26,8 @@ struct Total {
     sold: u64,
     snapshots: u64,
     trimmed: u64,
+    lookups: u64,
+    left_memory: u64,
     restored: u64,
     passed_over: u64,
     refused: u64,
@@ -44,6 +46,8 @@ impl Total {
                 self.sold += ran.sold;
                 self.snapshots += ran.snapshots;
                 self.trimmed += ran.trimmed;
+                self.lookups += ran.lookups;
+                self.left_memory += ran.left_memory;
                 self.restored += ran.restored;
                 self.passed_over += ran.passed_over;
                 self.refused += u64::from(ran.refused);
@@ -181,7 +185,7 @@ fn search_from(first: u64, search: &Search) -> ExitCode {
         total.faults.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     println!(
         "{} runs in {:.1} s, {} events, {} orders, {} records, {} units sold, {} snapshots, {} \
-         segments trimmed; {} \
+         segments trimmed, {} look-ups, {} orders not in memory at the end; {} \
          shards restored from one, {} passed over; {}; {} refused to serve damage; {} failures",
         total.runs,
         started.elapsed().as_secs_f64(),
@@ -191,6 +195,8 @@ fn search_from(first: u64, search: &Search) -> ExitCode {
         total.sold,
         total.snapshots,
         total.trimmed,
+        total.lookups,
+        total.left_memory,
         total.restored,
         total.passed_over,
         faults.join(", "),

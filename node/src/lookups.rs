@@ -1,0 +1,293 @@
+//! Finds in the log what has left memory.
+//!
+//! A thread keeps the log's index: groups tell it of every record that is durable, and ask it for
+//! rows. What they told before they asked is in it. Some more threads read the records that the
+//! index names, from the log or its archive, so that a slow archive holds up nobody but who needs
+//! it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use model::frame::Frame;
+use model::record::{Record, RowKey};
+use model::{Offset, Realm, ShardId, Time};
+use mq::{Archive, IndexError, IndexFigures, LogIndex};
+use tokio::sync::mpsc::WeakUnboundedSender;
+use tokio::sync::oneshot;
+use txn_core::{for_each_row, row_in};
+
+use crate::commit::{Job, LookedUp, Lookup as ReadJob};
+use crate::group::Lookup;
+use crate::inbox::Parcel;
+
+/// Threads that read records.
+const READERS: usize = 4;
+
+/// What the index's thread is told and asked.
+pub(crate) enum IndexJob {
+    /// Keys of durable records, and how far that goes.
+    Records(IndexedFrames),
+    /// Rows to find, and who wants them.
+    LookUp(Lookup, WeakUnboundedSender<Parcel>),
+    /// Orders of a buyer: where their records are, the newest first.
+    OfBuyer(ShardId, Realm, u64, oneshot::Sender<Option<Vec<Offset>>>),
+    /// All that is known is to be durable: where the shards' logs go on behind it.
+    Flush(Sender<Vec<(ShardId, Offset)>>),
+    /// Nothing more will be asked.
+    Stop,
+}
+
+/// What frames say that the index has to know.
+#[derive(Default)]
+pub struct IndexedFrames {
+    /// Keys, and where they are.
+    entries: Vec<(u64, ShardId, Offset)>,
+    /// How far shards' logs go.
+    ends: Vec<(ShardId, Offset)>,
+}
+
+/// What keys are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySeed(pub u64);
+
+impl KeySeed {
+    /// The key of a row. The upper half is the same for all orders of a buyer.
+    pub fn key(self, realm: Realm, row: &RowKey) -> u64 {
+        row.hash(self.0 ^ realm as u64)
+    }
+
+    /// Adds what a frame says.
+    pub fn index(self, frame: &Frame<'_>, found: &mut IndexedFrames) {
+        let shard = frame.place().shard;
+        for (offset, record) in (frame.place().first_offset.0..).zip(frame.records()) {
+            let record = record.expect("the core wrote it");
+            let add = |row| {
+                found.entries.push((self.key(record.realm(), &row), shard, Offset(offset)));
+            };
+            for_each_row(&record, add);
+        }
+        found.ends.push((shard, frame.next_offset()));
+    }
+}
+
+impl IndexedFrames {
+    /// Adds it to an index.
+    pub fn add_to(&self, index: &mut LogIndex) {
+        for &(key, shard, offset) in &self.entries {
+            index.add(key, shard, offset);
+        }
+        for &(shard, next) in &self.ends {
+            index.cover(shard, next);
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// The threads that find what has left memory. They end when this is dropped.
+pub(crate) struct LookupThreads {
+    jobs: Sender<IndexJob>,
+    thread: Option<JoinHandle<()>>,
+    figures: Arc<Mutex<IndexFigures>>,
+}
+
+/// Where records are read.
+#[derive(Clone)]
+pub(crate) struct Records {
+    pub(crate) log: Weak<Sender<Job>>,
+    pub(crate) archive: Option<Arc<Archive>>,
+    pub(crate) settle_step: Duration,
+}
+
+impl LookupThreads {
+    pub(crate) fn spawn(
+        index: LogIndex,
+        seed: KeySeed,
+        records: Records,
+    ) -> std::io::Result<LookupThreads> {
+        let (jobs, inbox) = channel();
+        let (wanted, to_read) = channel();
+        let to_read = Arc::new(Mutex::new(to_read));
+        for number in 0..READERS {
+            let (to_read, records) = (to_read.clone(), records.clone());
+            let thread = std::thread::Builder::new().name(format!("crest-lookup-{number}"));
+            // It ends when the index's thread has.
+            drop(thread.spawn(move || read(&to_read, &records))?);
+        }
+        let figures = Arc::<Mutex<IndexFigures>>::default();
+        let keeper = Keeper { index, seed, wanted, figures: figures.clone() };
+        let thread = std::thread::Builder::new().name("crest-index".to_string());
+        let thread = Some(thread.spawn(move || keeper.run(&inbox))?);
+        Ok(LookupThreads { jobs, thread, figures })
+    }
+
+    /// The way to the index.
+    pub(crate) fn jobs(&self) -> Sender<IndexJob> {
+        self.jobs.clone()
+    }
+
+    pub(crate) fn figures(&self) -> Arc<Mutex<IndexFigures>> {
+        self.figures.clone()
+    }
+}
+
+impl Drop for LookupThreads {
+    fn drop(&mut self) {
+        // It may have panicked; there is nobody left to tell.
+        let _ = self.jobs.send(IndexJob::Stop);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Keeper {
+    index: LogIndex,
+    seed: KeySeed,
+    wanted: Sender<Wanted>,
+    figures: Arc<Mutex<IndexFigures>>,
+}
+
+/// Rows to read, each with where it may be, and who wants them.
+struct Wanted {
+    lookup: Lookup,
+    places: Vec<Vec<Offset>>,
+    to: WeakUnboundedSender<Parcel>,
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &Receiver<IndexJob>) {
+        self.note();
+        while let Ok(job) = inbox.recv() {
+            match job {
+                IndexJob::Stop => break,
+                IndexJob::Records(frames) => {
+                    frames.add_to(&mut self.index);
+                    if self.index.is_full() {
+                        self.flush();
+                    }
+                }
+                IndexJob::LookUp(lookup, to) => self.look_up(lookup, to),
+                IndexJob::OfBuyer(shard, realm, buyer, answer) => {
+                    let row = RowKey::of_order(model::Party(buyer), model::OrderId(0));
+                    let upper = (self.seed.key(realm, &row) >> 32) as u32;
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(self.readable(self.index.find_all(upper, shard)));
+                }
+                IndexJob::Flush(answer) => {
+                    self.flush();
+                    // Whoever asked may have gone away.
+                    let _ = answer.send(self.index.all_covered());
+                }
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        if let Err(error) = self.index.flush() {
+            tracing::warn!(%error, "the index isn't durable; it is made of the log when it has to");
+        }
+        self.note();
+    }
+
+    fn note(&self) {
+        *self.figures.lock().expect("nothing panics while it holds the lock") =
+            self.index.figures();
+    }
+
+    fn readable<V>(&self, found: Result<V, IndexError>) -> Option<V> {
+        found.inspect_err(|error| tracing::error!(%error, "the index can't be read")).ok()
+    }
+
+    fn look_up(&self, lookup: Lookup, to: WeakUnboundedSender<Parcel>) {
+        let find = |need: &txn_core::Need| {
+            let key = self.seed.key(lookup.realm, &need.row);
+            self.readable(self.index.find(key, lookup.shard))
+        };
+        match lookup.needs.iter().map(find).collect::<Option<Vec<_>>>() {
+            // Nothing has to be read to know that there is nothing.
+            Some(places) if places.iter().all(Vec::is_empty) => {
+                let nothing = vec![Vec::new(); places.len()];
+                answer(&to, lookup.ticket, Some(nothing));
+            }
+            Some(places) => {
+                // They read until this thread ends.
+                drop(self.wanted.send(Wanted { lookup, places, to }));
+            }
+            None => answer(&to, lookup.ticket, None),
+        }
+    }
+}
+
+fn answer(to: &WeakUnboundedSender<Parcel>, ticket: usize, rows: Option<Vec<Vec<u64>>>) {
+    // A group that has ended needs no answer.
+    if let Some(to) = to.upgrade() {
+        let _ = to.send(Parcel::Found(ticket, rows));
+    }
+}
+
+fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records) {
+    loop {
+        let next = wanted.lock().expect("nothing panics while it holds the lock").recv();
+        let Ok(Wanted { lookup, places, to }) = next else { return };
+        let rows = lookup.needs.iter().zip(&places);
+        let rows = rows.map(|(need, places)| records.find(&lookup, &need.row, places));
+        let rows = rows.collect::<Result<Vec<_>, String>>();
+        let rows = rows.inspect_err(|error| {
+            tracing::warn!(%error, "what has left memory can't be read");
+        });
+        answer(&to, lookup.ticket, rows.ok());
+    }
+}
+
+/// The words of a row, of the newest record that has it: `places` names records that may, the
+/// newest first, and `read` reads one. None if none has it.
+pub fn newest_row(
+    realm: Realm,
+    row: &RowKey,
+    places: &[Offset],
+    settle_step: Duration,
+    read: impl Fn(Offset) -> Result<(Time, Vec<u8>), String>,
+) -> Result<Vec<u64>, String> {
+    for &offset in places {
+        let (time, bytes) = read(offset)?;
+        let (record, _) = Record::split(&bytes).map_err(|error| error.to_string())?;
+        let is_here = record.realm() == realm;
+        let words = row_in(&record, (offset, time), settle_step, row);
+        if let Some(words) = words.filter(|_| is_here) {
+            return Ok(words);
+        }
+    }
+    Ok(Vec::new())
+}
+
+impl Records {
+    fn find(&self, lookup: &Lookup, row: &RowKey, places: &[Offset]) -> Result<Vec<u64>, String> {
+        let read = |offset| self.record(lookup.shard, offset);
+        newest_row(lookup.realm, row, places, self.settle_step, read)
+    }
+
+    /// A record, and when it was decided.
+    fn record(&self, shard: ShardId, offset: Offset) -> Result<(Time, Vec<u8>), String> {
+        let (answer, answered) = oneshot::channel();
+        let log = self.log.upgrade().ok_or("the log has ended")?;
+        let asked = log.send(Job::Read(ReadJob { shard, offset, answer }));
+        asked.map_err(|_| "the log has ended".to_string())?;
+        drop(log);
+        match answered.blocking_recv().map_err(|_| "the log has ended".to_string())? {
+            LookedUp::Found(time, bytes) => return Ok((time, bytes)),
+            LookedUp::Nothing => return Err(format!("shard {shard} has no record {offset}")),
+            LookedUp::Trimmed => {}
+        }
+        let trimmed = || format!("shard {shard}, offset {offset}: it was trimmed, and isn't kept");
+        let archive = self.archive.as_ref().ok_or_else(trimmed)?;
+        let found = archive.record(shard, offset).map_err(|error| error.to_string())?;
+        found.ok_or_else(trimmed)
+    }
+}
