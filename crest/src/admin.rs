@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
-use node::{DrillSwitch, Inbox, SnapshotFigures, Stages, ThreadState, TrimFigures};
+use node::{DrillSwitch, Inbox, RowFigures, SnapshotFigures, Stages, ThreadState, TrimFigures};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -41,8 +41,8 @@ pub(crate) struct Admin {
     drills: Drills,
 }
 
-/// What was saved and trimmed.
-pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>);
+/// What was saved and trimmed, and what left memory.
+pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>, Arc<RowFigures>);
 
 /// The switch for drills: at the doors, and at every group behind them.
 #[derive(Clone)]
@@ -225,7 +225,7 @@ impl Metrics {
     }
 
     fn encode_snapshots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some((snapshots, trims)) = &self.kept else { return Ok(()) };
+        let Some((snapshots, trims, rows)) = &self.kept else { return Ok(()) };
         for (name, help, count) in [
             ("crest_trimmed_segments", "Segments that were trimmed", trims.segments()),
             ("crest_archived_bytes", "Bytes the archive took", trims.archived_bytes()),
@@ -233,6 +233,9 @@ impl Metrics {
             ("crest_snapshots", "Snapshots of shards that were taken", snapshots.taken()),
             ("crest_snapshots_failed", "Snapshots that were given up", snapshots.failed()),
             ("crest_snapshot_bytes", "Bytes written for snapshots", snapshots.bytes()),
+            ("crest_evicted_rows", "Orders and ids of changes that left memory", rows.evicted()),
+            ("crest_row_lookups", "Look-ups of what had left memory", rows.lookups()),
+            ("crest_row_lookups_failed", "Look-ups that came to nothing", rows.failed()),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?
@@ -241,7 +244,18 @@ impl Metrics {
         let help = "Bytes of log behind the oldest of the shards' newest snapshots";
         let mut gauge =
             encoder.encode_descriptor("crest_snapshot_lag_bytes", help, None, MetricType::Gauge)?;
-        gauge.encode_gauge(&snapshots.lag_bytes())
+        gauge.encode_gauge(&snapshots.lag_bytes())?;
+        let index = rows.index();
+        for (name, help, figure) in [
+            ("crest_index_entries", "Entries of the log's index", index.entries),
+            ("crest_index_runs", "Files of the log's index", index.runs),
+            ("crest_index_memory_bytes", "Memory of the log's index", index.memory_bytes),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Gauge)?
+                .encode_gauge(&figure)?;
+        }
+        Ok(())
     }
 
     fn encode_threads(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

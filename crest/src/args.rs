@@ -113,7 +113,11 @@ pub(crate) struct Serve {
     pub(crate) snapshot_every: Option<NonZeroU64>,
     #[command(flatten)]
     pub(crate) archive: ArchiveAt,
-    /// Remembered orders to be ready for: 11 to 21 bytes of index each, taken at the start.
+    /// Memory for orders and ids of changes: beyond it the oldest orders that are over leave it,
+    /// and are found in the log. Default: a sixteenth of the machine's, at least 256 MiB.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) orders_memory: Option<NonZeroU64>,
+    /// Orders in memory to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
 }

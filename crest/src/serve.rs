@@ -45,6 +45,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let keeping = Keeping {
         snapshots: SnapshotPolicy { every_bytes: args.snapshot_every.map(Into::into) },
         archive: args.archive.location(),
+        rows_bytes: args.orders_memory.map(Into::into),
     };
     let (opened, recovered) = node::open(&dir, reactors, capacity, &keeping)?;
     for (_, damage) in &opened.passed_over {
@@ -76,7 +77,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let switches = groups.values().map(|handle| handle.drill_switch()).collect();
     let drills = Drills { door: drill_door.clone(), groups: switches };
     let stages = opened.handles[0].1.stages().clone();
-    let kept = opened.snapshots.as_ref().map(|thread| (thread.figures(), thread.trims()));
+    let kept = opened.snapshots.as_ref();
+    let kept = kept.map(|thread| (thread.figures(), thread.trims(), thread.rows()));
     let watched = Admin::new(stages, inboxes, kept, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();

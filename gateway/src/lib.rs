@@ -40,7 +40,7 @@ use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
 pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
-use route::{Page, Route, Single};
+use route::{OrdersPage, Page, Route, Single};
 pub use shards::Router;
 use shards::{Listed, Shards};
 use timed::{TimedStream, Wire};
@@ -203,6 +203,13 @@ impl Gateway {
                     Err(problem) => Err(problem),
                 }
             }
+            Ok(Route::Orders(page)) => {
+                self.recorder.count_read();
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.orders(realm, &page).await,
+                    Err(problem) => Err(problem),
+                }
+            }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
                 let mut done = None;
@@ -263,6 +270,13 @@ impl Gateway {
                 Err(Problem::bad_path("from", &offset.to_string(), expected))
             }
         }
+    }
+
+    async fn orders(&self, realm: Realm, page: &OrdersPage) -> Result<Response<Body>, Problem> {
+        let found = self.shards.orders(realm, page).await.map_err(unanswered)?;
+        let mut json = JsonWriter::default();
+        json.orders(page.buyer, &found.orders, found.next);
+        Ok(answer::json(hyper::StatusCode::OK, json.finish()))
     }
 
     /// `done` is set when a shard has answered.

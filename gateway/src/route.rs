@@ -4,7 +4,7 @@ use hyper::{Method, Uri};
 use model::json::decode::{Request, parse_uuid};
 use model::reply::Query;
 use model::{AccountKind, ChangeId, Currency, ItemId, Offset, OrderId, Party};
-use node::MOVEMENTS_MAX;
+use node::{MOVEMENTS_MAX, ORDERS_MAX};
 
 use crate::answer::Problem;
 
@@ -15,6 +15,8 @@ pub(crate) enum Route {
     Read(Query),
     /// To see what moved an account's money.
     Statement(Page),
+    /// To see a buyer's orders.
+    Orders(OrdersPage),
     /// To change something; alone, or a batch whose answer is a list of results.
     Write(Request, Option<Single>),
 }
@@ -28,6 +30,16 @@ pub(crate) struct Page {
     /// Where it begins; `None`: with the newest.
     pub from: Option<Offset>,
     /// How many movements, 1 to [`MOVEMENTS_MAX`].
+    pub limit: usize,
+}
+
+/// A page of a buyer's orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OrdersPage {
+    pub buyer: Party,
+    /// Where it begins; `None`: with the newest.
+    pub from: Option<Offset>,
+    /// How many, 1 to [`ORDERS_MAX`].
     pub limit: usize,
 }
 
@@ -111,6 +123,10 @@ impl Route {
             }
             ["transfers"] => post(Transfer, Some(Changed)),
             ["transfers", "batch"] => post(Transfers, None),
+            ["buyers", buyer, "orders"] => match *method {
+                Method::GET | Method::HEAD => Ok(Route::Orders(orders(buyer, uri.query())?)),
+                _ => Err(Problem::wrong_method("GET, HEAD")),
+            },
             ["buyers", buyer, "orders", id] => {
                 get(Query::Order(Party(number("buyer", buyer)?), order(id)?))
             }
@@ -171,6 +187,32 @@ fn statement(party: &str, query: Option<&str>) -> Result<Page, Problem> {
     Ok(Page { limit: if page.limit == 0 { MOVEMENTS_MAX } else { page.limit }, ..page })
 }
 
+fn orders(buyer: &str, query: Option<&str>) -> Result<OrdersPage, Problem> {
+    let buyer = Party(number("buyer", buyer)?);
+    let mut page = OrdersPage { buyer, from: None, limit: ORDERS_MAX };
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("from", offset) => page.from = Some(Offset(number("from", offset)?)),
+            ("limit", text) => page.limit = page_length(text)?,
+            (name, _) => {
+                let expected = "a parameter; `from` and `limit` are";
+                return Err(Problem::bad_path(name, name, expected));
+            }
+        }
+    }
+    Ok(page)
+}
+
+fn page_length(text: &str) -> Result<usize, Problem> {
+    let length = number("limit", text)? as usize;
+    if (1..=MOVEMENTS_MAX).contains(&length) {
+        return Ok(length);
+    }
+    Err(Problem::bad_path("limit", text, "an integer from 1 to 100"))
+}
+
+const _: () = assert!(MOVEMENTS_MAX == 100 && ORDERS_MAX == MOVEMENTS_MAX);
+
 fn parameters(party: &str, query: Option<&str>, expected: &str) -> Result<Page, Problem> {
     let (mut currency, mut kind) = (None, AccountKind::Main);
     let (mut from, mut limit) = (None, 0);
@@ -193,12 +235,7 @@ fn parameters(party: &str, query: Option<&str>, expected: &str) -> Result<Page, 
                 })?;
             }
             ("from", offset) => from = Some(Offset(number("from", offset)?)),
-            ("limit", text) => {
-                limit = number("limit", text)? as usize;
-                if !(1..=MOVEMENTS_MAX).contains(&limit) {
-                    return Err(Problem::bad_path("limit", text, "an integer from 1 to 100"));
-                }
-            }
+            ("limit", text) => limit = page_length(text)?,
             (name, _) => return Err(Problem::bad_path(name, name, expected)),
         }
     }
@@ -256,6 +293,10 @@ mod tests {
             (Method::GET, "/v1/accounts/1/statement?currency=GBP&limit=101", 400),
             (Method::GET, "/v1/accounts/1/statement?currency=GBP&kind=payable", 400),
             (Method::POST, "/v1/accounts/1/statement?currency=GBP", 405),
+            (Method::POST, "/v1/buyers/1/orders", 405),
+            (Method::GET, "/v1/buyers/x/orders", 400),
+            (Method::GET, "/v1/buyers/1/orders?limit=0", 400),
+            (Method::GET, "/v1/buyers/1/orders?state=paid", 400),
         ] {
             assert_eq!(route(method, uri), Err(status), "{uri}");
         }

@@ -12,9 +12,9 @@ use model::record::CommandBuffer;
 use model::reply::{Query, View};
 use model::{AccountView, Amount, ItemView, Offset, Outcome, Realm, Reply, ShardId, ids};
 use node::stages::GroupTicks;
-use node::{Answer, Courier, GroupHandle, LocalHandle, Statement, SubmitError};
+use node::{Answer, Courier, GroupHandle, LocalHandle, OrderPage, Statement, SubmitError};
 
-use crate::route::Page;
+use crate::route::{OrdersPage, Page};
 
 /// What became of a wish for a statement.
 pub(crate) enum Listed {
@@ -180,6 +180,17 @@ impl Shards {
             (None, Some(from)) => Ok(Listed::NotThere(from)),
             (None, None) => Err(SubmitError::Unreadable),
         }
+    }
+
+    /// Reads a page of a buyer's orders.
+    pub(crate) async fn orders(
+        &self,
+        realm: Realm,
+        page: &OrdersPage,
+    ) -> Result<OrderPage, SubmitError> {
+        let shard = ids::shard_of(page.buyer, self.count());
+        let group = self.group(shard).group();
+        node::order_page(group, (shard, realm), page.buyer, page.from, page.limit).await
     }
 
     async fn query_one(

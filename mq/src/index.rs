@@ -33,10 +33,11 @@ const CHUNK_ENTRIES: usize = 1 << 14;
 const MERGE: usize = 8;
 /// Blocks that are written at once.
 const WRITE_BLOCKS: usize = 256;
+const COPY_BIT: u32 = 47;
 const MAGIC: [u8; 4] = *b"CRIX";
 const VERSION: u16 = 1;
 
-/// Where a key is: the shard, in the highest 16 bits, and the offset.
+/// Where a key is: the shard, in the highest 16 bits; whether it is a copy; and the offset.
 #[derive(
     FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, PartialEq, Eq, Debug,
 )]
@@ -270,9 +271,10 @@ impl LogIndex {
         self.known.get(&shard).copied().unwrap_or(Offset(1))
     }
 
-    /// Adds a key of a record.
-    pub fn add(&mut self, key: u64, shard: ShardId, offset: Offset) {
-        let place = u64::from(shard.0) << 48 | offset.0;
+    /// Adds a key of a record: of the one that was the first with it, or of one that has a copy of
+    /// what it names.
+    pub fn add(&mut self, key: u64, shard: ShardId, offset: Offset, is_copy: bool) {
+        let place = u64::from(shard.0) << 48 | u64::from(is_copy) << COPY_BIT | offset.0;
         self.open.push(Entry { key: key.into(), place: place.into() });
         if self.open.len() == CHUNK_ENTRIES {
             let mut chunk = std::mem::replace(&mut self.open, Vec::with_capacity(CHUNK_ENTRIES));
@@ -344,11 +346,12 @@ impl LogIndex {
         Ok(found)
     }
 
-    /// The same of all keys with this upper half.
+    /// The same of all keys with this upper half, without copies.
     pub fn find_all(&self, upper: u32, shard: ShardId) -> Result<Vec<Offset>, IndexError> {
         let first = u64::from(upper) << 32;
         let mut found = Vec::new();
-        let visit = |entry: &Entry| found.extend(entry.of(shard));
+        let first_of = |entry: &Entry| entry.of(shard).filter(|_| !entry.is_copy());
+        let visit = |entry: &Entry| found.extend(first_of(entry));
         self.scan(first, first | u64::from(u32::MAX), visit, None)?;
         found.sort_unstable_by(|a: &Offset, b| b.cmp(a));
         Ok(found)
@@ -418,7 +421,11 @@ pub struct IndexFigures {
 impl Entry {
     fn of(&self, shard: ShardId) -> Option<Offset> {
         let place = self.place.get();
-        (place >> 48 == u64::from(shard.0)).then_some(Offset(place & ((1 << 48) - 1)))
+        (place >> 48 == u64::from(shard.0)).then_some(Offset(place & ((1 << COPY_BIT) - 1)))
+    }
+
+    fn is_copy(&self) -> bool {
+        self.place.get() >> COPY_BIT & 1 == 1
     }
 }
 
@@ -642,7 +649,7 @@ mod tests {
         assert!(damaged.is_empty());
         for run in 0..runs {
             for n in run * each + 1..=(run + 1) * each {
-                index.add(key(n), SHARD, Offset(n));
+                index.add(key(n), SHARD, Offset(n), n % 5 == 0);
             }
             index.cover(SHARD, Offset((run + 1) * each + 1));
             if run + 1 < runs {
@@ -660,7 +667,7 @@ mod tests {
             assert_eq!(index.find(key(n), SHARD).unwrap(), wanted);
             assert!(index.find(key(n), ShardId(6)).unwrap().is_empty());
             let upper = (key(n) >> 32) as u32;
-            assert!(index.find_all(upper, SHARD).unwrap().contains(&Offset(n)));
+            assert_eq!(index.find_all(upper, SHARD).unwrap().contains(&Offset(n)), n % 5 != 0);
         }
         assert!(index.find(12345, SHARD).unwrap().is_empty());
     }

@@ -20,7 +20,7 @@ use crate::clock::MachineClock;
 use crate::commit::{Committed, Group, Job};
 use crate::group::{self, Lookup, Lost, Message as ShardMessage, ShardGroup, Token};
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
-use crate::lookups::{IndexJob, IndexedFrames, KeySeed};
+use crate::lookups::{IndexJob, IndexedFrames, RowIndex};
 use crate::memory::MemoryThread;
 use crate::snapshots::{Assignment, Part};
 use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
@@ -97,7 +97,9 @@ pub struct GroupTask {
     marked: bool,
     snapshot: Option<Taking>,
     /// Where what has left memory is found.
-    index: Option<(Sender<IndexJob>, KeySeed)>,
+    index: Option<RowIndex>,
+    /// Rows that had left memory when that was looked at last.
+    evicted: u64,
     /// The way to this group.
     own: Option<mpsc::WeakUnboundedSender<Parcel>>,
 }
@@ -143,6 +145,7 @@ impl GroupTask {
             marked: true,
             snapshot: None,
             index: None,
+            evicted: 0,
             own: None,
         };
         (task, handle)
@@ -156,15 +159,10 @@ impl GroupTask {
 
     /// Lets rows leave memory beyond so many words of each shard's, by table: the index says where
     /// they are.
-    pub(crate) fn keep(
-        &mut self,
-        words: [u64; 2],
-        index: Sender<IndexJob>,
-        seed: KeySeed,
-        own: &GroupHandle,
-    ) {
+    pub(crate) fn keep(&mut self, words: [u64; 2], index: RowIndex, own: &GroupHandle) {
         self.group.keep(words);
-        self.index = Some((index, seed));
+        self.evicted = self.group.members().map(Shard::evicted).sum();
+        self.index = Some(index);
         self.own = Some(own.parcels.downgrade());
     }
 
@@ -333,8 +331,8 @@ impl GroupTask {
         for lookup in lookups {
             let ticket = lookup.ticket;
             let sent = match (&self.index, &self.own) {
-                (Some((index, _)), Some(own)) => {
-                    index.send(IndexJob::LookUp(lookup, own.clone())).is_ok()
+                (Some(RowIndex { jobs, .. }), Some(own)) => {
+                    jobs.send(IndexJob::LookUp(lookup, own.clone())).is_ok()
                 }
                 _ => false,
             };
@@ -346,15 +344,18 @@ impl GroupTask {
     }
 
     /// Tells the index of frames that are durable.
-    fn index(&self, frames: &[Vec<u8>]) {
-        let Some((index, seed)) = &self.index else { return };
+    fn index(&mut self, frames: &[Vec<u8>]) {
+        let Some(RowIndex { jobs, seed, figures }) = &self.index else { return };
+        let evicted = self.group.members().map(Shard::evicted).sum();
+        let before = std::mem::replace(&mut self.evicted, evicted);
+        figures.evicted.fetch_add(evicted - before, Relaxed);
         let mut found = IndexedFrames::default();
         for bytes in frames {
             let (frame, _) = Frame::split(bytes).expect("the group made it");
             seed.index(&frame, &mut found);
         }
         // Without an index the process ends.
-        drop(index.send(IndexJob::Records(found)));
+        drop(jobs.send(IndexJob::Records(found)));
     }
 
     /// Hands what is there to the log thread, which is free.

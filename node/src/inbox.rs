@@ -14,12 +14,13 @@ use std::sync::{Arc, Weak};
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{Offset, Realm, Reply, ShardId, Time};
+use model::{Offset, Party, Realm, Reply, ShardId, Time};
 use mq::Archive;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::commit::{Job, LookedUp, Lookup};
 use crate::group::Message as ShardMessage;
+use crate::lookups::{IndexJob, RowIndex};
 use crate::snapshots::Assignment;
 use crate::stages::{self, GroupTicks, Stages, Ticks};
 
@@ -192,6 +193,7 @@ pub struct GroupHandle {
     /// Whoever may submit doesn't keep the log open.
     pub(crate) log: Weak<Sender<Job>>,
     pub(crate) archive: Option<Arc<Archive>>,
+    pub(crate) index: Option<RowIndex>,
 }
 
 impl GroupHandle {
@@ -212,6 +214,21 @@ impl GroupHandle {
             LookedUp::Nothing => Ok(None),
             LookedUp::Trimmed => self.archived(shard, offset).await,
         }
+    }
+
+    /// Where a buyer's orders were placed, the newest first. Others may be among them.
+    pub(crate) async fn orders_of(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        buyer: Party,
+    ) -> Result<Vec<Offset>, SubmitError> {
+        let index = self.index.as_ref().ok_or(SubmitError::Unreadable)?;
+        let (answer, answered) = oneshot::channel();
+        let job = IndexJob::OfBuyer(shard, realm, buyer, answer);
+        index.jobs.send(job).map_err(|_| SubmitError::Stopped)?;
+        let found = answered.await.map_err(|_| SubmitError::Stopped)?;
+        found.ok_or(SubmitError::Unreadable)
     }
 
     /// The same of what was trimmed.
@@ -329,8 +346,14 @@ impl Incoming {
     pub(crate) fn new(stages: Arc<Stages>, log: Weak<Sender<Job>>) -> (GroupHandle, Incoming) {
         let (sender, parcels) = mpsc::unbounded_channel();
         let room = Arc::<Room>::default();
-        let handle =
-            GroupHandle { parcels: sender, room: room.clone(), stages, log, archive: None };
+        let handle = GroupHandle {
+            parcels: sender,
+            room: room.clone(),
+            stages,
+            log,
+            archive: None,
+            index: None,
+        };
         (handle, Incoming { parcels, room })
     }
 

@@ -5,6 +5,7 @@
 //! index names, from the log or its archive, so that a slow archive holds up nobody but who needs
 //! it.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use model::frame::Frame;
 use model::record::{Record, RowKey};
-use model::{Offset, Realm, ShardId, Time};
+use model::{Offset, OrderId, Party, Realm, ShardId, Time};
 use mq::{Archive, IndexError, IndexFigures, LogIndex};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
@@ -32,7 +33,7 @@ pub(crate) enum IndexJob {
     /// Rows to find, and who wants them.
     LookUp(Lookup, WeakUnboundedSender<Parcel>),
     /// Orders of a buyer: where their records are, the newest first.
-    OfBuyer(ShardId, Realm, u64, oneshot::Sender<Option<Vec<Offset>>>),
+    OfBuyer(ShardId, Realm, Party, oneshot::Sender<Option<Vec<Offset>>>),
     /// All that is known is to be durable: where the shards' logs go on behind it.
     Flush(Sender<Vec<(ShardId, Offset)>>),
     /// Nothing more will be asked.
@@ -42,8 +43,8 @@ pub(crate) enum IndexJob {
 /// What frames say that the index has to know.
 #[derive(Default)]
 pub struct IndexedFrames {
-    /// Keys, and where they are.
-    entries: Vec<(u64, ShardId, Offset)>,
+    /// Keys, where they are, and whether that is a copy.
+    entries: Vec<(u64, ShardId, Offset, bool)>,
     /// How far shards' logs go.
     ends: Vec<(ShardId, Offset)>,
 }
@@ -63,8 +64,10 @@ impl KeySeed {
         let shard = frame.place().shard;
         for (offset, record) in (frame.place().first_offset.0..).zip(frame.records()) {
             let record = record.expect("the core wrote it");
+            let is_copy = record.row().is_none();
             let add = |row| {
-                found.entries.push((self.key(record.realm(), &row), shard, Offset(offset)));
+                let key = self.key(record.realm(), &row);
+                found.entries.push((key, shard, Offset(offset), is_copy));
             };
             for_each_row(&record, add);
         }
@@ -75,25 +78,60 @@ impl KeySeed {
 impl IndexedFrames {
     /// Adds it to an index.
     pub fn add_to(&self, index: &mut LogIndex) {
-        for &(key, shard, offset) in &self.entries {
-            index.add(key, shard, offset);
+        for &(key, shard, offset, is_copy) in &self.entries {
+            index.add(key, shard, offset, is_copy);
         }
         for &(shard, next) in &self.ends {
             index.cover(shard, next);
         }
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
     }
 }
 
 /// The threads that find what has left memory. They end when this is dropped.
 pub(crate) struct LookupThreads {
     jobs: Sender<IndexJob>,
+    seed: KeySeed,
     thread: Option<JoinHandle<()>>,
-    figures: Arc<Mutex<IndexFigures>>,
+    figures: Arc<RowFigures>,
+}
+
+/// What left memory, and what was looked up.
+#[derive(Debug, Default)]
+pub struct RowFigures {
+    index: Mutex<IndexFigures>,
+    lookups: AtomicU64,
+    failed: AtomicU64,
+    pub(crate) evicted: AtomicU64,
+}
+
+impl RowFigures {
+    /// How large the index of the log is.
+    pub fn index(&self) -> IndexFigures {
+        *self.index.lock().expect("nothing panics while it holds the lock")
+    }
+
+    /// Look-ups since the start.
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Relaxed)
+    }
+
+    /// Those that came to nothing because something couldn't be read.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+
+    /// Orders, and ids of changes, that have left memory since the start.
+    pub fn evicted(&self) -> u64 {
+        self.evicted.load(Relaxed)
+    }
+}
+
+/// The way to the index.
+#[derive(Clone)]
+pub(crate) struct RowIndex {
+    pub(crate) jobs: Sender<IndexJob>,
+    pub(crate) seed: KeySeed,
+    pub(crate) figures: Arc<RowFigures>,
 }
 
 /// Where records are read.
@@ -113,25 +151,26 @@ impl LookupThreads {
         let (jobs, inbox) = channel();
         let (wanted, to_read) = channel();
         let to_read = Arc::new(Mutex::new(to_read));
+        let figures = Arc::<RowFigures>::default();
         for number in 0..READERS {
             let (to_read, records) = (to_read.clone(), records.clone());
+            let figures = figures.clone();
             let thread = std::thread::Builder::new().name(format!("crest-lookup-{number}"));
             // It ends when the index's thread has.
-            drop(thread.spawn(move || read(&to_read, &records))?);
+            drop(thread.spawn(move || read(&to_read, &records, &figures))?);
         }
-        let figures = Arc::<Mutex<IndexFigures>>::default();
         let keeper = Keeper { index, seed, wanted, figures: figures.clone() };
         let thread = std::thread::Builder::new().name("crest-index".to_string());
         let thread = Some(thread.spawn(move || keeper.run(&inbox))?);
-        Ok(LookupThreads { jobs, thread, figures })
+        Ok(LookupThreads { jobs, seed, thread, figures })
     }
 
     /// The way to the index.
-    pub(crate) fn jobs(&self) -> Sender<IndexJob> {
-        self.jobs.clone()
+    pub(crate) fn way(&self) -> RowIndex {
+        RowIndex { jobs: self.jobs.clone(), seed: self.seed, figures: self.figures.clone() }
     }
 
-    pub(crate) fn figures(&self) -> Arc<Mutex<IndexFigures>> {
+    pub(crate) fn figures(&self) -> Arc<RowFigures> {
         self.figures.clone()
     }
 }
@@ -150,7 +189,7 @@ struct Keeper {
     index: LogIndex,
     seed: KeySeed,
     wanted: Sender<Wanted>,
-    figures: Arc<Mutex<IndexFigures>>,
+    figures: Arc<RowFigures>,
 }
 
 /// Rows to read, each with where it may be, and who wants them.
@@ -174,7 +213,7 @@ impl Keeper {
                 }
                 IndexJob::LookUp(lookup, to) => self.look_up(lookup, to),
                 IndexJob::OfBuyer(shard, realm, buyer, answer) => {
-                    let row = RowKey::of_order(model::Party(buyer), model::OrderId(0));
+                    let row = RowKey::of_order(buyer, OrderId(0));
                     let upper = (self.seed.key(realm, &row) >> 32) as u32;
                     // Whoever asked may have gone away.
                     let _ = answer.send(self.readable(self.index.find_all(upper, shard)));
@@ -197,8 +236,8 @@ impl Keeper {
     }
 
     fn note(&self) {
-        *self.figures.lock().expect("nothing panics while it holds the lock") =
-            self.index.figures();
+        let mut index = self.figures.index.lock().expect("nothing panics while it holds the lock");
+        *index = self.index.figures();
     }
 
     fn readable<V>(&self, found: Result<V, IndexError>) -> Option<V> {
@@ -206,6 +245,7 @@ impl Keeper {
     }
 
     fn look_up(&self, lookup: Lookup, to: WeakUnboundedSender<Parcel>) {
+        self.figures.lookups.fetch_add(1, Relaxed);
         let find = |need: &txn_core::Need| {
             let key = self.seed.key(lookup.realm, &need.row);
             self.readable(self.index.find(key, lookup.shard))
@@ -232,7 +272,7 @@ fn answer(to: &WeakUnboundedSender<Parcel>, ticket: usize, rows: Option<Vec<Vec<
     }
 }
 
-fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records) {
+fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records, figures: &RowFigures) {
     loop {
         let next = wanted.lock().expect("nothing panics while it holds the lock").recv();
         let Ok(Wanted { lookup, places, to }) = next else { return };
@@ -240,6 +280,7 @@ fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records) {
         let rows = rows.map(|(need, places)| records.find(&lookup, &need.row, places));
         let rows = rows.collect::<Result<Vec<_>, String>>();
         let rows = rows.inspect_err(|error| {
+            figures.failed.fetch_add(1, Relaxed);
             tracing::warn!(%error, "what has left memory can't be read");
         });
         answer(&to, lookup.ticket, rows.ok());

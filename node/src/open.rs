@@ -270,30 +270,31 @@ fn open_with<L: Log + 'static>(
         let (memory, stages) = (memory.clone(), stages.clone());
         GroupTask::new(number, placement.shards, members, &log, memory, stages)
     });
-    let (mut tasks, of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
+    let (mut tasks, mut of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
+    let jobs = Arc::downgrade(&log.jobs());
+    let mut threads = None;
+    if let Some(Beside { snapshots, policy, disk, archive, index, keep_words }) = beside {
+        let settle_step = placement.settle_step;
+        let records = Records { log: jobs.clone(), archive: archive.clone(), settle_step };
+        let lookups = LookupThreads::spawn(index, seed, records)?;
+        for (task, own) in tasks.iter_mut().zip(&mut of_group) {
+            task.keep(keep_words, lookups.way(), own);
+            (own.archive, own.index) = (archive.clone(), Some(lookups.way()));
+        }
+        let archiver = Archiver { archive, disk, log: jobs, figures: Arc::default() };
+        threads = Some((snapshots, policy, (archiver, lookups)));
+    }
     let handle = |id: &ShardId| {
         let group = usize::from(id.0) % groups;
-        let archive = beside.as_ref().and_then(|beside| beside.archive.clone());
-        (group as u16, GroupHandle { archive, ..of_group[group].clone() })
+        (group as u16, of_group[group].clone())
     };
     let handles: Vec<(u16, GroupHandle)> = ids.iter().map(handle).collect();
     tasks.iter_mut().for_each(|task| task.connect(&handles));
-    let snapshots = match beside {
-        Some(Beside { snapshots, policy, disk, archive, index, keep_words }) => {
-            let log = Arc::downgrade(&log.jobs());
-            let settle_step = placement.settle_step;
-            let records = Records { log: log.clone(), archive: archive.clone(), settle_step };
-            let lookups = LookupThreads::spawn(index, seed, records)?;
-            for (task, own) in tasks.iter_mut().zip(&of_group) {
-                task.keep(keep_words, lookups.jobs(), seed, own);
-            }
-            let archiver = Archiver { archive, disk, log, figures: Arc::default() };
-            let lags = recovery.lags;
-            let threads = (archiver, lookups);
-            Some(SnapshotThread::spawn(snapshots, policy, &handles, lags, threads, stages)?)
-        }
-        None => None,
+    let lags = recovery.lags;
+    let spawn = |(snapshots, policy, threads)| {
+        SnapshotThread::spawn(snapshots, policy, &handles, lags, threads, stages)
     };
+    let snapshots = threads.map(spawn).transpose()?;
     let Recovery { replayed, restored, passed_over, .. } = recovery;
     Ok(Opened { tasks, handles, log, snapshots, replayed, restored, passed_over })
 }

@@ -7,24 +7,23 @@
 //!
 //! Nothing depends on it: a snapshot that can't be written is given up, and tried again later.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use model::record::RULE_VERSION;
 use model::{Offset, ShardId};
 use mq::{
-    IndexFigures, LogEnd, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter,
-    Snapshots,
+    LogEnd, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotWriter, Snapshots,
 };
 use tokio::sync::mpsc::WeakUnboundedSender;
 use txn_core::{Piece, Restoring, Shard, SpareRegions};
 
 use crate::archiver::{Archiver, Before, TrimFigures};
 use crate::inbox::Parcel;
-use crate::lookups::{IndexJob, LookupThreads};
+use crate::lookups::{IndexJob, LookupThreads, RowFigures};
 use crate::stages::Stages;
 use crate::{GroupHandle, Placement};
 
@@ -124,7 +123,7 @@ impl SnapshotThread {
             sizes: vec![0; handles.len()],
             stages,
             trim,
-            index: lookups.jobs(),
+            index: lookups.way().jobs,
             stop: stop.clone(),
             figures: figures.clone(),
         };
@@ -138,8 +137,8 @@ impl SnapshotThread {
         self.trims.clone()
     }
 
-    /// How large the index of the log is.
-    pub fn index(&self) -> Arc<Mutex<IndexFigures>> {
+    /// What left memory, and what was looked up.
+    pub fn rows(&self) -> Arc<RowFigures> {
         self.lookups.figures()
     }
 

@@ -17,6 +17,8 @@ pub const SEGMENT_BYTES: u64 = (2 << 20) + (12 << 10);
 pub const NO_SNAPSHOTS: [&str; 2] = ["--snapshot-every", "1000000000000"];
 /// So that several snapshots of each shard are taken in a short load.
 pub const SNAPSHOT_EVERY: u64 = 200_000;
+/// So that a shard keeps a dozen orders.
+const ORDERS_MEMORY: u64 = 40_000;
 /// How long anything that the platform does on its own may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a process.
@@ -98,6 +100,7 @@ impl Starting {
         let child = command
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--reactors", "2", "--data"])
             .arg(data)
+            .args(["--orders-memory", &ORDERS_MEMORY.to_string()])
             .args(if options.contains(&"--snapshot-every") { &[] } else { &often[..] })
             .args(options)
             .env("CREST_LOG", "info")

@@ -3,7 +3,7 @@
 use crate::reply::{
     AccountView, CouponView, HoldView, ItemView, LegView, LineView, OrderView, Reply,
 };
-use crate::{LineKind, Offset, OrderState, Outcome, PaymentMethod};
+use crate::{LineKind, Offset, OrderState, Outcome, Party, PaymentMethod};
 
 /// The largest integer that every JSON reader takes exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -96,6 +96,19 @@ impl JsonWriter {
                 self.raw(if number > 0 { "," } else { "" }).leg(leg);
             }
             self.raw("]");
+        }
+        self.raw("}");
+    }
+
+    /// A page of a buyer's orders: `{"buyer":…,"orders":[…],"next":…}`.
+    pub fn orders(&mut self, buyer: Party, orders: &[OrderView], next: Option<Offset>) {
+        self.raw("{\"buyer\":").integer(buyer.0).raw(",\"orders\":[");
+        for (number, order) in orders.iter().enumerate() {
+            self.raw(if number > 0 { "," } else { "" }).order(order);
+        }
+        self.raw("]");
+        if let Some(next) = next {
+            self.raw(",\"next\":").integer(next.0);
         }
         self.raw("}");
     }

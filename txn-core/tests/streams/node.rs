@@ -324,7 +324,7 @@ impl Node {
             let (frame, _) = Frame::split(frame).expect("it is whole");
             let records = frame.records().map(|record| record.expect("the log holds records"));
             for record in records.filter(|record| record.realm() == realm) {
-                for_each_row(&record, |row| drop(rows.insert(row)));
+                for_each_row(&record, |row| rows.extend([row]));
             }
         }
         rows.into_iter().filter(is_wanted).collect()
