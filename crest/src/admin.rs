@@ -16,7 +16,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
-use node::{DrillSwitch, Inbox, RowFigures, SnapshotFigures, Stages, ThreadState, TrimFigures};
+use node::{
+    DiskSpace, DrillSwitch, Inbox, RowFigures, SnapshotFigures, Stages, ThreadState, TrimFigures,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
@@ -41,8 +43,8 @@ pub(crate) struct Admin {
     drills: Drills,
 }
 
-/// What was saved and trimmed, and what left memory.
-pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>, Arc<RowFigures>);
+/// What was saved and trimmed, what left memory, and the room on the disk.
+pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>, Arc<RowFigures>, Arc<DiskSpace>);
 
 /// The switch for drills: at the doors, and at every group behind them.
 #[derive(Clone)]
@@ -225,7 +227,7 @@ impl Metrics {
     }
 
     fn encode_snapshots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some((snapshots, trims, rows)) = &self.kept else { return Ok(()) };
+        let Some((snapshots, trims, rows, space)) = &self.kept else { return Ok(()) };
         for (name, help, count) in [
             ("crest_trimmed_segments", "Segments that were trimmed", trims.segments()),
             ("crest_archived_bytes", "Bytes the archive took", trims.archived_bytes()),
@@ -247,6 +249,8 @@ impl Metrics {
         gauge.encode_gauge(&snapshots.lag_bytes())?;
         let index = rows.index();
         for (name, help, figure) in [
+            ("crest_disk_free_bytes", "Bytes free on the disk", space.free()),
+            ("crest_disk_low", "Whether it is nearly full: 1", u64::from(space.is_low())),
             ("crest_index_entries", "Entries of the log's index", index.entries),
             ("crest_index_runs", "Files of the log's index", index.runs),
             ("crest_index_memory_bytes", "Memory of the log's index", index.memory_bytes),

@@ -117,6 +117,10 @@ pub(crate) struct Serve {
     /// and are found in the log. Default: a sixteenth of the machine's, at least 256 MiB.
     #[arg(long, value_name = "BYTES")]
     pub(crate) orders_memory: Option<NonZeroU64>,
+    /// Bytes of the disk below which new orders, accounts, items and the like are refused, until
+    /// there is room again; 0: never. Default: four segments of the log.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) disk_reserve: Option<u64>,
     /// Orders in memory to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,

@@ -45,6 +45,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let keeping = Keeping {
         snapshots: SnapshotPolicy { every_bytes: args.snapshot_every.map(Into::into) },
         archive: args.archive.location(),
+        disk_reserve: args.disk_reserve,
         rows_bytes: args.orders_memory.map(Into::into),
     };
     let (opened, recovered) = node::open(&dir, reactors, capacity, &keeping)?;
@@ -78,7 +79,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let drills = Drills { door: drill_door.clone(), groups: switches };
     let stages = opened.handles[0].1.stages().clone();
     let kept = opened.snapshots.as_ref();
-    let kept = kept.map(|thread| (thread.figures(), thread.trims(), thread.rows()));
+    let kept = kept.map(|thread| (thread.figures(), thread.trims(), thread.rows(), thread.space()));
     let watched = Admin::new(stages, inboxes, kept, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();

@@ -23,14 +23,17 @@ mod load;
 mod platform;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use asks::Ask;
 use book::{Book, LogImage};
 use load::{How, Load, Request, When, Work, deal, mix, requests};
 use loadgen::profile::Random;
+use model::OrderState;
+use model::json::decode::parse_uuid;
 use platform::{
     Audited, NO_SNAPSHOTS, Platform, SEGMENT_BYTES, Starting, audit, audit_from, verify_archive,
 };
@@ -98,6 +101,19 @@ impl Drop for Repeat {
     }
 }
 
+/// A page of a buyer's orders.
+#[derive(serde::Deserialize)]
+struct OrderList {
+    orders: Vec<Listed>,
+    next: Option<u64>,
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    id: String,
+    state: String,
+}
+
 /// One data directory and its clients, from round to round.
 struct Life {
     data: PathBuf,
@@ -140,6 +156,32 @@ impl Life {
             assert_eq!(reads.len(), self.image.orders.len());
         }
         self.image.check_reads(reads);
+    }
+
+    /// Reads all orders of some buyers page by page, with nobody writing.
+    fn list_back(&self, load: &Load) {
+        let target = load.platform.borrow().target.clone();
+        let buyers: BTreeSet<u64> = self.image.orders.keys().map(|(buyer, _)| *buyer).collect();
+        for buyer in buyers.into_iter().take(6) {
+            let of_buyer = self.image.orders.iter().filter(|((other, _), _)| *other == buyer);
+            let logged: BTreeMap<u128, OrderState> =
+                of_buyer.map(|((_, id), seen)| (*id, seen.state)).collect();
+            let (mut listed, mut from) = (BTreeMap::new(), String::new());
+            loop {
+                let path = format!("/v1/buyers/{buyer}/orders?limit=7{from}");
+                let (status, body) = asks::get(&target, &path);
+                assert_eq!(status, 200, "{body}");
+                let page: OrderList = sonic_rs::from_str(&body).unwrap();
+                for order in page.orders {
+                    let id = parse_uuid(&order.id).unwrap();
+                    let state = OrderState::from_word(&order.state).unwrap();
+                    assert_eq!(listed.insert(id, state), None, "{id:x} is listed twice");
+                }
+                let Some(next) = page.next else { break };
+                from = format!("&from={next}");
+            }
+            assert_eq!(listed, logged, "orders of buyer {buyer}");
+        }
     }
 
     /// Repeats every command that has no outcome, and again where shards were busy.
@@ -186,6 +228,7 @@ impl Life {
     fn end(&mut self, random: &mut Random) {
         let load = Load::new(self.start(random, 0), &self.book, How::Terminate, When::Never);
         self.read_back(&load);
+        self.list_back(&load);
         self.retry(&load, random);
         load.strike();
         let status = load.platform.borrow_mut().wait();
@@ -445,6 +488,53 @@ fn a_damaged_snapshot_is_named_and_what_was_before_it_stands_in() {
 }
 
 #[test]
+fn a_damaged_index_is_named_and_made_again() {
+    let seed = seed();
+    let repeat = Repeat::new("a_damaged_index", seed);
+    let mut life = stopped(&repeat, 3);
+    let mut random = Random(seed);
+    for round in 0..4 {
+        let runs = content(&life.data.join("index"));
+        // The largest is sure to be looked into.
+        let any = runs.iter().nth(random.below(runs.len() as u64) as usize);
+        let largest = runs.iter().max_by_key(|(_, bytes)| bytes.len());
+        let (path, bytes) = if round == 3 { largest } else { any }.unwrap();
+        let mut damaged = bytes.clone();
+        match round {
+            0 => std::fs::remove_file(path).unwrap(),
+            1 => damaged[bytes.len() - 4096 + random.below(32) as usize] ^= 1 << random.below(8),
+            2 => damaged.truncate(bytes.len() - 4096),
+            // Entries are looked at when they are needed, and the run is given up then.
+            _ => (0..bytes.len() - 8192).step_by(64).for_each(|at| damaged[at] ^= 1),
+        }
+        if round > 0 {
+            std::fs::write(path, &damaged).unwrap();
+        }
+        let load = Load::new(life.start(&mut random, 0), &life.book, How::Terminate, When::Never);
+        if round == 3 {
+            let target = load.platform.borrow().target.clone();
+            for &(buyer, order) in life.image.orders.keys().take(1_000) {
+                let (status, body) = asks::get(&target, &asks::order_path(buyer, order));
+                assert!(status == 200 || status == 500, "{status}: {body}");
+            }
+        } else {
+            life.read_back(&load);
+            life.list_back(&load);
+        }
+        load.strike();
+        let mut platform = load.platform.borrow_mut();
+        assert!(platform.wait().success(), "{}", platform.words());
+        if round > 0 {
+            let named = format!("{} is damaged: ", path.file_name().unwrap().to_string_lossy());
+            assert!(platform.words().contains(&named), "{named}\n{}", platform.words());
+        }
+        drop(platform);
+        life.check();
+    }
+    life.end(&mut random);
+}
+
+#[test]
 fn a_damaged_archive_is_named_and_stops_nothing_but_what_needs_it() {
     let seed = seed();
     let repeat = Repeat::new("a_damaged_archive", seed);
@@ -583,6 +673,8 @@ fn a_full_disk_ends_it_and_room_brings_everything_back() {
     };
     let mut life = Life::new(&data, seed);
     life.options.extend(NO_SNAPSHOTS.map(String::from));
+    // Without a reserve it is full before anybody notices.
+    life.options.extend(["--disk-reserve", "0"].map(String::from));
     let random = &mut Random(seed);
     let mut room = room;
     for _ in 0..2 {
@@ -601,4 +693,57 @@ fn a_full_disk_ends_it_and_room_brings_everything_back() {
         disk.grow(room);
     }
     life.end(random);
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_takes_no_new_orders_until_there_is_room() {
+    let seed = seed();
+    let repeat = Repeat::new("a_disk_that_is_nearly_full", seed);
+    let room = 12 * SEGMENT_BYTES;
+    let data = repeat.data();
+    let Some(disk) = Tmpfs::mount(data.parent().unwrap(), room) else {
+        println!("skipped: mounting a small file system takes root");
+        return;
+    };
+    let mut life = Life::new(&data, seed);
+    life.options.extend(NO_SNAPSHOTS.map(String::from));
+    let random = &mut Random(seed);
+    let load = Load::new(life.start(random, 0), &life.book, How::Terminate, When::Never);
+    life.retry(&load, random);
+    let target = load.platform.borrow().target.clone();
+    // Somebody else fills the disk.
+    let other = data.parent().unwrap().join("other");
+    let free = || rustix::fs::statvfs(&data).map(|found| found.f_bavail * found.f_frsize).unwrap();
+    std::fs::write(&other, vec![1; (free() - 3 * SEGMENT_BYTES) as usize]).unwrap();
+    // Until it is refused for want of room, or isn't any more.
+    let ask = |ask: &Ask, is_refused: bool| {
+        let started = Instant::now();
+        loop {
+            let (status, text) = asks::post(&target, &ask.path(), &ask.json());
+            if (status == 503 && text.contains("disk_low")) == is_refused {
+                return status;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{status}: {text}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let id = life.book.borrow_mut().draw_id();
+    let order = asks::order(random, id);
+    let cancel = Ask::Cancel { buyer: order.buyer, order: id, id };
+    let place = Ask::Place(order);
+    ask(&place, true);
+    // What was begun can be ended, and reads go on.
+    let cancelled = ask(&cancel, false);
+    assert!([404, 409].contains(&cancelled), "none, or one that is paid: {cancelled}");
+    assert_eq!(asks::get(&target, "/v1/items/1").0, 200);
+    std::fs::remove_file(&other).unwrap();
+    assert!(ask(&place, false) < 500);
+    let words = load.platform.borrow().words();
+    for said in ["the disk is nearly full", "the disk has room again"] {
+        assert!(words.contains(said), "{words}");
+    }
+    load.strike();
+    let status = load.platform.borrow_mut().wait();
+    assert!(status.success(), "{status}");
+    drop(disk);
 }

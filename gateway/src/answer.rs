@@ -128,6 +128,13 @@ impl Problem {
         Problem::new(StatusCode::INSUFFICIENT_STORAGE, "full", detail)
     }
 
+    pub(crate) fn disk_low() -> Problem {
+        let detail = "the disk is nearly full; nothing happened: reads, payments, cancels and \
+                      refunds go on, and everything does when there is room";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_low", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
+    }
+
     pub(crate) fn unreadable() -> Problem {
         let detail = "what should be in the log can't be read there; `crest audit` says why";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", detail)

@@ -361,6 +361,7 @@ fn unanswered(error: SubmitError) -> Problem {
     match error {
         SubmitError::Overloaded(_) => Problem::overloaded(),
         SubmitError::Full => Problem::full(),
+        SubmitError::DiskLow => Problem::disk_low(),
         SubmitError::Unreadable => Problem::unreadable(),
         SubmitError::Trimmed => Problem::trimmed(),
         SubmitError::Stopped => Problem::stopped(),

@@ -59,7 +59,8 @@ byte_enum! {
         WrongState = 12 "wrong_state",
         /// A number passes its bound. Neither logged nor remembered.
         Invalid = 13 "invalid",
-        /// Not decided: a shard that may hold the units did not answer in time, or too many wait.
+        /// Not decided: a shard that may hold the units did not answer in time, too many wait, or
+        /// what it is about has left memory and can't be read now.
         /// Neither logged nor remembered: repeat it with the same id.
         Busy = 14 "busy",
         /// A list price, or what the payment legs come to, isn't what the order states. Final for

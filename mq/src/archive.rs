@@ -146,6 +146,8 @@ pub struct Archive {
     /// There until it is dropped.
     runtime: Option<Runtime>,
     known: Mutex<BTreeMap<u32, Arc<ArchivedSegment>>>,
+    /// Segments that were there when that was asked last.
+    listed: Mutex<Vec<u32>>,
 }
 
 impl Archive {
@@ -186,7 +188,8 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>, root: Path) -> Result<Archive, ArchiveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ArchiveError::Runtime)?;
-        Ok(Archive { store, root, runtime: Some(runtime), known: Mutex::default() })
+        let (known, listed) = Default::default();
+        Ok(Archive { store, root, runtime: Some(runtime), known, listed })
     }
 
     /// Waits for the store.
@@ -373,7 +376,23 @@ impl Archive {
         shard: ShardId,
         offset: Offset,
     ) -> Result<Option<Arc<ArchivedSegment>>, ArchiveError> {
+        let listed = self.listed.lock().expect("nothing panics while it holds the lock").clone();
+        if let Some(found) = self.find_among(&listed, shard, offset)? {
+            return Ok(Some(found));
+        }
+        // Others may have come since.
         let all = self.segments()?;
+        let found = self.find_among(&all, shard, offset)?;
+        *self.listed.lock().expect("nothing panics while it holds the lock") = all;
+        Ok(found)
+    }
+
+    fn find_among(
+        &self,
+        all: &[u32],
+        shard: ShardId,
+        offset: Offset,
+    ) -> Result<Option<Arc<ArchivedSegment>>, ArchiveError> {
         let (mut low, mut high) = (0, all.len());
         while low < high {
             let middle = (low + high) / 2;

@@ -2,11 +2,13 @@
 //!
 //! The index is made of the log, and can be made again of it. What was logged lately is kept in
 //! memory, in sorted chunks. When that is a lot, or is asked for, it becomes a run: a file of
-//! entries in the order of their keys, in blocks that carry their checks, followed by the first
-//! key of every block and a filter (T. M. Graf and D. Lemire, "Binary fuse filters: fast and
-//! smaller than xor filters", ACM JEA 27, 2022), which are kept in memory: 9 bits a key, and a
-//! byte for every 32. So a key that isn't there costs some tens of nanoseconds a run, and one
-//! that is there a read of one block. Eight runs of a size become one of the next.
+//! entries in the order of their keys, in blocks that carry their checks. In memory are kept the
+//! first key of every block and a filter for it (B. H. Bloom, "Space/time trade-offs in hash
+//! coding with allowable errors", CACM 13(7), 1970): 13 bits a key. So a key that isn't there
+//! costs a search among first keys, and one look into a filter, of which one in 250 has a block
+//! read for nothing; and one that is there a read of one block. A filter for each block, and not
+//! for the whole run, is made in a core's cache, for entries come in their order. Eight runs of
+//! a size become one of the next.
 //!
 //! A run says of which records it is: by shard, those from one offset to another. Runs follow
 //! each other without a gap. One that is damaged is named, and it and all after it are made again.
@@ -14,10 +16,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use model::{Offset, ShardId};
 use serde::{Deserialize, Serialize};
-use xorf::{BinaryFuse8, BinaryFuse8Ref, DmaSerializable, Filter, FilterRef};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -29,10 +31,17 @@ use crate::disk::{Disk, DiskFile};
 const RUN_ENTRIES: usize = 1 << 20;
 /// Entries that are sorted together while they are in memory.
 const CHUNK_ENTRIES: usize = 1 << 14;
+/// Words and bits of a block's filter, 12 bits a key; how many of them a key sets, and what
+/// spreads them.
+const FILTER_WORDS: usize = BLOCK_ENTRIES * 12 / 64 + 1;
+const FILTER_BITS: usize = FILTER_WORDS * 64;
+const FILTER_HASHES: u32 = 6;
+const FILTER_SEED: u64 = 0x6372_6573_7420_6978;
 /// Runs of a size that become one.
 const MERGE: usize = 8;
-/// Blocks that are written at once.
+/// Blocks that are written, and that are read by a merge, at once.
 const WRITE_BLOCKS: usize = 256;
+const READ_BLOCKS: usize = 32;
 const COPY_BIT: u32 = 47;
 const MAGIC: [u8; 4] = *b"CRIX";
 const VERSION: u16 = 1;
@@ -101,29 +110,21 @@ struct About {
     covers: Vec<(u16, u64, u64)>,
     /// The first key of each block.
     fences: Vec<u64>,
-    filter: Option<KeyFilter>,
     entries: u64,
+    /// By block: the words of its filter.
+    filter: Vec<u8>,
 }
 
-/// A filter as plain bytes.
-#[derive(Serialize, Deserialize)]
-struct KeyFilter {
-    descriptor: Vec<u8>,
-    fingerprints: Vec<u8>,
-}
-
-impl KeyFilter {
-    /// Of keys that are all different. `None` where one can't be made, as of none.
-    fn new(keys: &[u64]) -> Option<KeyFilter> {
-        let filter = BinaryFuse8::try_from(keys).ok().filter(|_| !keys.is_empty())?;
-        let mut descriptor = vec![0; BinaryFuse8::DESCRIPTOR_LEN];
-        filter.dma_copy_descriptor_to(&mut descriptor);
-        Some(KeyFilter { descriptor, fingerprints: filter.fingerprints.into() })
-    }
-
-    fn contains(&self, key: u64) -> bool {
-        BinaryFuse8Ref::from_dma(&self.descriptor, &self.fingerprints).contains(&key)
-    }
+/// The bits of a key in the filter of its block.
+fn filter_bits(key: u64) -> impl Iterator<Item = usize> {
+    // A. Kirsch and M. Mitzenmacher, "Less hashing, same performance: building a better Bloom
+    // filter", ESA 2006.
+    let mixed = u128::from(key ^ FILTER_SEED) * 0x9e37_79b9_7f4a_7c15;
+    let (first, step) = ((mixed >> 64) as u32 ^ mixed as u32, (mixed >> 32) as u32 | 1);
+    (0..FILTER_HASHES).map(move |number| {
+        let hash = first.wrapping_add(step.wrapping_mul(number));
+        ((u64::from(hash) * FILTER_BITS as u64) >> 32) as usize
+    })
 }
 
 /// A file of entries.
@@ -131,6 +132,7 @@ struct Run {
     id: RunId,
     file: Box<dyn DiskFile>,
     about: About,
+    filter: Vec<u64>,
 }
 
 /// Its file's name: how often what is in it was merged, and its place among all runs.
@@ -189,10 +191,15 @@ pub enum IndexError {
 pub struct LogIndex {
     disk: Arc<dyn Disk>,
     /// The oldest first.
-    runs: Vec<Run>,
+    runs: Vec<Arc<Run>>,
     /// Sorted, the oldest first.
     chunks: Vec<Vec<Entry>>,
     open: Vec<Entry>,
+    /// Memory of chunks, and of a run, to use again.
+    spare_chunks: Vec<Vec<Entry>>,
+    spare_run: Vec<Entry>,
+    /// Whether merges are to be given up.
+    stop: Arc<AtomicBool>,
     /// By shard: the offset behind the last that is in a run, and behind the last that is known.
     covered: BTreeMap<ShardId, Offset>,
     known: BTreeMap<ShardId, Offset>,
@@ -206,7 +213,10 @@ impl LogIndex {
             disk: disk.clone(),
             runs: Vec::new(),
             chunks: Vec::new(),
-            open: Vec::new(),
+            open: Vec::with_capacity(CHUNK_ENTRIES),
+            spare_chunks: Vec::new(),
+            spare_run: Vec::new(),
+            stop: Arc::default(),
             covered: BTreeMap::new(),
             known: BTreeMap::new(),
         };
@@ -253,7 +263,7 @@ impl LogIndex {
         for &(shard, _, to) in &run.about.covers {
             self.covered.insert(ShardId(shard), Offset(to));
         }
-        self.runs.push(run);
+        self.runs.push(Arc::new(run));
     }
 
     /// Where a shard's log goes on behind what is in runs, which are durable.
@@ -277,7 +287,9 @@ impl LogIndex {
         let place = u64::from(shard.0) << 48 | u64::from(is_copy) << COPY_BIT | offset.0;
         self.open.push(Entry { key: key.into(), place: place.into() });
         if self.open.len() == CHUNK_ENTRIES {
-            let mut chunk = std::mem::replace(&mut self.open, Vec::with_capacity(CHUNK_ENTRIES));
+            let next = self.spare_chunks.pop();
+            let next = next.unwrap_or_else(|| Vec::with_capacity(CHUNK_ENTRIES));
+            let mut chunk = std::mem::replace(&mut self.open, next);
             chunk.sort_unstable_by_key(Entry::order);
             self.chunks.push(chunk);
         }
@@ -293,49 +305,68 @@ impl LogIndex {
         self.chunks.len() * CHUNK_ENTRIES >= RUN_ENTRIES
     }
 
-    /// Makes a run of what is in memory, durably. Then eight runs of a size become one, if there
-    /// are so many.
+    /// Makes a run of what is in memory, durably.
     pub fn flush(&mut self) -> Result<(), IndexError> {
         if self.known == self.covered {
             return Ok(());
         }
-        let mut entries = self.chunks.concat();
+        let mut entries = std::mem::take(&mut self.spare_run);
+        entries.clear();
+        self.chunks.iter().for_each(|chunk| entries.extend_from_slice(chunk));
         entries.extend_from_slice(&self.open);
-        entries.sort_unstable_by_key(Entry::order);
+        // It finds the chunks, which are sorted, and merges them.
+        entries.sort_by_key(Entry::order);
         let covers = self.known.iter().map(|(shard, to)| (shard.0, self.covered(*shard).0, to.0));
         let covers = covers.filter(|(_, from, to)| from < to).collect();
         let number = self.runs.last().map_or(0, |run| run.id.last + 1);
         let id = RunId { first: number, last: number };
-        let mut entries = entries.into_iter().map(Ok);
-        let run = Run::write(&*self.disk, id, covers, &mut entries)?;
+        let mut sorted = entries.iter().copied().map(Ok);
+        let run = Run::write(&*self.disk, id, covers, entries.len(), &mut sorted)?;
         self.add_run(run);
-        self.chunks.clear();
+        self.spare_run = entries;
+        self.spare_chunks.append(&mut self.chunks);
+        self.spare_chunks.iter_mut().for_each(Vec::clear);
         self.open.clear();
-        self.merge()
+        Ok(())
     }
 
-    fn merge(&mut self) -> Result<(), IndexError> {
-        while let Some(first) = self.runs.len().checked_sub(MERGE) {
-            let size = self.runs[first].id.size();
-            if self.runs[first..].iter().any(|run| run.id.size() != size) {
-                return Ok(());
-            }
-            let runs = &self.runs[first..];
-            let id = RunId { first: runs[0].id.first, last: runs[MERGE - 1].id.last };
-            let mut covers = BTreeMap::<u16, (u64, u64)>::new();
-            for &(shard, from, to) in runs.iter().flat_map(|run| &run.about.covers) {
-                covers.entry(shard).or_insert((from, to)).1 = to;
-            }
-            let covers = covers.into_iter().map(|(shard, (from, to))| (shard, from, to)).collect();
-            let mut merged = Merged::new(runs)?;
-            let run = Run::write(&*self.disk, id, covers, &mut merged)?;
-            for old in self.runs.drain(first..) {
-                let name = old.id.name();
-                self.disk.remove(&name).map_err(at("removing", &name))?;
-            }
-            self.runs.push(run);
+    /// Eight runs of a size, if there are so many, to become one.
+    pub fn to_merge(&self) -> Option<Merge> {
+        let is_one = |runs: &&[Arc<Run>]| runs.iter().all(|run| run.id.size() == runs[0].id.size());
+        let runs = self.runs.windows(MERGE).rfind(is_one)?.to_vec();
+        Some(Merge { disk: self.disk.clone(), runs, stop: self.stop.clone() })
+    }
+
+    /// Has merges that are running fail.
+    pub fn stop_merges(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// Takes up what eight runs became.
+    pub fn merged(&mut self, Merged(run): Merged) -> Result<(), IndexError> {
+        let is_in = |other: &Arc<Run>| (run.id.first..=run.id.last).contains(&other.id.first);
+        let first = self.runs.iter().position(is_in).unwrap_or(self.runs.len());
+        let old: Vec<_> = self.runs.extract_if(.., |other| is_in(other)).collect();
+        self.runs.insert(first, Arc::new(run));
+        for old in old {
+            let name = old.id.name();
+            self.disk.remove(&name).map_err(at("removing", &name))?;
         }
         Ok(())
+    }
+
+    /// Merges what there is to merge.
+    pub fn merge(&mut self) -> Result<(), IndexError> {
+        while let Some(merge) = self.to_merge() {
+            self.merged(merge.run()?)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a run that turned out to be damaged: with the next start it is made again, and all
+    /// after it.
+    pub fn give_up(&self, name: &str) -> Result<(), IndexError> {
+        self.disk.remove(name).map_err(at("removing", name))
     }
 
     /// Offsets of a shard's records that have a key, the newest first. Others may be among them.
@@ -372,16 +403,15 @@ impl LogIndex {
         }
         let mut buffer = AlignedBuf::new(BLOCK_BYTES);
         for run in &self.runs {
-            let has = |key| run.about.filter.as_ref().is_none_or(|filter| filter.contains(key));
-            if !filtered.is_none_or(has) {
-                continue;
-            }
             // The block before the first that begins with it may end with it.
             let fences = &run.about.fences;
             let start = fences.partition_point(|fence| *fence < first).saturating_sub(1);
-            for number in start..fences.len() {
-                if fences[number] > last {
+            for (number, fence) in fences.iter().enumerate().skip(start) {
+                if *fence > last {
                     break;
+                }
+                if filtered.is_some_and(|key| !run.may_have(number, key)) {
+                    continue;
                 }
                 let block = run.block(number, &mut buffer)?;
                 block.iter().filter(is_in).for_each(&mut visit);
@@ -396,14 +426,39 @@ impl LogIndex {
         let (entries, fences) = runs.fold((0, 0), |(entries, fences), run| {
             (entries + run.about.entries, fences + run.about.fences.len())
         });
-        let filters = self.runs.iter().filter_map(|run| run.about.filter.as_ref());
-        let filters: usize = filters.map(|filter| filter.fingerprints.len()).sum();
+        let filters: usize = self.runs.iter().map(|run| run.filter.len() * 8).sum();
         let in_memory = self.chunks.len() * CHUNK_ENTRIES + self.open.len();
         IndexFigures {
             entries: entries + in_memory as u64,
             runs: self.runs.len() as u64,
             memory_bytes: (filters + fences * 8 + in_memory * size_of::<Entry>()) as u64,
         }
+    }
+}
+
+/// Runs that become one. It takes seconds, on whatever thread; the index is used meanwhile.
+pub struct Merge {
+    disk: Arc<dyn Disk>,
+    runs: Vec<Arc<Run>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What runs became, durably: for [`LogIndex::merged`].
+pub struct Merged(Run);
+
+impl Merge {
+    /// Makes one of them.
+    pub fn run(&self) -> Result<Merged, IndexError> {
+        let (first, last) = (&self.runs[0], &self.runs[self.runs.len() - 1]);
+        let id = RunId { first: first.id.first, last: last.id.last };
+        let mut covers = BTreeMap::<u16, (u64, u64)>::new();
+        for &(shard, from, to) in self.runs.iter().flat_map(|run| &run.about.covers) {
+            covers.entry(shard).or_insert((from, to)).1 = to;
+        }
+        let covers = covers.into_iter().map(|(shard, (from, to))| (shard, from, to)).collect();
+        let entries = self.runs.iter().map(|run| run.about.entries).sum::<u64>() as usize;
+        let mut sorted = InOrder::new(&self.runs, &self.stop);
+        Run::write(&*self.disk, id, covers, entries, &mut sorted).map(Merged)
     }
 }
 
@@ -460,26 +515,35 @@ impl Run {
             return Err(damage(&name, "what it says of itself is not what was hashed"));
         }
         let about = postcard::from_bytes::<About>(about);
-        let about = about.map_err(|_| damage(&name, "what it says of itself can't be read"))?;
+        let mut about = about.map_err(|_| damage(&name, "what it says of itself can't be read"))?;
         if about.fences.len() != trailer.blocks.get() as usize {
             return Err(damage(&name, "it has another number of blocks"));
         }
-        Ok(Run { id, file, about })
+        let words = std::mem::take(&mut about.filter);
+        let words = words.chunks_exact(8);
+        let words = words.map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")));
+        let words: Vec<u64> = words.collect();
+        if words.len() != about.fences.len() * FILTER_WORDS {
+            return Err(damage(&name, "it has another number of filters"));
+        }
+        Ok(Run { id, file, about, filter: words })
     }
 
-    /// Writes entries, which come in their order.
+    /// Writes so many entries, which come in their order.
     fn write(
         disk: &dyn Disk,
         id: RunId,
         covers: Vec<(u16, u64, u64)>,
+        count: usize,
         entries: &mut dyn Iterator<Item = Result<Entry, IndexError>>,
     ) -> Result<Run, IndexError> {
         let (name, new) = (id.name(), format!("{}.new", id.name()));
         let file = disk.create(&new, 0).map_err(at("making", &new))?;
         let mut buffer = AlignedBuf::new(WRITE_BLOCKS * BLOCK_BYTES);
         let (mut filled, mut written) = (0, 0u64);
-        let (mut fences, mut keys) = (Vec::new(), Vec::new());
-        let mut about = About { covers, fences: Vec::new(), filter: None, entries: 0 };
+        let mut fences = Vec::with_capacity(count.div_ceil(BLOCK_ENTRIES));
+        let mut filter = vec![0u64; count.div_ceil(BLOCK_ENTRIES) * FILTER_WORDS];
+        let mut about = About { covers, fences: Vec::new(), filter: Vec::new(), entries: 0 };
         let mut block = Block::new_zeroed_block();
         loop {
             let entry = entries.next().transpose()?;
@@ -491,9 +555,8 @@ impl Run {
                 block.entries[count] = entry;
                 block.count = (count as u32 + 1).into();
                 about.entries += 1;
-                if keys.last() != Some(&entry.key.get()) {
-                    keys.push(entry.key.get());
-                }
+                let of_block = &mut filter[(fences.len() - 1) * FILTER_WORDS..][..FILTER_WORDS];
+                filter_bits(entry.key.get()).for_each(|bit| of_block[bit / 64] |= 1 << (bit % 64));
             }
             let count = block.count.get() as usize;
             if count == BLOCK_ENTRIES || (entry.is_none() && count > 0) {
@@ -514,7 +577,8 @@ impl Run {
                 break;
             }
         }
-        about.filter = KeyFilter::new(&keys);
+        filter.truncate(fences.len() * FILTER_WORDS);
+        about.filter = filter.as_bytes().to_vec();
         about.fences = fences;
         let bytes = postcard::to_stdvec(&about).expect("plain fields have a form");
         let mut trailer = Trailer {
@@ -536,7 +600,14 @@ impl Run {
         file.sync().map_err(at("syncing", &new))?;
         disk.rename(&new, &name).map_err(at("renaming", &new))?;
         disk.sync_dir().map_err(at("syncing the directory of", &name))?;
-        Ok(Run { id, file, about })
+        about.filter = Vec::new();
+        Ok(Run { id, file, about, filter })
+    }
+
+    /// Whether a block may have a key.
+    fn may_have(&self, block: usize, key: u64) -> bool {
+        let filter = &self.filter[block * FILTER_WORDS..][..FILTER_WORDS];
+        filter_bits(key).all(|bit| filter[bit / 64] >> (bit % 64) & 1 == 1)
     }
 
     fn block<'b>(
@@ -544,15 +615,24 @@ impl Run {
         number: usize,
         buffer: &'b mut AlignedBuf,
     ) -> Result<&'b [Entry], IndexError> {
-        let name = self.id.name();
-        let room = &mut buffer.bytes_mut()[..BLOCK_BYTES];
-        let position = (number * BLOCK_BYTES) as u64;
-        self.file.read_at(room, position).map_err(at("reading", &name))?;
-        let block = Block::ref_from_bytes(&buffer.bytes()[..BLOCK_BYTES]).expect("it is a block");
+        self.read(number, 1, buffer)?;
+        self.checked(number, &buffer.bytes()[..BLOCK_BYTES])
+    }
+
+    /// Reads so many blocks.
+    fn read(&self, first: usize, count: usize, buffer: &mut AlignedBuf) -> Result<(), IndexError> {
+        let room = &mut buffer.bytes_mut()[..count * BLOCK_BYTES];
+        let read = self.file.read_at(room, (first * BLOCK_BYTES) as u64);
+        read.map(drop).map_err(at("reading", &self.id.name()))
+    }
+
+    /// The entries of a block that was read.
+    fn checked<'b>(&self, number: usize, block: &'b [u8]) -> Result<&'b [Entry], IndexError> {
+        let block = Block::ref_from_bytes(block).expect("it is a block");
         let is_it = block.number.get() as usize == number
             && block.check.get() == block.computed_check(self.id.seed());
         let entries = block.entries.get(..block.count.get() as usize).filter(|_| is_it);
-        entries.ok_or_else(|| damage(&name, "a block is not what was written"))
+        entries.ok_or_else(|| damage(&self.id.name(), "a block is not what was written"))
     }
 }
 
@@ -563,7 +643,8 @@ impl Block {
 }
 
 /// The entries of several runs in their order.
-struct Merged<'a> {
+struct InOrder<'a> {
+    stop: &'a AtomicBool,
     runs: Vec<Cursor<'a>>,
 }
 
@@ -582,31 +663,40 @@ impl Cursor<'_> {
             if self.next_block == self.run.about.fences.len() {
                 return Ok(None);
             }
+            let left = self.run.about.fences.len() - self.next_block;
+            let count = left.min(READ_BLOCKS);
+            self.run.read(self.next_block, count, &mut self.buffer)?;
             self.entries.clear();
-            self.entries.extend_from_slice(self.run.block(self.next_block, &mut self.buffer)?);
-            (self.at, self.next_block) = (0, self.next_block + 1);
+            let blocks = self.buffer.bytes()[..count * BLOCK_BYTES].chunks_exact(BLOCK_BYTES);
+            for (number, block) in (self.next_block..).zip(blocks) {
+                self.entries.extend_from_slice(self.run.checked(number, block)?);
+            }
+            (self.at, self.next_block) = (0, self.next_block + count);
         }
         Ok(self.entries.get(self.at).copied())
     }
 }
 
-impl<'a> Merged<'a> {
-    fn new(runs: &'a [Run]) -> Result<Merged<'a>, IndexError> {
-        let cursor = |run| Cursor {
+impl<'a> InOrder<'a> {
+    fn new(runs: &'a [Arc<Run>], stop: &'a AtomicBool) -> InOrder<'a> {
+        let cursor = |run: &'a Arc<Run>| Cursor {
             run,
             entries: Vec::new(),
             at: 0,
             next_block: 0,
-            buffer: AlignedBuf::new(BLOCK_BYTES),
+            buffer: AlignedBuf::new(READ_BLOCKS * BLOCK_BYTES),
         };
-        Ok(Merged { runs: runs.iter().map(cursor).collect() })
+        InOrder { stop, runs: runs.iter().map(cursor).collect() }
     }
 }
 
-impl Iterator for Merged<'_> {
+impl Iterator for InOrder<'_> {
     type Item = Result<Entry, IndexError>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.stop.load(Relaxed) {
+            return Some(Err(at("merging", "the index")(io::ErrorKind::Interrupted.into())));
+        }
         let mut first: Option<(usize, Entry)> = None;
         for (number, cursor) in self.runs.iter_mut().enumerate() {
             match cursor.peek() {
@@ -654,6 +744,7 @@ mod tests {
             index.cover(SHARD, Offset((run + 1) * each + 1));
             if run + 1 < runs {
                 index.flush().unwrap();
+                index.merge().unwrap();
             }
         }
         index
@@ -724,7 +815,7 @@ mod tests {
             let disk = FaultyDisk::new();
             let mut index = filled(&disk, 8, 100);
             disk.fail_sync(1 + seed % 3);
-            let flushed = index.flush();
+            let flushed = index.flush().and_then(|()| index.merge());
             drop(index);
             disk.crash(seed);
             let (index, damaged) = LogIndex::open(Arc::new(disk.clone())).unwrap();

@@ -29,7 +29,7 @@ pub use aligned::{AlignedBuf, BLOCK_BYTES};
 pub use archive::{Archive, ArchiveDisk, ArchiveError, ArchivedSegment, UnionDisk};
 pub use disk::{DirDisk, Disk, DiskFile};
 pub use fault::FaultyDisk;
-pub use index::{IndexError, IndexFigures, LogIndex};
+pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Prepare, Recovered};
 pub use memory::MemoryLog;
 pub use snapshot::{

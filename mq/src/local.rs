@@ -41,7 +41,7 @@ use crate::local::layout::{
     WRITE_HEADER_BYTES, segment_name, spare_name, write_bytes,
 };
 use crate::local::prepare::Preparer;
-use crate::local::scan::{PIECE_BYTES, Scan, Step};
+use crate::local::scan::{GLANCE_BYTES, PIECE_BYTES, Scan, Step};
 use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogStats, SealedSegment};
 
 pub use prepare::Prepare;
@@ -356,7 +356,9 @@ impl LocalFrames<'_> {
         if self.scan.is_none() {
             let file = self.log.disk.open(&segment_name(segment.id.index));
             let file = file.map_err(LogError::io("opening a segment"))?;
-            let mut scan = Scan::new(file, segment.id, PIECE_BYTES, AlignedBuf::default())?;
+            // Who reads one shard often wants one record: a large piece would have to be touched.
+            let piece = if self.shard.is_some() { GLANCE_BYTES } else { PIECE_BYTES };
+            let mut scan = Scan::new(file, segment.id, piece, AlignedBuf::default())?;
             scan.limit(self.position.max(segment.id.first()), segment.end);
             self.scan = Some(scan);
         }

@@ -23,6 +23,7 @@ use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Re
 use crate::lookups::{IndexJob, IndexedFrames, RowIndex};
 use crate::memory::MemoryThread;
 use crate::snapshots::{Assignment, Part};
+use crate::space::DiskSpace;
 use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
 use crate::{GroupHandle, LogThread, Now, SubmitError};
 
@@ -98,6 +99,7 @@ pub struct GroupTask {
     snapshot: Option<Taking>,
     /// Where what has left memory is found.
     index: Option<RowIndex>,
+    space: Option<Arc<DiskSpace>>,
     /// Rows that had left memory when that was looked at last.
     evicted: u64,
     /// The way to this group.
@@ -145,6 +147,7 @@ impl GroupTask {
             marked: true,
             snapshot: None,
             index: None,
+            space: None,
             evicted: 0,
             own: None,
         };
@@ -164,6 +167,11 @@ impl GroupTask {
         self.evicted = self.group.members().map(Shard::evicted).sum();
         self.index = Some(index);
         self.own = Some(own.parcels.downgrade());
+    }
+
+    /// Refuses what it can while a disk is nearly full.
+    pub(crate) fn watch(&mut self, space: Arc<DiskSpace>) {
+        self.space = Some(space);
     }
 
     /// Serves until every handle is dropped, then makes durable what is left. An error means
@@ -269,6 +277,11 @@ impl GroupTask {
             }
             Asked::Commands { .. } if !self.has_room => {
                 self.returns.give(to, Err(SubmitError::Full));
+            }
+            Asked::Commands { commands, .. }
+                if self.space.as_ref().is_some_and(|space| space.refuses(&commands)) =>
+            {
+                self.returns.give(to, Err(SubmitError::DiskLow));
             }
             Asked::Commands { commands, replies, submitted } => {
                 let ticks = GroupTicks { submitted, taken: self.looked, ..GroupTicks::default() };

@@ -54,6 +54,9 @@ pub enum SubmitError {
     /// The shard's state fills the memory that it may use; nothing happened.
     #[error("the shard's state is as large as it may be")]
     Full,
+    /// The disk is nearly full; nothing happened. Payments, cancels and refunds are taken.
+    #[error("the disk is nearly full")]
+    DiskLow,
     /// What is asked for is in the log and can't be read there: an audit says why.
     #[error("the log can't be read where it should be")]
     Unreadable,

@@ -35,6 +35,7 @@ mod reactor;
 mod replay;
 mod rerun;
 mod snapshots;
+mod space;
 pub mod stages;
 mod statement;
 mod threads;
@@ -57,6 +58,7 @@ pub use rerun::{Ran, RerunError, Step, rerun};
 pub use snapshots::{
     RestoredShard, SnapshotFigures, SnapshotPolicy, SnapshotThread, restore_shard, trimmable,
 };
+pub use space::DiskSpace;
 pub use stages::Stages;
 pub use statement::{MOVEMENTS_MAX, Movement, Statement, statement};
 pub use threads::{THREAD_PREFIX, ThreadState, ThreadTimes};

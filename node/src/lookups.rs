@@ -14,7 +14,7 @@ use std::time::Duration;
 use model::frame::Frame;
 use model::record::{Record, RowKey};
 use model::{Offset, OrderId, Party, Realm, ShardId, Time};
-use mq::{Archive, IndexError, IndexFigures, LogIndex};
+use mq::{Archive, IndexError, IndexFigures, LogIndex, Merge, Merged};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
 use txn_core::{for_each_row, row_in};
@@ -36,6 +36,8 @@ pub(crate) enum IndexJob {
     OfBuyer(ShardId, Realm, Party, oneshot::Sender<Option<Vec<Offset>>>),
     /// All that is known is to be durable: where the shards' logs go on behind it.
     Flush(Sender<Vec<(ShardId, Offset)>>),
+    /// Runs were merged, or couldn't be.
+    Merged(Result<Merged, IndexError>),
     /// Nothing more will be asked.
     Stop,
 }
@@ -62,6 +64,7 @@ impl KeySeed {
     /// Adds what a frame says.
     pub fn index(self, frame: &Frame<'_>, found: &mut IndexedFrames) {
         let shard = frame.place().shard;
+        found.entries.reserve(frame.header.count.get() as usize);
         for (offset, record) in (frame.place().first_offset.0..).zip(frame.records()) {
             let record = record.expect("the core wrote it");
             let is_copy = record.row().is_none();
@@ -159,7 +162,17 @@ impl LookupThreads {
             // It ends when the index's thread has.
             drop(thread.spawn(move || read(&to_read, &records, &figures))?);
         }
-        let keeper = Keeper { index, seed, wanted, figures: figures.clone() };
+        let (merges, to_merge) = channel::<Merge>();
+        let merged = jobs.clone();
+        let thread = std::thread::Builder::new().name("crest-merge".to_string());
+        // It ends when the index's thread has.
+        drop(thread.spawn(move || {
+            while let Ok(merge) = to_merge.recv() {
+                drop(merged.send(IndexJob::Merged(merge.run())));
+            }
+        })?);
+        let merges = (merges, false);
+        let keeper = Keeper { index, seed, wanted, merges, figures: figures.clone() };
         let thread = std::thread::Builder::new().name("crest-index".to_string());
         let thread = Some(thread.spawn(move || keeper.run(&inbox))?);
         Ok(LookupThreads { jobs, seed, thread, figures })
@@ -189,6 +202,8 @@ struct Keeper {
     index: LogIndex,
     seed: KeySeed,
     wanted: Sender<Wanted>,
+    /// To the thread that merges runs, and whether it does.
+    merges: (Sender<Merge>, bool),
     figures: Arc<RowFigures>,
 }
 
@@ -204,6 +219,14 @@ impl Keeper {
         self.note();
         while let Ok(job) = inbox.recv() {
             match job {
+                IndexJob::Merged(merged) => {
+                    self.merges.1 = false;
+                    let taken = merged.and_then(|merged| self.index.merged(merged));
+                    if self.readable(taken).is_some() {
+                        self.begin_merge();
+                    }
+                    self.note();
+                }
                 IndexJob::Stop => break,
                 IndexJob::Records(frames) => {
                     frames.add_to(&mut self.index);
@@ -226,13 +249,29 @@ impl Keeper {
             }
         }
         self.flush();
+        self.index.stop_merges();
+        while self.merges.1 {
+            match inbox.recv() {
+                Ok(IndexJob::Merged(_)) | Err(_) => self.merges.1 = false,
+                Ok(_) => {}
+            }
+        }
     }
 
     fn flush(&mut self) {
         if let Err(error) = self.index.flush() {
             tracing::warn!(%error, "the index isn't durable; it is made of the log when it has to");
         }
+        self.begin_merge();
         self.note();
+    }
+
+    fn begin_merge(&mut self) {
+        if !self.merges.1
+            && let Some(merge) = self.index.to_merge()
+        {
+            self.merges.1 = self.merges.0.send(merge).is_ok();
+        }
     }
 
     fn note(&self) {
@@ -241,7 +280,16 @@ impl Keeper {
     }
 
     fn readable<V>(&self, found: Result<V, IndexError>) -> Option<V> {
-        found.inspect_err(|error| tracing::error!(%error, "the index can't be read")).ok()
+        let error = match found {
+            Ok(found) => return Some(found),
+            Err(error) => error,
+        };
+        tracing::error!(%error, "the index can't be read");
+        if let IndexError::Damaged { name, .. } = &error {
+            // It may be gone already.
+            let _ = self.index.give_up(name);
+        }
+        None
     }
 
     fn look_up(&self, lookup: Lookup, to: WeakUnboundedSender<Parcel>) {

@@ -18,6 +18,7 @@ use crate::lookups::{IndexedFrames, KeySeed, LookupThreads, Records};
 use crate::memory::MemoryThread;
 use crate::replay::{Difference, Replay};
 use crate::snapshots::{RestoredShard, SnapshotPolicy, SnapshotThread, restore_shard};
+use crate::space::SpaceThread;
 use crate::{DataDir, DataDirError, GroupHandle, GroupTask, LogThread, Stages};
 
 /// Why a data directory can't be served.
@@ -152,6 +153,8 @@ pub struct Keeping {
     /// Bytes of memory for orders and ids of changes, beyond which the oldest leave it. Default:
     /// a sixteenth of the machine's, 256 MiB at least.
     pub rows_bytes: Option<u64>,
+    /// Bytes of the disk below which new orders are refused. Default: four segments of the log.
+    pub disk_reserve: Option<u64>,
 }
 
 impl Keeping {
@@ -180,6 +183,7 @@ struct Beside {
     archive: Option<Arc<Archive>>,
     index: LogIndex,
     keep_words: [u64; 2],
+    space: SpaceThread,
 }
 
 /// A log from its beginning, as far back as it is kept anywhere.
@@ -218,7 +222,9 @@ pub fn open(
     for error in damaged {
         tracing::error!(%error, "the index is made of the log again");
     }
+    let reserve = keeping.disk_reserve.unwrap_or(4 * dir.segment_bytes());
     let beside = Beside {
+        space: SpaceThread::spawn(dir.path(), reserve)?,
         index,
         keep_words: keeping.words(dir.shards()),
         snapshots: Snapshots::open(saved)?,
@@ -273,16 +279,18 @@ fn open_with<L: Log + 'static>(
     let (mut tasks, mut of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
     let jobs = Arc::downgrade(&log.jobs());
     let mut threads = None;
-    if let Some(Beside { snapshots, policy, disk, archive, index, keep_words }) = beside {
+    if let Some(beside) = beside {
+        let Beside { snapshots, policy, disk, archive, index, keep_words, space } = beside;
         let settle_step = placement.settle_step;
         let records = Records { log: jobs.clone(), archive: archive.clone(), settle_step };
         let lookups = LookupThreads::spawn(index, seed, records)?;
         for (task, own) in tasks.iter_mut().zip(&mut of_group) {
             task.keep(keep_words, lookups.way(), own);
+            task.watch(space.space());
             (own.archive, own.index) = (archive.clone(), Some(lookups.way()));
         }
         let archiver = Archiver { archive, disk, log: jobs, figures: Arc::default() };
-        threads = Some((snapshots, policy, (archiver, lookups)));
+        threads = Some((snapshots, policy, (archiver, lookups, space)));
     }
     let handle = |id: &ShardId| {
         let group = usize::from(id.0) % groups;
@@ -387,6 +395,7 @@ pub fn recover(
             found.add_to(index);
             if index.is_full() {
                 index.flush()?;
+                index.merge()?;
             }
         }
         if seeks[at].is_behind(&frame)? {

@@ -24,6 +24,7 @@ use txn_core::{Piece, Restoring, Shard, SpareRegions};
 use crate::archiver::{Archiver, Before, TrimFigures};
 use crate::inbox::Parcel;
 use crate::lookups::{IndexJob, LookupThreads, RowFigures};
+use crate::space::{DiskSpace, SpaceThread};
 use crate::stages::Stages;
 use crate::{GroupHandle, Placement};
 
@@ -99,6 +100,7 @@ pub struct SnapshotThread {
     thread: Option<JoinHandle<()>>,
     trims: Arc<TrimFigures>,
     lookups: LookupThreads,
+    space: SpaceThread,
 }
 
 impl SnapshotThread {
@@ -108,7 +110,7 @@ impl SnapshotThread {
         policy: SnapshotPolicy,
         handles: &[(u16, GroupHandle)],
         lags: Vec<u64>,
-        (archiver, lookups): (Archiver, LookupThreads),
+        (archiver, lookups, space): (Archiver, LookupThreads, SpaceThread),
         stages: Arc<Stages>,
     ) -> std::io::Result<SnapshotThread> {
         let trims = archiver.figures.clone();
@@ -124,12 +126,13 @@ impl SnapshotThread {
             stages,
             trim,
             index: lookups.way().jobs,
+            space: space.space(),
             stop: stop.clone(),
             figures: figures.clone(),
         };
         let thread = std::thread::Builder::new().name("crest-snapshot".to_string());
         let thread = Some(thread.spawn(move || keeper.run())?);
-        Ok(SnapshotThread { stop, figures, thread, trims, lookups })
+        Ok(SnapshotThread { stop, figures, thread, trims, lookups, space })
     }
 
     /// What was trimmed so far.
@@ -140,6 +143,11 @@ impl SnapshotThread {
     /// What left memory, and what was looked up.
     pub fn rows(&self) -> Arc<RowFigures> {
         self.lookups.figures()
+    }
+
+    /// The room on the disk.
+    pub fn space(&self) -> Arc<DiskSpace> {
+        self.space.space()
     }
 
     /// What it did so far.
@@ -171,6 +179,7 @@ struct Keeper {
     /// Told what may be trimmed.
     trim: Sender<Before>,
     index: Sender<IndexJob>,
+    space: Arc<DiskSpace>,
     stop: Arc<AtomicBool>,
     figures: Arc<SnapshotFigures>,
 }
@@ -186,7 +195,8 @@ impl Keeper {
             self.figures.lag_bytes.store(lag, Relaxed);
             let every = self.policy.every_bytes;
             let every = every.unwrap_or_else(|| EVERY_MIN.max(self.sizes.iter().sum()));
-            if lag < every {
+            // What the disk has no room for would take it from the log.
+            if lag < every || !self.space.has_room_for(self.sizes[shard]) {
                 std::thread::park_timeout(LOOK_EVERY);
                 continue;
             }

@@ -331,7 +331,7 @@ impl Up {
 
     /// Makes the index durable. Whether that worked.
     pub(crate) fn flush_index(&mut self) -> bool {
-        self.index.flush().is_ok()
+        self.index.flush().and_then(|()| self.index.merge()).is_ok()
     }
 
     /// Begins a snapshot of a shard of a group, or goes on with the one that is being taken.

@@ -1,7 +1,10 @@
 //! What test clients ask for: as JSON for the front door, and as the bytes that the log must hold.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 
+use loadgen::Target;
 use loadgen::profile::Random;
 use model::record::{Body, CommandBuffer, Kind, Record, RefundLine, Sale};
 use model::{
@@ -237,6 +240,31 @@ impl Ask {
 
 pub fn order_path(buyer: u64, order: u128) -> String {
     format!("/v1/buyers/{buyer}/orders/{}", OrderId(order))
+}
+
+/// What is at a path: status and body.
+pub fn get(target: &Target, path: &str) -> (u16, String) {
+    request(target, "GET", path, "")
+}
+
+/// What becomes of a command.
+pub fn post(target: &Target, path: &str, json: &str) -> (u16, String) {
+    request(target, "POST", path, json)
+}
+
+fn request(target: &Target, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(target.address).unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: crest\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)).unwrap();
+    (status.parse().unwrap(), body.to_string())
 }
 
 /// Buyers, few enough that the same accounts change in many requests at once.

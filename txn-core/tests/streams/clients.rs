@@ -85,7 +85,11 @@ impl Clients {
     fn id(&mut self) -> u128 {
         self.ids += 1;
         let time = (self.now.0 / 1_000) as u128;
-        if self.ids % 2 == 0 { self.ids } else { time << 80 | 7 << 76 | 0b10 << 62 | self.ids }
+        if self.ids.is_multiple_of(2) {
+            self.ids
+        } else {
+            time << 80 | 7 << 76 | 0b10 << 62 | self.ids
+        }
     }
 
     /// One of them asks for something.
