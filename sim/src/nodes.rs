@@ -7,8 +7,8 @@ use model::frame::{Frame, FrameBuilder};
 use model::record::{RULE_VERSION, Records, RowKey, clear_outcome};
 use model::{Offset, Realm, ShardId, Time};
 use mq::{
-    AlignedBuf, Disk, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogError, LogIndex,
-    Prepare, SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
+    AlignedBuf, Disk, FaultyDisk, IndexError, LocalConfig, LocalLog, LocalReader, Log, LogError,
+    LogIndex, Prepare, SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
 };
 use node::{
     Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token,
@@ -249,7 +249,15 @@ impl Node {
 
     pub(crate) fn look_for(&self, shard: ShardId, realm: Realm, row: &RowKey) -> Option<Vec<u64>> {
         let up = self.up.as_ref().expect("it is up");
-        let places = up.index.find(up.seed.key(realm, row), shard).ok()?;
+        let places = match up.index.find(up.seed.key(realm, row), shard) {
+            Ok(places) => places,
+            Err(IndexError::Damaged { name, .. }) => {
+                // It may be gone already.
+                let _ = up.index.give_up(&name);
+                return None;
+            }
+            Err(_) => return None,
+        };
         let read = |offset| self.record(shard, offset).ok_or("it can't be read".to_string());
         newest_row(realm, row, &places, up.settle_step, read).ok()
     }

@@ -698,9 +698,11 @@ impl World {
             lookups.extend(group.lookups().map(|lookup| (number, lookup)));
             wake = wake.into_iter().chain(group.next_wake(now)).min();
         }
+        let mut is_damaged = false;
         for (group, lookup) in lookups {
             let rows = self.nodes[number].look_up(&lookup);
             self.ran.lookups += 1;
+            is_damaged |= rows.is_none();
             let late = self.fails(self.plan.faults.slow_append, "slow look-ups");
             let delay = self.random.range(1, if late { 100_000 } else { 2_000 });
             let rows = if self.fails(1, "failed look-ups") { None } else { rows };
@@ -719,6 +721,11 @@ impl World {
         }
         for message in messages {
             self.travel(number, message);
+        }
+        // Only a disk that can't be trusted damages what is read: it is started again, and makes
+        // its index of the log.
+        if is_damaged && self.liar == Some(number) {
+            return self.crash(number, "stops for a damaged index");
         }
         if let Some(wake) = wake {
             let wake = wake.max(Duration::from_millis(1));
