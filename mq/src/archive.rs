@@ -7,7 +7,7 @@
 //!
 //! Calls wait for the store; they are for threads that may wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,6 +33,8 @@ use crate::{Damage, LogError, SealedSegment};
 
 /// Bytes of a piece before it is compressed.
 const PIECE: usize = 1 << 20;
+/// Pieces that are kept in memory.
+const PIECES_KEPT: usize = 32;
 /// Objects that are larger are uploaded in parts of this size.
 const PART: usize = 8 << 20;
 /// What a new object's name begins with.
@@ -42,6 +44,9 @@ const SEGMENTS: &str = "segments";
 const LEVEL: i32 = 1;
 const MAGIC: [u8; 4] = *b"CRAR";
 const VERSION: u16 = 1;
+
+/// A segment's number, and a piece's in it.
+type PieceKey = (u32, usize);
 
 /// What an object ends with.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -148,6 +153,8 @@ pub struct Archive {
     known: Mutex<BTreeMap<u32, Arc<ArchivedSegment>>>,
     /// Segments that were there when that was asked last.
     listed: Mutex<Vec<u32>>,
+    /// Pieces by segment and number, the newest first.
+    pieces: Mutex<VecDeque<(PieceKey, Arc<Vec<u8>>)>>,
 }
 
 impl Archive {
@@ -188,8 +195,8 @@ impl Archive {
     pub fn new(store: Arc<dyn ObjectStore>, root: Path) -> Result<Archive, ArchiveError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ArchiveError::Runtime)?;
-        let (known, listed) = Default::default();
-        Ok(Archive { store, root, runtime: Some(runtime), known, listed })
+        let (known, listed, pieces) = Default::default();
+        Ok(Archive { store, root, runtime: Some(runtime), known, listed, pieces })
     }
 
     /// Waits for the store.
@@ -316,8 +323,30 @@ impl Archive {
         }
     }
 
-    /// The content of a piece.
-    fn piece(&self, segment: &ArchivedSegment, number: usize) -> Result<Vec<u8>, ArchiveError> {
+    /// The content of a piece. Those that were read last are kept: who looks for one old record
+    /// often looks for its neighbours.
+    fn piece(
+        &self,
+        segment: &ArchivedSegment,
+        number: usize,
+    ) -> Result<Arc<Vec<u8>>, ArchiveError> {
+        let key = (segment.index, number);
+        let lock = || self.pieces.lock().expect("nothing panics while it holds the lock");
+        if let Some((_, piece)) = lock().iter().find(|(other, _)| *other == key) {
+            return Ok(piece.clone());
+        }
+        let piece = Arc::new(self.read_piece(segment, number)?);
+        let mut pieces = lock();
+        pieces.truncate(PIECES_KEPT - 1);
+        pieces.push_front((key, piece.clone()));
+        Ok(piece)
+    }
+
+    fn read_piece(
+        &self,
+        segment: &ArchivedSegment,
+        number: usize,
+    ) -> Result<Vec<u8>, ArchiveError> {
         let path = self.path(segment.index);
         let damaged = |what| ArchiveError::Damaged { name: path.to_string(), what };
         let &(length, hash) = segment.pieces.get(number).ok_or(damaged("it ends early"))?;
@@ -546,7 +575,7 @@ struct ArchivedFile {
     archive: Arc<Archive>,
     segment: Arc<ArchivedSegment>,
     /// The piece that was read last.
-    last: Mutex<Option<(usize, Vec<u8>)>>,
+    last: Mutex<Option<(usize, Arc<Vec<u8>>)>>,
 }
 
 impl ArchivedFile {

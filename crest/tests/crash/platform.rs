@@ -17,8 +17,9 @@ pub const SEGMENT_BYTES: u64 = (2 << 20) + (12 << 10);
 pub const NO_SNAPSHOTS: [&str; 2] = ["--snapshot-every", "1000000000000"];
 /// So that several snapshots of each shard are taken in a short load.
 pub const SNAPSHOT_EVERY: u64 = 200_000;
-/// So that a shard keeps a dozen orders.
-const ORDERS_MEMORY: u64 = 40_000;
+/// So that a shard keeps some dozen orders. With fewer, what many requests have brought back
+/// leaves again before they are done with it, and is brought back again.
+const ORDERS_MEMORY: u64 = 300_000;
 /// How long anything that the platform does on its own may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a process.
