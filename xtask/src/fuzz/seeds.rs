@@ -6,8 +6,8 @@ use foldhash::fast::FixedState;
 use model::frame::{FrameBuilder, FramePlace};
 use model::record::entry::{Entry, StockOp, Units};
 use model::record::{
-    CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, Price, RULE_VERSION, RefundLine, Sale,
-    StreamPlace, TimerKind,
+    CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, Price, RULE_VERSION, RefundLine, RowKey,
+    Sale, StreamPlace, TimerKind,
 };
 use model::{
     AccountKind, Amount, ChangeId, Currency, Epoch, ItemId, LineKind, Offset, OrderId, Party,
@@ -114,6 +114,8 @@ fn records() -> Vec<Vec<u8>> {
     commands.stock(&[StockOp::ask(item, 1, 2, 3), StockOp::answer(item)]);
     commands.timer(TimerKind::Order, buyer, order.0, Time(9));
     commands.sweep(10);
+    commands.evict(false, 3, 9, &[1, 2, 3]);
+    commands.load(RowKey::of_order(buyer, order), 7, &[4, 5]);
     commands.records().flatten().map(|record| record.bytes.to_vec()).collect()
 }
 
