@@ -4,7 +4,7 @@
 //! memory, in sorted chunks. When that is a lot, or is asked for, it becomes a run: a file of
 //! entries in the order of their keys, in blocks that carry their checks. In memory are kept the
 //! first key of every block and a filter for it (B. H. Bloom, "Space/time trade-offs in hash
-//! coding with allowable errors", CACM 13(7), 1970): 13 bits a key. So a key that isn't there
+//! coding with allowable errors", CACM 13(7), 1970): some 12 bits a key. So a key that isn't there
 //! costs a search among first keys, and one look into a filter, of which one in 250 has a block
 //! read for nothing; and one that is there a read of one block. A filter for each block, and not
 //! for the whole run, is made in a core's cache, for entries come in their order. Eight runs of
@@ -135,7 +135,7 @@ struct Run {
     filter: Vec<u64>,
 }
 
-/// Its file's name: how often what is in it was merged, and its place among all runs.
+/// Its file's name: which of the runs that were flushed are in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct RunId {
     first: u32,
@@ -307,7 +307,9 @@ impl LogIndex {
 
     /// Makes a run of what is in memory, durably.
     pub fn flush(&mut self) -> Result<(), IndexError> {
-        if self.known == self.covered {
+        let covers = self.known.iter().map(|(shard, to)| (shard.0, self.covered(*shard).0, to.0));
+        let covers: Vec<_> = covers.filter(|(_, from, to)| from < to).collect();
+        if covers.is_empty() {
             return Ok(());
         }
         let mut entries = std::mem::take(&mut self.spare_run);
@@ -316,8 +318,6 @@ impl LogIndex {
         entries.extend_from_slice(&self.open);
         // It finds the chunks, which are sorted, and merges them.
         entries.sort_by_key(Entry::order);
-        let covers = self.known.iter().map(|(shard, to)| (shard.0, self.covered(*shard).0, to.0));
-        let covers = covers.filter(|(_, from, to)| from < to).collect();
         let number = self.runs.last().map_or(0, |run| run.id.last + 1);
         let id = RunId { first: number, last: number };
         let mut sorted = entries.iter().copied().map(Ok);
@@ -748,6 +748,17 @@ mod tests {
             }
         }
         index
+    }
+
+    #[test]
+    fn a_shard_without_records_makes_no_runs() {
+        let disk = FaultyDisk::new();
+        let mut index = filled(&disk, 1, 10);
+        index.cover(ShardId(9), Offset(1));
+        index.flush().unwrap();
+        index.cover(ShardId(9), Offset(1));
+        index.flush().unwrap();
+        assert_eq!((index.figures().runs, index.covered(ShardId(9))), (1, Offset(1)));
     }
 
     fn assert_finds(index: &LogIndex, all: u64) {

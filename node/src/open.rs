@@ -395,7 +395,6 @@ pub fn recover(
             found.add_to(index);
             if index.is_full() {
                 index.flush()?;
-                index.merge()?;
             }
         }
         if seeks[at].is_behind(&frame)? {

@@ -233,9 +233,10 @@ impl Keeper {
         }
         // Without an index, or an archiver, the process ends.
         let Ok(indexed) = answered.recv() else { return };
-        let before = before.into_iter().filter_map(|(shard, offset)| {
-            let (_, next) = indexed.iter().find(|(other, _)| *other == shard)?;
-            Some((shard, offset.min(*next)))
+        // A shard without records has none that would have to be indexed.
+        let before = before.into_iter().map(|(shard, offset)| {
+            let covered = indexed.iter().find(|(other, _)| *other == shard);
+            (shard, offset.min(covered.map_or(Offset(1), |(_, next)| *next)))
         });
         drop(self.trim.send(before.collect()));
     }

@@ -37,9 +37,9 @@ pub struct Ran {
     pub sold: u64,
     /// Snapshots that were taken.
     pub snapshots: u64,
-    /// Look-ups of what had left memory, and orders that had at the end.
+    /// Look-ups of what had left memory.
     pub lookups: u64,
-    /// See there.
+    /// Orders that had left it at the end.
     pub left_memory: u64,
     /// Segments that were archived and trimmed.
     pub trimmed: u64,
