@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -243,6 +244,16 @@ impl Metrics {
                 .encode_descriptor(name, help, None, MetricType::Counter)?
                 .encode_counter::<NoLabelSet, _, f64>(&count, None)?;
         }
+        let (steps, sum) = snapshots.steps();
+        let count = steps.iter().map(|(_, count)| count).sum();
+        let bound =
+            |bound| if bound == Duration::MAX { f64::INFINITY } else { bound.as_secs_f64() };
+        let steps: Vec<_> = steps.into_iter().map(|(upto, count)| (bound(upto), count)).collect();
+        let help = "Time for which a shard stood still to be saved, step by step";
+        let unit = Some(&Unit::Seconds);
+        encoder
+            .encode_descriptor("crest_snapshot_step", help, unit, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(sum.as_secs_f64(), count, &steps, None)?;
         let help = "Bytes of log behind the oldest of the shards' newest snapshots";
         let mut gauge =
             encoder.encode_descriptor("crest_snapshot_lag_bytes", help, None, MetricType::Gauge)?;

@@ -30,7 +30,7 @@ pub use archive::{Archive, ArchiveDisk, ArchiveError, ArchivedSegment, UnionDisk
 pub use disk::{DirDisk, Disk, DiskFile};
 pub use fault::FaultyDisk;
 pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
-pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Prepare, Recovered};
+pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Opening, Prepare, Recovered};
 pub use memory::MemoryLog;
 pub use snapshot::{
     PIECE_BYTES_MAX, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotReader,
@@ -113,6 +113,12 @@ impl SealedSegment {
 pub trait FrameSource {
     /// The next frame, checked, or `None` at the end.
     fn next(&mut self) -> Result<Option<Frame<'_>>, LogError>;
+
+    /// Whether all that was lent so far is durable. The last write of a log that is being opened
+    /// is not: it may be in a cache alone, until it was written again.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 /// Where a shard's log ends.

@@ -46,7 +46,7 @@ use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogStats, Sealed
 
 pub use prepare::Prepare;
 pub use reader::{Ending, LocalReader};
-pub use recover::Recovered;
+pub use recover::{Opening, Recovered};
 
 /// How a local log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -152,7 +152,12 @@ impl LocalLog {
         disk: Arc<dyn Disk>,
         config: LocalConfig,
     ) -> Result<(LocalLog, Recovered), LogError> {
-        recover::open(disk, config)
+        LocalLog::begin(disk, config)?.finish()
+    }
+
+    /// The same in two steps, for who wants to see the frames while they are read.
+    pub fn begin(disk: Arc<dyn Disk>, config: LocalConfig) -> Result<Opening, LogError> {
+        Opening::begin(disk, config)
     }
 
     /// Puts an empty write behind the last one, so that losing the last one is damage, too.

@@ -23,7 +23,7 @@ use txn_core::{Capacity, Shard, SpareRegions, images_in, refunded_in};
 
 use crate::archiver::ArchiveLocation;
 use crate::conservation::Imbalance;
-use crate::open::{Seek, whole_log};
+use crate::recovery::{Seek, whole_log};
 use crate::replay::{Difference, Replay};
 use crate::snapshots::{RestoredShard, restore_shard};
 use crate::{DataDir, DataDirError, Placement};

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::frame::Frame;
 use model::record::RecordError;
@@ -222,8 +222,10 @@ impl GroupTask {
             if !self.group.is_in_flight() {
                 self.commit()?;
             }
-            if self.snapshot.is_some() {
+            if let Some(taking) = &self.snapshot {
+                let (began, figures) = (Instant::now(), taking.assignment.figures.clone());
                 self.save();
+                figures.step(began.elapsed());
             }
             self.send_lookups();
             self.returns.send();
@@ -389,7 +391,7 @@ impl GroupTask {
     /// Goes on with the snapshot that is being taken.
     fn save(&mut self) {
         let Some(mut taking) = self.snapshot.take() else { return };
-        let Assignment { shard, parts, unwritten } = &taking.assignment;
+        let Assignment { shard, parts, unwritten, .. } = &taking.assignment;
         if !self.group.is_saving() {
             // What it has decided last may have to be handed over first.
             if let Some(end) = self.group.begin_snapshot(*shard) {

@@ -30,6 +30,11 @@ impl MemoryThread {
         Ok(MemoryThread { spare, wake })
     }
 
+    /// Where regions are that are ready.
+    pub(crate) fn spare(&self) -> &SpareRegions {
+        &self.spare
+    }
+
     /// Wakes the thread if a region was taken. Cheap enough for every group of frames.
     pub(crate) fn look(&self) {
         if self.spare.count() < AHEAD {

@@ -1,23 +1,21 @@
 //! Opening a data directory: recover the log, execute it again, take ownership.
 
 use std::sync::Arc;
-use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
-use model::frame::Frame;
 use model::{Offset, ShardId};
 use mq::{
-    Archive, ArchiveDisk, ArchiveError, DirDisk, Disk, IndexError, LocalConfig, LocalLog,
-    LocalReader, Log, LogEnd, LogError, LogIndex, Recovered, SnapshotError, SnapshotId, Snapshots,
-    UnionDisk,
+    Archive, ArchiveError, DirDisk, Disk, IndexError, LocalConfig, LocalLog, Log, LogError,
+    LogIndex, Recovered, SnapshotError, SnapshotId, Snapshots,
 };
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
 use crate::archiver::{ArchiveLocation, Archiver};
-use crate::lookups::{IndexedFrames, KeySeed, LookupThreads, Records};
+use crate::lookups::{KeySeed, LookupThreads, Records};
 use crate::memory::MemoryThread;
-use crate::replay::{Difference, Replay};
-use crate::snapshots::{RestoredShard, SnapshotPolicy, SnapshotThread, restore_shard};
+use crate::recovery::{Recovery, Wanted, recover, recover_local, whole_log};
+use crate::replay::Difference;
+use crate::snapshots::{SnapshotPolicy, SnapshotThread};
 use crate::space::SpaceThread;
 use crate::{DataDir, DataDirError, GroupHandle, GroupTask, LogThread, Stages};
 
@@ -114,6 +112,17 @@ impl Placement {
         Shard::new(self.seat(id), self.hash_seed, spare.clone())
     }
 
+    /// Recovers all shards.
+    fn recovering<T>(
+        &self,
+        memory: &MemoryThread,
+        recover: impl FnOnce(&Wanted<'_>) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
+        let shards: Vec<ShardId> = (0..self.shards).map(ShardId).collect();
+        let (spare, after_frame) = (memory.spare(), &|| memory.look());
+        recover(&Wanted { placement: self, shards: &shards, spare, after_frame })
+    }
+
     /// Makes a shard ready for its part.
     pub(crate) fn reserve(&self, shard: &mut Shard) {
         let shards = u64::from(self.shards);
@@ -186,21 +195,6 @@ struct Beside {
     space: SpaceThread,
 }
 
-/// A log from its beginning, as far back as it is kept anywhere.
-pub(crate) fn whole_log(
-    disk: Arc<dyn Disk>,
-    archive: Option<Arc<Archive>>,
-) -> Result<LocalReader, LogError> {
-    match archive {
-        Some(archive) => {
-            let union = UnionDisk::new(disk, Arc::new(ArchiveDisk(archive)));
-            let listing = |source| LogError::Io { doing: "listing the archive", source };
-            LocalReader::whole(Arc::new(union.map_err(listing)?))
-        }
-        None => LocalReader::whole(disk),
-    }
-}
-
 /// Recovers the directory's shards and makes this process their owner.
 pub fn open(
     dir: &DataDir,
@@ -215,24 +209,29 @@ pub fn open(
         ..LocalConfig::default()
     };
     let archive = keeping.archive.open(dir.path())?;
-    let (log, recovered) = LocalLog::open(disk, config)?;
+    let opening = LocalLog::begin(disk, config)?;
     let saved = Arc::new(DirDisk::open(dir.snapshots_path()).map_err(DataDirError::at(dir))?);
+    let snapshots = Snapshots::open(saved)?;
     let indexed = Arc::new(DirDisk::open(dir.index_path()).map_err(DataDirError::at(dir))?);
-    let (index, damaged) = LogIndex::open(indexed)?;
+    let (mut index, damaged) = LogIndex::open(indexed)?;
     for error in damaged {
         tracing::error!(%error, "the index is made of the log again");
     }
     let reserve = keeping.disk_reserve.unwrap_or(4 * dir.segment_bytes());
-    let beside = Beside {
-        space: SpaceThread::spawn(dir.path(), reserve)?,
-        index,
-        keep_words: keeping.words(dir.shards()),
-        snapshots: Snapshots::open(saved)?,
-        policy: keeping.snapshots,
-        disk: Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(dir))?),
-        archive,
-    };
-    let opened = open_with(log, LocalLog::close, dir.placement(groups, capacity), Some(beside))?;
+    let space = SpaceThread::spawn(dir.path(), reserve)?;
+    let disk: Arc<dyn Disk> =
+        Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(dir))?);
+
+    let placement = dir.placement(groups, capacity);
+    let seed = KeySeed(placement.hash_seed);
+    let beside = (&snapshots, &mut index, seed);
+    let history = || whole_log(disk.clone(), archive.clone());
+    let memory = MemoryThread::spawn(SpareRegions::default())?;
+    let (log, recovered, recovery) =
+        placement.recovering(&memory, |wanted| recover_local(opening, beside, history, wanted))?;
+    let (policy, keep_words) = (keeping.snapshots, keeping.words(dir.shards()));
+    let beside = Beside { snapshots, policy, disk, archive, index, keep_words, space };
+    let opened = start(log, LocalLog::close, placement, memory, recovery, Some(beside))?;
     Ok((opened, recovered))
 }
 
@@ -242,28 +241,21 @@ pub fn open_log<L: Log + 'static>(
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     placement: Placement,
 ) -> Result<Opened, OpenError> {
-    open_with(log, close, placement, None)
+    let memory = MemoryThread::spawn(SpareRegions::default())?;
+    let recovery = placement.recovering(&memory, |wanted| recover(&log, wanted))?;
+    start(log, close, placement, memory, recovery, None)
 }
 
-fn open_with<L: Log + 'static>(
+fn start<L: Log + 'static>(
     log: L,
     close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     placement: Placement,
-    mut beside: Option<Beside>,
+    memory: MemoryThread,
+    recovery: Recovery,
+    beside: Option<Beside>,
 ) -> Result<Opened, OpenError> {
-    let spare = SpareRegions::default();
-    let memory = MemoryThread::spawn(spare.clone())?;
     let ids: Vec<ShardId> = (0..placement.shards).map(ShardId).collect();
     let seed = KeySeed(placement.hash_seed);
-    let look = || memory.look();
-    let recovery = match &mut beside {
-        Some(Beside { snapshots, disk, archive, index, .. }) => {
-            let history = || whole_log(disk.clone(), archive.clone()).map(Some);
-            let beside = Some((&*snapshots, &mut *index, seed));
-            recover(&log, beside, history, &placement, &ids, &spare, look)?
-        }
-        None => recover(&log, None, || Ok(None), &placement, &ids, &spare, look)?,
-    };
     let groups = placement.groups.clamp(1, placement.shards.into());
     let mut members: Vec<Vec<_>> = (0..groups).map(|_| Vec::new()).collect();
     for shard in recovery.shards {
@@ -305,192 +297,4 @@ fn open_with<L: Log + 'static>(
     let snapshots = threads.map(spawn).transpose()?;
     let Recovery { replayed, restored, passed_over, .. } = recovery;
     Ok(Opened { tasks, handles, log, snapshots, replayed, restored, passed_over })
-}
-
-/// What was made of a log and of snapshots.
-pub struct Recovery {
-    /// The shards that were wanted, in that order, each at the end of its log.
-    pub shards: Vec<Shard>,
-    /// Records that were executed again.
-    pub replayed: u64,
-    /// Shards that were made of a snapshot.
-    pub restored: usize,
-    /// By shard as in `shards`: bytes of the whole log behind its snapshot.
-    pub lags: Vec<u64>,
-    /// Snapshots that were no good, and why. They were removed.
-    pub passed_over: Vec<(SnapshotId, SnapshotError)>,
-}
-
-/// Makes shards of their newest good snapshots, and executes the rest of the log again: where a
-/// shard has no good one and its log was trimmed, with what `history` has of it. Records that the
-/// index lacks are added to it. `after_frame` is called after each frame.
-pub fn recover(
-    log: &impl Log,
-    beside: Option<(&Snapshots, &mut LogIndex, KeySeed)>,
-    history: impl FnOnce() -> Result<Option<LocalReader>, LogError>,
-    placement: &Placement,
-    wanted: &[ShardId],
-    spare: &SpareRegions,
-    mut after_frame: impl FnMut(),
-) -> Result<Recovery, OpenError> {
-    let (snapshots, mut index) = match beside {
-        Some((snapshots, index, seed)) => (Some(snapshots), Some((index, seed))),
-        None => (None, None),
-    };
-    let restored = match snapshots {
-        Some(snapshots) => restore_all(snapshots, placement, wanted, spare)?,
-        None => {
-            let empty = |id: &ShardId| RestoredShard::empty(placement.shard(*id, spare));
-            wanted.iter().map(empty).collect()
-        }
-    };
-    let mut by_id = vec![None; placement.shards.into()];
-    for (at, id) in wanted.iter().enumerate() {
-        by_id[usize::from(id.0)] = Some(at);
-    }
-    let mut recovery = Recovery {
-        shards: Vec::new(),
-        replayed: 0,
-        restored: 0,
-        lags: Vec::new(),
-        passed_over: Vec::new(),
-    };
-    let mut seeks = Vec::new();
-    for RestoredShard { shard, place, passed_over } in restored {
-        recovery.restored += usize::from(place.is_some());
-        recovery.shards.push(shard);
-        recovery.passed_over.extend(passed_over);
-        seeks.push(Seek::new(place.map(|place| place.end)));
-    }
-    let is_trimmed =
-        |id: ShardId, first: Offset| matches!(log.read(id, first), Err(LogError::Trimmed { .. }));
-    let lacks = |(id, seek): (&ShardId, &Seek)| {
-        let first = seek.end.map_or(Offset(1), |end| end.next);
-        let known = index.as_ref().map_or(first, |(index, _)| index.known(*id));
-        if is_trimmed(*id, first) {
-            Some(OpenError::NoBeginning { shard: *id })
-        } else {
-            is_trimmed(*id, known).then_some(OpenError::NoIndex { shard: *id })
-        }
-    };
-    let mut frames = match wanted.iter().zip(&seeks).find_map(lacks) {
-        None => log.read_all()?,
-        Some(error) => match history()? {
-            Some(history) if history.is_whole() => Box::new(history),
-            _ => return Err(error),
-        },
-    };
-    let mut replay = Replay::default();
-    let mut bytes = 0;
-    let mut saved_at = vec![0; wanted.len()];
-    while let Some(frame) = frames.next()? {
-        let at = by_id.get(usize::from(frame.place().shard.0)).copied().flatten();
-        let at = at.ok_or_else(|| Difference::foreign(&frame))?;
-        bytes += frame.bytes.len() as u64;
-        if let Some((index, seed)) = &mut index
-            && frame.place().first_offset >= index.known(frame.place().shard)
-        {
-            let mut found = IndexedFrames::default();
-            seed.index(&frame, &mut found);
-            found.add_to(index);
-            if index.is_full() {
-                index.flush()?;
-            }
-        }
-        if seeks[at].is_behind(&frame)? {
-            saved_at[at] = bytes;
-        } else {
-            replay.apply(&mut recovery.shards[at], frame)?;
-            recovery.replayed += u64::from(frame.header.count.get());
-        }
-        after_frame();
-    }
-    recovery.lags = saved_at.iter().map(|saved_at| bytes - saved_at).collect();
-    for shard in &recovery.shards {
-        let (shard, next) = (shard.seat().id, log.end(shard.seat().id).next);
-        let offset = index.as_ref().map_or(next, |(index, _)| index.known(shard));
-        if offset > next {
-            return Err(OpenError::LogBehind { shard, offset, next });
-        }
-    }
-    for (seek, shard) in seeks.iter().zip(&recovery.shards) {
-        let Some(saved) = seek.end else { continue };
-        // All frames before may have been trimmed, and none have come since.
-        let end = log.end(shard.seat().id);
-        if end.next < saved.next || seek.is_met {
-            let (shard, offset) = (shard.seat().id, saved.next);
-            return Err(OpenError::LogBehind { shard, offset, next: end.next });
-        }
-    }
-    // They would only take the place of good ones.
-    for (id, _) in &recovery.passed_over {
-        snapshots.map_or(Ok(()), |snapshots| snapshots.remove(*id))?;
-    }
-    snapshots.map_or(Ok(()), Snapshots::remove_old)?;
-    Ok(recovery)
-}
-
-/// Where a shard's log is looked for that its snapshot goes on with.
-#[derive(Default)]
-pub(crate) struct Seek {
-    /// Where the snapshot goes on, until the frame before that was met: then the log leads there.
-    end: Option<LogEnd>,
-    /// Whether any frame of the shard was met.
-    is_met: bool,
-}
-
-impl Seek {
-    pub(crate) fn new(end: Option<LogEnd>) -> Seek {
-        Seek { end, is_met: false }
-    }
-
-    /// Whether what a frame says is in the snapshot already.
-    pub(crate) fn is_behind(&mut self, frame: &Frame<'_>) -> Result<bool, Difference> {
-        let is_first = !std::mem::replace(&mut self.is_met, true);
-        let Some(end) = self.end else { return Ok(false) };
-        let place = frame.place();
-        if (frame.next_offset(), frame.header.hash.get()) == (end.next, end.previous) {
-            self.end = None;
-            return Ok(true);
-        }
-        // What was before it was trimmed: frames without records may have been behind the one
-        // that the snapshot stands at.
-        let follows = place.first_offset == end.next && place.epoch >= end.epoch;
-        if follows && (is_first || place.previous == end.previous) {
-            self.end = None;
-            return Ok(false);
-        }
-        if frame.next_offset() <= end.next {
-            return Ok(true);
-        }
-        let detail = "a snapshot goes on here, and the log goes on otherwise".to_string();
-        Err(Difference { shard: place.shard, offset: end.next, detail, repeated: false })
-    }
-}
-
-/// Makes shards of snapshots: several at once, for that is reading and copying.
-fn restore_all(
-    snapshots: &Snapshots,
-    placement: &Placement,
-    wanted: &[ShardId],
-    spare: &SpareRegions,
-) -> Result<Vec<RestoredShard>, OpenError> {
-    let found = snapshots.list()?;
-    let threads = placement.groups.clamp(1, wanted.len().max(1));
-    let restore = |first: usize| {
-        let theirs = wanted.iter().skip(first).step_by(threads);
-        let ids = |id: &ShardId| found.get(id).map_or(&[][..], Vec::as_slice);
-        let shards = theirs.map(|id| restore_shard(snapshots, ids(id), placement, *id, spare));
-        shards.collect::<Result<Vec<_>, SnapshotError>>()
-    };
-    let mut parts: Vec<_> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || restore(n))).collect();
-        let join = |thread: ScopedJoinHandle<'_, _>| thread.join().expect("it doesn't panic");
-        let first = restore(0);
-        std::iter::once(first).chain(others.into_iter().map(join)).collect::<Result<Vec<_>, _>>()
-    })?
-    .into_iter()
-    .map(Vec::into_iter)
-    .collect();
-    Ok((0..wanted.len()).filter_map(|at| parts[at % threads].next()).collect())
 }

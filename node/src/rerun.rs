@@ -16,7 +16,7 @@ use txn_core::{Capacity, Grown, Shard, SpareRegions};
 
 use crate::archiver::ArchiveLocation;
 use crate::memory;
-use crate::open::whole_log;
+use crate::recovery::whole_log;
 use crate::replay::{Difference, Replay};
 use crate::{DataDir, DataDirError};
 

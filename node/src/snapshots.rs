@@ -45,12 +45,26 @@ pub struct SnapshotPolicy {
     pub every_bytes: Option<u64>,
 }
 
+/// Bounds between which steps are counted.
+const STEP_BOUNDS: [Duration; 9] = [
+    Duration::from_micros(20),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(200),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+];
+
 /// What a group is asked for.
 pub(crate) struct Assignment {
     pub(crate) shard: ShardId,
     pub(crate) parts: Sender<Part>,
     /// Pieces that were handed over and aren't written yet.
     pub(crate) unwritten: Arc<AtomicUsize>,
+    pub(crate) figures: Arc<SnapshotFigures>,
 }
 
 /// What a group hands over of a snapshot.
@@ -68,6 +82,8 @@ pub struct SnapshotFigures {
     failed: AtomicU64,
     bytes: AtomicU64,
     lag_bytes: AtomicU64,
+    steps: [AtomicU64; STEP_BOUNDS.len() + 1],
+    steps_ns: AtomicU64,
 }
 
 impl SnapshotFigures {
@@ -84,6 +100,21 @@ impl SnapshotFigures {
     /// Bytes that were written for them.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
+    }
+
+    /// For how long shards stood still to be saved, step by step: how many steps took no longer
+    /// than each of these, and longer than the one before, and all of them together. What a
+    /// change copies first is in the time of what changes.
+    pub fn steps(&self) -> (Vec<(Duration, u64)>, Duration) {
+        let bounds = STEP_BOUNDS.into_iter().chain([Duration::MAX]);
+        let counts = bounds.zip(&self.steps).map(|(bound, count)| (bound, count.load(Relaxed)));
+        (counts.collect(), Duration::from_nanos(self.steps_ns.load(Relaxed)))
+    }
+
+    pub(crate) fn step(&self, took: Duration) {
+        let at = STEP_BOUNDS.partition_point(|bound| *bound < took);
+        self.steps[at].fetch_add(1, Relaxed);
+        self.steps_ns.fetch_add(took.as_nanos() as u64, Relaxed);
     }
 
     /// Bytes of log behind the oldest of the shards' newest snapshots: at most so much a restart
@@ -247,7 +278,12 @@ impl Keeper {
         let (parts, taken) = channel();
         let unwritten = Arc::<AtomicUsize>::default();
         let shard = ShardId(shard as u16);
-        let assignment = Assignment { shard, parts, unwritten: unwritten.clone() };
+        let assignment = Assignment {
+            shard,
+            parts,
+            unwritten: unwritten.clone(),
+            figures: self.figures.clone(),
+        };
         if group.send(Parcel::Snapshot(assignment)).is_err() {
             return Ok(None);
         }

@@ -11,8 +11,8 @@ use mq::{
     LogIndex, Prepare, SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
 };
 use node::{
-    Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token,
-    newest_row, recover, trimmable,
+    Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token, Wanted,
+    newest_row, recover_local, trimmable,
 };
 use txn_core::{Shard, SpareRegions};
 
@@ -122,9 +122,8 @@ impl Node {
             salt: self.salt << 8 | self.number as u64,
             prepare: Prepare::Inline,
         };
-        let opened = LocalLog::open(Arc::new(self.disk.clone()), config);
-        let log = match opened {
-            Ok((log, _)) => log,
+        let opening = match LocalLog::begin(Arc::new(self.disk.clone()), config) {
+            Ok(opening) => opening,
             Err(LogError::Io { .. } | LogError::Poisoned) => return Err(Down::Fault),
             Err(error) => return Err(Down::Damaged(error.to_string())),
         };
@@ -138,15 +137,17 @@ impl Node {
         };
         self.damaged_runs = damaged.len();
         let seed = KeySeed(placement.hash_seed);
-        let history = || self.history().map(Some);
-        let beside = Some((&snapshots, &mut index, seed));
-        let recovered = recover(&log, beside, history, placement, &self.shards, spare, || {});
-        let recovery = match recovered {
-            Ok(recovery) => recovery,
+        let beside = (&snapshots, &mut index, seed);
+        let wanted = Wanted { placement, shards: &self.shards, spare, after_frame: &|| {} };
+        let recovered = recover_local(opening, beside, || self.history(), &wanted);
+        let (log, recovery) = match recovered {
+            Ok((log, _, recovery)) => (log, recovery),
             Err(OpenError::Difference(difference)) => {
                 return Err(Down::Differs(difference.to_string()));
             }
-            Err(OpenError::Index(_)) => return Err(Down::Fault),
+            Err(OpenError::Index(_) | OpenError::Log(LogError::Io { .. } | LogError::Poisoned)) => {
+                return Err(Down::Fault);
+            }
             Err(error) => return Err(Down::Damaged(error.to_string())),
         };
         let mut members: Vec<Vec<_>> = (0..self.groups).map(|_| Vec::new()).collect();

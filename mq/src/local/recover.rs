@@ -12,17 +12,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use model::frame::Frame;
+
 use crate::aligned::AlignedBuf;
 use crate::disk::Disk;
 use crate::local::index::Segment;
-use crate::local::layout::{SegmentId, WriteHeader, segment_name};
-use crate::local::prepare::{Preparer, make};
+use crate::local::layout::{WriteHeader, segment_name};
+use crate::local::prepare::{Order, Preparer, make};
 use crate::local::reader::LocalReader;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::local::survey::{Live, Survey};
 use crate::local::write::order;
 use crate::local::{LocalConfig, LocalLog, SPARES_MAX};
-use crate::{Broken, LogError, LogStats};
+use crate::{Broken, FrameSource, LogError, LogStats};
 
 /// What opening a log found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,29 +40,90 @@ pub struct Recovered {
     pub cut_bytes: u64,
 }
 
-pub(super) fn open(
+/// A log that is being opened: lends its frames, so that who wants them needn't read them again.
+///
+/// Nothing is changed before [`Opening::finish`].
+pub struct Opening {
     disk: Arc<dyn Disk>,
     config: LocalConfig,
-) -> Result<(LocalLog, Recovered), LogError> {
-    config.check()?;
-    let mut reader = LocalReader::open(disk.clone())?;
-    if let Some(found) = reader.survey().segment_bytes
-        && found != config.segment_bytes
-    {
-        return Err(LogError::SegmentBytes { found, configured: config.segment_bytes });
+    reader: LocalReader,
+    /// The segment that is made first.
+    first: Order,
+    /// What was read so far. Frames of the last write will stand in the newest one.
+    segments: VecDeque<Segment>,
+    /// The segment that is being read.
+    at: usize,
+    /// Whether the last write has been reached.
+    is_last: bool,
+}
+
+impl Opening {
+    pub(super) fn begin(disk: Arc<dyn Disk>, config: LocalConfig) -> Result<Opening, LogError> {
+        config.check()?;
+        let reader = LocalReader::open(disk.clone())?;
+        let survey = reader.survey();
+        if let Some(found) = survey.segment_bytes
+            && found != config.segment_bytes
+        {
+            return Err(LogError::SegmentBytes { found, configured: config.segment_bytes });
+        }
+        let (index, counter) = (survey.next_index, survey.next_counter);
+        let first = order(config.salt, config.segment_bytes, index, counter, None);
+        let segment = |live: &Live| {
+            let mut segment = Segment::new(live.id);
+            segment.end = live.end;
+            segment
+        };
+        let mut segments: VecDeque<Segment> = survey.live.iter().map(segment).collect();
+        segments.push_back(Segment::new(first.id));
+        Ok(Opening { disk, config, reader, first, segments, at: 0, is_last: false })
     }
-    let next_index = reader.survey().next_index;
-    let mut first =
-        order(config.salt, config.segment_bytes, next_index, reader.survey().next_counter, None);
-    let mut segments = read_all(&mut reader, first.id)?;
+
+    /// Reads what wasn't read yet, and makes the log one that can be written to.
+    pub fn finish(mut self) -> Result<(LocalLog, Recovered), LogError> {
+        while self.next()?.is_some() {}
+        let Opening { disk, config, reader, first, segments, .. } = self;
+        open(disk, config, reader, first, segments)
+    }
+}
+
+impl FrameSource for Opening {
+    fn next(&mut self) -> Result<Option<Frame<'_>>, LogError> {
+        let last = self.reader.survey().last.map(|last| last.position());
+        let Some(placed) = self.reader.next_placed()? else { return Ok(None) };
+        if Some(placed.write_position) == last {
+            self.is_last = true;
+            let segment = self.segments.back_mut().expect("it was pushed at the beginning");
+            segment.note(placed.frame.header, self.first.id.first());
+        } else {
+            while placed.write_position >= self.segments[self.at].end {
+                self.at += 1;
+            }
+            self.segments[self.at].note(placed.frame.header, placed.write_position);
+        }
+        Ok(Some(placed.frame))
+    }
+
+    fn is_settled(&self) -> bool {
+        !self.is_last
+    }
+}
+
+fn open(
+    disk: Arc<dyn Disk>,
+    config: LocalConfig,
+    reader: LocalReader,
+    mut first: Order,
+    mut segments: VecDeque<Segment>,
+) -> Result<(LocalLog, Recovered), LogError> {
     let recovered = Recovered {
         writes: reader.stats().syncs,
         frames: reader.stats().frames,
         position: reader.survey().end(),
         cut_bytes: reader.survey().tail.map_or(0, |tail| tail.bytes),
     };
-
     let (survey, ends) = reader.into_parts();
+    let next_index = survey.next_index;
     for name in &survey.unfinished {
         disk.remove(name).map_err(LogError::io("removing an unfinished segment"))?;
     }
@@ -91,30 +154,6 @@ pub(super) fn open(
     log.retire(&[survey.unneeded, superseded].concat())?;
     log.order_segment(next_index + 1);
     Ok((log, recovered))
-}
-
-/// Reads all frames into an index. Those of the last write will stand in segment `renewed`.
-fn read_all(reader: &mut LocalReader, renewed: SegmentId) -> Result<VecDeque<Segment>, LogError> {
-    let last_position = reader.survey().last.map(|last| last.position());
-    let live = reader.survey().live.clone();
-    let mut segments: VecDeque<Segment> = live.iter().map(|live| Segment::new(live.id)).collect();
-    for (segment, live) in segments.iter_mut().zip(&live) {
-        segment.end = live.end;
-    }
-    segments.push_back(Segment::new(renewed));
-    let mut at = 0;
-    while let Some(placed) = reader.next_placed()? {
-        if Some(placed.write_position) == last_position {
-            let segment = segments.back_mut().expect("it was pushed above");
-            segment.note(placed.frame.header, renewed.first());
-            continue;
-        }
-        while placed.write_position >= segments[at].end {
-            at += 1;
-        }
-        segments[at].note(placed.frame.header, placed.write_position);
-    }
-    Ok(segments)
 }
 
 /// Takes the old copy of the last write out of its segment: the segments that are empty then.
