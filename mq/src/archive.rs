@@ -5,6 +5,10 @@
 //! what they hash to, and where all shards' logs end with this segment; and a trailer that leads
 //! to the footer. Before a segment is archived all of it is read and checked.
 //!
+//! Of a directory that is encrypted, pieces and footer are, each by itself (AES-256-GCM), with a key
+//! of the object's own; the salt from which and the directory's key it is derived lies before the
+//! footer.
+//!
 //! Calls wait for the store; they are for threads that may wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,7 +31,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::disk::{Disk, DiskFile};
+use crate::keys::{self, DirectoryKey, SALT_BYTES, TAG_BYTES};
 use crate::local::layout::{Kind, MarkEntry, Name, SegmentHeader, SegmentId, segment_name};
+use crate::local::open_segment;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::{Damage, LogError, SealedSegment};
 
@@ -44,6 +50,10 @@ const SEGMENTS: &str = "segments";
 const LEVEL: i32 = 1;
 const MAGIC: [u8; 4] = *b"CRAR";
 const VERSION: u16 = 1;
+/// Of an object that is encrypted.
+const VERSION_ENCRYPTED: u16 = 2;
+/// The footer's number among the parts that are encrypted; pieces have theirs.
+const FOOTER: u32 = u32::MAX;
 
 /// A segment's number, and a piece's in it.
 type PieceKey = (u32, usize);
@@ -55,7 +65,7 @@ struct Trailer {
     magic: [u8; 4],
     version: U16,
     reserved: U16,
-    /// Bytes of the footer before it.
+    /// Bytes of the footer before it, with the salt before that.
     footer: U32,
     unused: U32,
     footer_hash: U64,
@@ -76,6 +86,9 @@ pub struct ArchivedSegment {
     /// Bytes of the object.
     #[serde(skip)]
     pub stored_bytes: u64,
+    /// What its key is derived from, if it is encrypted.
+    #[serde(skip)]
+    salt: Option<[u8; SALT_BYTES]>,
     /// Where the logs of all shards go on behind it.
     ends: Vec<(u16, u64)>,
     /// By piece: the first write that begins in it or behind, and where the shards' logs go on
@@ -130,6 +143,12 @@ pub enum ArchiveError {
         /// What is wrong.
         what: &'static str,
     },
+    /// It is encrypted, and there is no key.
+    #[error("{name} in the archive is encrypted: the data key is needed (--data-key)")]
+    NeedsKey {
+        /// The object.
+        name: String,
+    },
     /// Another log has its segments there.
     #[error("{name} in the archive is of another log; every log needs a location of its own")]
     Foreign {
@@ -148,6 +167,8 @@ pub enum ArchiveError {
 pub struct Archive {
     store: Arc<dyn ObjectStore>,
     root: Path,
+    /// Of the directory, if it is encrypted.
+    key: Option<DirectoryKey>,
     /// There until it is dropped.
     runtime: Option<Runtime>,
     known: Mutex<BTreeMap<u32, Arc<ArchivedSegment>>>,
@@ -196,7 +217,14 @@ impl Archive {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(ArchiveError::Runtime)?;
         let (known, listed, pieces) = Default::default();
-        Ok(Archive { store, root, runtime: Some(runtime), known, listed, pieces })
+        let key = None;
+        Ok(Archive { store, root, key, runtime: Some(runtime), known, listed, pieces })
+    }
+
+    /// Encrypted, if there is a key.
+    pub fn with_key(mut self, key: Option<DirectoryKey>) -> Archive {
+        self.key = key;
+        self
     }
 
     /// Waits for the store.
@@ -252,20 +280,37 @@ impl Archive {
             if trailer.magic != MAGIC || trailer.check.get() != computed {
                 return Err(damaged("its trailer is not what was written"));
             }
-            if trailer.version.get() != VERSION {
-                return Err(damaged("it is of another version"));
-            }
+            let key = match (trailer.version.get(), &self.key) {
+                (VERSION, None) => None,
+                (VERSION, Some(_)) => return Err(damaged("it isn't encrypted, and its log is")),
+                (VERSION_ENCRYPTED, Some(key)) => Some(key),
+                (VERSION_ENCRYPTED, None) => {
+                    return Err(ArchiveError::NeedsKey { name: path.to_string() });
+                }
+                _ => return Err(damaged("it is of another version")),
+            };
             let first = start.checked_sub(trailer.footer.get().into());
             let footer = get(first.ok_or(damaged("it has no footer"))?..start).await?;
             if xxh3_64(&footer) != trailer.footer_hash.get() {
                 return Err(damaged("its footer is not what was hashed"));
             }
-            let segment = postcard::from_bytes::<ArchivedSegment>(&footer);
+            let mut footer = footer.to_vec();
+            let (salt, footer) = match key {
+                Some(key) => {
+                    let (salt, sealed) = footer
+                        .split_first_chunk_mut::<SALT_BYTES>()
+                        .ok_or(damaged("its footer is too short"))?;
+                    let opened = key.of_object(salt).open(FOOTER, &index.to_le_bytes(), sealed);
+                    (Some(*salt), opened.ok_or(damaged("its footer can't be decrypted"))?)
+                }
+                None => (None, &footer[..]),
+            };
+            let segment = postcard::from_bytes::<ArchivedSegment>(footer);
             let segment = segment.map_err(|_| damaged("its footer can't be read"))?;
             if segment.index != index {
                 return Err(damaged("it is another segment's content"));
             }
-            Ok(Some(ArchivedSegment { stored_bytes: bytes, ..segment }))
+            Ok(Some(ArchivedSegment { stored_bytes: bytes, salt, ..segment }))
         };
         let Some(segment) = self.wait(read)? else { return Ok(None) };
         let segment = Arc::new(segment);
@@ -289,17 +334,29 @@ impl Archive {
         let before = before.map(|index| self.segment(index)).transpose()?.flatten();
         let ends = before.map_or(Vec::new(), |before| before.ends.clone());
         let mut segment = describe(disk, sealed, ends)?;
+        let salted = |key| -> io::Result<_> { Ok((key, keys::draw::<SALT_BYTES>()?)) };
+        let salted = self.key.as_ref().map(salted).transpose();
+        let salted = salted.map_err(LogError::io("drawing a salt"))?;
+        let sealer = salted.map(|(key, salt)| (salt, key.of_object(&salt)));
+        let about = sealed.id.index.to_le_bytes();
         let write = async {
             let mut writer = BufWriter::with_capacity(self.store.clone(), path.clone(), PART);
             let mut pieces = Pieces::new(disk, sealed)?;
             while let Some(packed) = pieces.next()? {
+                if let Some((_, sealer)) = &sealer {
+                    sealer.seal(segment.pieces.len() as u32, &about, packed);
+                }
                 segment.pieces.push((packed.len() as u32, xxh3_64(packed)));
                 writer.write_all(packed).await.map_err(upload(&path))?;
             }
-            let footer = postcard::to_stdvec(&segment).expect("plain fields have a form");
+            let mut footer = postcard::to_stdvec(&segment).expect("plain fields have a form");
+            if let Some((salt, sealer)) = &sealer {
+                sealer.seal(FOOTER, &about, &mut footer);
+                footer.splice(..0, *salt);
+            }
             let mut trailer = Trailer {
                 magic: MAGIC,
-                version: VERSION.into(),
+                version: if sealer.is_some() { VERSION_ENCRYPTED } else { VERSION }.into(),
                 reserved: 0.into(),
                 footer: (footer.len() as u32).into(),
                 unused: 0.into(),
@@ -358,7 +415,16 @@ impl Archive {
         if xxh3_64(&packed) != hash {
             return Err(damaged("a piece is not what was hashed"));
         }
-        zstd::bulk::decompress(&packed, PIECE).map_err(|_| damaged("a piece can't be unpacked"))
+        let mut packed = packed.to_vec();
+        let packed = match (segment.salt, &self.key) {
+            (Some(salt), Some(key)) => {
+                let about = segment.index.to_le_bytes();
+                let opened = key.of_object(&salt).open(number as u32, &about, &mut packed);
+                opened.ok_or(damaged("a piece can't be decrypted"))?
+            }
+            _ => &packed[..],
+        };
+        zstd::bulk::decompress(packed, PIECE).map_err(|_| damaged("a piece can't be unpacked"))
     }
 
     /// A record of a shard, and when it was decided; `None` if it isn't there.
@@ -464,7 +530,7 @@ pub(crate) fn describe(
     ends: Vec<(u16, u64)>,
 ) -> Result<ArchivedSegment, LogError> {
     let SealedSegment { id, end } = *sealed;
-    let file = disk.open(&segment_name(id.index)).map_err(LogError::io("opening a segment"))?;
+    let file = open_segment(disk, id)?;
     let mut block = AlignedBuf::new(BLOCK_BYTES);
     let read = file.read_at(block.bytes_mut(), 0).map_err(LogError::io("reading a segment"))?;
     let header = SegmentHeader::parse(&block.bytes()[..read]);
@@ -510,13 +576,14 @@ pub(crate) fn describe(
     let SegmentId { index, generation, segment_bytes } = id;
     let bytes = end - id.base();
     let pieces = Vec::new();
-    let stored_bytes = 0;
+    let (stored_bytes, salt) = (0, None);
     Ok(ArchivedSegment {
         index,
         generation,
         segment_bytes,
         bytes,
         stored_bytes,
+        salt,
         ends,
         points,
         pieces,
@@ -535,20 +602,19 @@ struct Pieces {
 
 impl Pieces {
     fn new(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Pieces, LogError> {
-        let file = disk.open(&segment_name(sealed.id.index));
         let compressor = zstd::bulk::Compressor::new(LEVEL);
         Ok(Pieces {
-            file: file.map_err(LogError::io("opening a segment"))?,
+            file: open_segment(disk, sealed.id)?,
             left: sealed.end - sealed.id.base(),
             position: 0,
             content: AlignedBuf::new(PIECE),
             compressor: compressor.map_err(LogError::io("making a compressor"))?,
-            packed: Vec::with_capacity(zstd::zstd_safe::compress_bound(PIECE)),
+            packed: Vec::with_capacity(zstd::zstd_safe::compress_bound(PIECE) + TAG_BYTES),
         })
     }
 
     /// The next piece, compressed.
-    fn next(&mut self) -> Result<Option<&[u8]>, LogError> {
+    fn next(&mut self) -> Result<Option<&mut Vec<u8>>, LogError> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -564,7 +630,7 @@ impl Pieces {
         packed.map_err(LogError::io("compressing a segment"))?;
         self.left -= length as u64;
         self.position += length as u64;
-        Ok(Some(&self.packed))
+        Ok(Some(&mut self.packed))
     }
 }
 

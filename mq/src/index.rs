@@ -26,6 +26,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::disk::{Disk, DiskFile};
+use crate::encrypted::Undecipherable;
 
 /// Entries in memory that become a run.
 const RUN_ENTRIES: usize = 1 << 20;
@@ -487,7 +488,10 @@ impl Entry {
 impl Run {
     fn open(disk: &dyn Disk, id: RunId) -> Result<Run, IndexError> {
         let name = id.name();
-        let file = disk.open(&name).map_err(at("opening", &name))?;
+        let file = disk.open(&name).map_err(|error| match Undecipherable::of(&error) {
+            Some(_) => damage(&name, "it can't be decrypted"),
+            None => at("opening", &name)(error),
+        })?;
         let length = file.len().map_err(at("asking the length of", &name))?;
         let mut buffer = AlignedBuf::new(BLOCK_BYTES);
         let Some(end) = length.checked_sub(BLOCK_BYTES as u64) else {
@@ -726,6 +730,7 @@ fn damage(name: &str, what: &'static str) -> IndexError {
 mod tests {
     use super::*;
     use crate::FaultyDisk;
+    use crate::encrypted::{Cover, covers};
 
     const SHARD: ShardId = ShardId(5);
 
@@ -734,8 +739,8 @@ mod tests {
         (n % 90_000).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    fn filled(disk: &FaultyDisk, runs: u64, each: u64) -> LogIndex {
-        let (mut index, damaged) = LogIndex::open(Arc::new(disk.clone())).unwrap();
+    fn filled(disk: Arc<dyn Disk>, runs: u64, each: u64) -> LogIndex {
+        let (mut index, damaged) = LogIndex::open(disk).unwrap();
         assert!(damaged.is_empty());
         for run in 0..runs {
             for n in run * each + 1..=(run + 1) * each {
@@ -753,7 +758,7 @@ mod tests {
     #[test]
     fn a_shard_without_records_makes_no_runs() {
         let disk = FaultyDisk::new();
-        let mut index = filled(&disk, 1, 10);
+        let mut index = filled(Arc::new(disk), 1, 10);
         index.cover(ShardId(9), Offset(1));
         index.flush().unwrap();
         index.cover(ShardId(9), Offset(1));
@@ -778,7 +783,7 @@ mod tests {
     fn what_was_added_is_found_in_memory_in_runs_and_after_merges() {
         let disk = FaultyDisk::new();
         let (runs, each) = (20, 9_000);
-        let mut index = filled(&disk, runs, each);
+        let mut index = filled(Arc::new(disk.clone()), runs, each);
         assert_finds(&index, runs * each);
         assert_eq!(index.figures().runs, 2 + 3);
         index.flush().unwrap();
@@ -792,8 +797,12 @@ mod tests {
 
     #[test]
     fn damage_is_found_and_what_is_after_it_is_given_up() {
+        covers().iter().for_each(damages);
+    }
+
+    fn damages(cover: &Cover) {
         let disk = FaultyDisk::new();
-        let mut index = filled(&disk, 3, 600);
+        let mut index = filled(cover(&disk), 3, 600);
         index.flush().unwrap();
         drop(index);
         let names = disk.list().unwrap();
@@ -803,7 +812,7 @@ mod tests {
         for position in (0..length).step_by(61) {
             let damaged = disk.fork();
             damaged.flip(&name, position, (position % 8) as u8);
-            let (index, found) = LogIndex::open(Arc::new(damaged)).unwrap();
+            let (index, found) = LogIndex::open(cover(&damaged)).unwrap();
             if !found.is_empty() {
                 assert!(found[0].to_string().contains(&name), "{}", found[0]);
                 assert_eq!(index.covered(SHARD), Offset(601));
@@ -822,14 +831,15 @@ mod tests {
 
     #[test]
     fn a_crash_loses_nothing_that_is_covered() {
+        let covers = covers();
         for seed in 0..60 {
-            let disk = FaultyDisk::new();
-            let mut index = filled(&disk, 8, 100);
+            let (disk, cover) = (FaultyDisk::new(), &covers[seed as usize / 3 % 2]);
+            let mut index = filled(cover(&disk), 8, 100);
             disk.fail_sync(1 + seed % 3);
             let flushed = index.flush().and_then(|()| index.merge());
             drop(index);
             disk.crash(seed);
-            let (index, damaged) = LogIndex::open(Arc::new(disk.clone())).unwrap();
+            let (index, damaged) = LogIndex::open(cover(&disk)).unwrap();
             assert!(damaged.is_empty());
             let covered = index.covered(SHARD).0;
             assert!(covered == 801 || flushed.is_err() && covered == 701);

@@ -7,17 +7,21 @@
 //!
 //! Two engines keep the same contract: [`MemoryLog`] for tests and simulations, and
 //! [`LocalLog`], a segmented write-ahead log on a [`Disk`]. [`LocalReader`] walks a local log
-//! without changing it; [`FaultyDisk`] is a disk in memory that fails as told.
+//! without changing it; [`FaultyDisk`] is a disk in memory that fails as told, and
+//! [`EncryptedDisk`] hides what is on any of them.
 
 mod aligned;
 mod archive;
 mod disk;
+mod encrypted;
 mod ends;
 mod fault;
 mod index;
+mod keys;
 mod local;
 mod memory;
 mod snapshot;
+mod xts;
 
 use std::io;
 use std::time::Duration;
@@ -28,8 +32,10 @@ use model::{Epoch, Offset, ShardId, Time};
 pub use aligned::{AlignedBuf, BLOCK_BYTES};
 pub use archive::{Archive, ArchiveDisk, ArchiveError, ArchivedSegment, UnionDisk};
 pub use disk::{DirDisk, Disk, DiskFile};
+pub use encrypted::EncryptedDisk;
 pub use fault::FaultyDisk;
 pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
+pub use keys::{DataKey, DataKeyLength, DirectoryKey};
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Opening, Prepare, Recovered};
 pub use memory::MemoryLog;
 pub use snapshot::{

@@ -34,10 +34,11 @@ use zerocopy::FromBytes;
 
 use crate::aligned::AlignedBuf;
 use crate::disk::{Disk, DiskFile};
+use crate::encrypted::Undecipherable;
 use crate::ends::{self, Ends, Limits};
 use crate::local::index::Segment;
 use crate::local::layout::{
-    BLOCK, Kind, MarkEntry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, WRITE_BYTES_MAX,
+    BLOCK, Kind, MarkEntry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentId, WRITE_BYTES_MAX,
     WRITE_HEADER_BYTES, segment_name, spare_name, write_bytes,
 };
 use crate::local::prepare::Preparer;
@@ -215,10 +216,9 @@ impl LocalLog {
     fn retire(&mut self, segments: &[u32]) -> Result<(), LogError> {
         for &index in segments {
             let name = segment_name(index);
-            let file = self.disk.open(&name).map_err(LogError::io("opening an old segment"))?;
-            let length = file.len().map_err(LogError::io("asking a segment's length"))?;
+            let length = length_of(&*self.disk, &name)?;
             // One that was cut to its content would have to grow again while it is written.
-            if self.spares.len() < SPARES_MAX && length == self.config.segment_bytes {
+            if self.spares.len() < SPARES_MAX && length == Some(self.config.segment_bytes) {
                 let spare = spare_name(index);
                 self.disk.rename(&name, &spare).map_err(LogError::io("retiring a segment"))?;
                 self.spares.push(spare);
@@ -359,8 +359,7 @@ impl LocalFrames<'_> {
     fn next_write(&mut self) -> Result<bool, LogError> {
         let Some(segment) = self.log.segments.get(self.segment) else { return Ok(false) };
         if self.scan.is_none() {
-            let file = self.log.disk.open(&segment_name(segment.id.index));
-            let file = file.map_err(LogError::io("opening a segment"))?;
+            let file = open_segment(&*self.log.disk, segment.id)?;
             // Who reads one shard often wants one record: a large piece would have to be touched.
             let piece = if self.shard.is_some() { GLANCE_BYTES } else { PIECE_BYTES };
             let mut scan = Scan::new(file, segment.id, piece, AlignedBuf::default())?;
@@ -381,6 +380,26 @@ impl LocalFrames<'_> {
             Step::End(found) => return Err(damage(position, found, self.log.synced)),
         }
         Ok(true)
+    }
+}
+
+/// Opens a segment that has to be there.
+pub(crate) fn open_segment(disk: &dyn Disk, id: SegmentId) -> Result<Box<dyn DiskFile>, LogError> {
+    disk.open(&segment_name(id.index)).map_err(|error| match Undecipherable::of(&error) {
+        Some(_) => {
+            let what = Damage::SegmentHeader { index: id.index };
+            LogError::Damage { position: id.base(), what }
+        }
+        None => LogError::io("opening a segment")(error),
+    })
+}
+
+/// The length of a file, unless it can't be decrypted.
+fn length_of(disk: &dyn Disk, name: &str) -> Result<Option<u64>, LogError> {
+    match disk.open(name) {
+        Ok(file) => file.len().map(Some).map_err(LogError::io("asking a segment's length")),
+        Err(error) if Undecipherable::of(&error).is_some() => Ok(None),
+        Err(error) => Err(LogError::io("opening an old segment")(error)),
     }
 }
 

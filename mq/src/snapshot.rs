@@ -18,6 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::LogEnd;
 use crate::aligned::{AlignedBuf, BLOCK_BYTES, whole_blocks};
 use crate::disk::{Disk, DiskFile};
+use crate::encrypted::Undecipherable;
 use crate::local::layout::MarkEntry;
 
 /// The most bytes of a piece.
@@ -206,7 +207,10 @@ impl Snapshots {
     /// Reads a snapshot.
     pub fn read(&self, id: SnapshotId) -> Result<SnapshotReader, SnapshotError> {
         let name = id.name();
-        let file = self.disk.open(&name).map_err(at("opening", &name))?;
+        let file = self.disk.open(&name).map_err(|error| match Undecipherable::of(&error) {
+            Some(why) => SnapshotError::Damaged { name: name.clone(), what: why.to_string() },
+            None => at("opening", &name)(error),
+        })?;
         let bytes = file.len().map_err(at("asking the length of", &name))?;
         let mut window = AlignedBuf::new(PIECE_BYTES_MAX + BLOCK_BYTES);
         let block = &mut window.bytes_mut()[..BLOCK_BYTES];
@@ -404,6 +408,7 @@ mod tests {
 
     use super::*;
     use crate::FaultyDisk;
+    use crate::encrypted::{Cover, covers};
 
     const SHARD: ShardId = ShardId(3);
 
@@ -411,15 +416,15 @@ mod tests {
         LogEnd { next: Offset(next), epoch: Epoch(2), previous: 77, time: Time(5) }
     }
 
-    fn written(disk: &FaultyDisk, pieces: &[Vec<u8>]) -> SnapshotId {
-        let snapshots = Snapshots::open(Arc::new(disk.clone())).unwrap();
+    fn written(disk: Arc<dyn Disk>, pieces: &[Vec<u8>]) -> SnapshotId {
+        let snapshots = Snapshots::open(disk).unwrap();
         let mut writer = snapshots.create(SHARD, place(9), 4).unwrap();
         pieces.iter().for_each(|piece| writer.add(piece).unwrap());
         writer.finish().unwrap().0
     }
 
-    fn read_back(disk: &FaultyDisk, id: SnapshotId) -> Result<Vec<Vec<u8>>, SnapshotError> {
-        let mut reader = Snapshots::read_only(Arc::new(disk.clone())).read(id)?;
+    fn read_back(disk: Arc<dyn Disk>, id: SnapshotId) -> Result<Vec<Vec<u8>>, SnapshotError> {
+        let mut reader = Snapshots::read_only(disk).read(id)?;
         assert_eq!((reader.place().end, reader.place().rules), (place(9), 4));
         let mut pieces = Vec::new();
         while let Some(piece) = reader.next_piece()? {
@@ -430,15 +435,19 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back_and_damage_is_found_wherever_it_is() {
+        covers().iter().for_each(damages);
+    }
+
+    fn damages(cover: &Cover) {
         let disk = FaultyDisk::new();
         let pieces = [vec![1; 9_000], Vec::new(), vec![7; 4_032], vec![9; 8]];
-        let id = written(&disk, &pieces);
-        assert_eq!(read_back(&disk, id).unwrap(), pieces);
+        let id = written(cover(&disk), &pieces);
+        assert_eq!(read_back(cover(&disk), id).unwrap(), pieces);
         let bytes = disk.content(&id.name()).unwrap();
         for at in (0..bytes.len()).step_by(13) {
             let damaged = disk.fork();
             damaged.flip(&id.name(), at, (at % 8) as u8);
-            match read_back(&damaged, id) {
+            match read_back(cover(&damaged), id) {
                 Ok(read) => assert_eq!(read, pieces, "a flip at {at}, where nothing is"),
                 Err(error) => assert!(error.to_string().contains(&id.name()), "{error}"),
             }
@@ -446,16 +455,17 @@ mod tests {
         for length in (0..bytes.len()).step_by(BLOCK_BYTES) {
             let cut = disk.fork();
             cut.open(&id.name()).unwrap().truncate(length as u64).unwrap();
-            assert!(read_back(&cut, id).is_err(), "cut to {length}");
+            assert!(read_back(cover(&cut), id).is_err(), "cut to {length}");
         }
     }
 
     #[test]
     fn a_crash_leaves_it_whole_or_not_there() {
+        let covers = covers();
         for seed in 0..200 {
-            let disk = FaultyDisk::new();
-            let first = written(&disk, &[vec![5; 5_000]]);
-            let snapshots = Snapshots::open(Arc::new(disk.clone())).unwrap();
+            let (disk, cover) = (FaultyDisk::new(), &covers[seed as usize / 4 % 2]);
+            let first = written(cover(&disk), &[vec![5; 5_000]]);
+            let snapshots = Snapshots::open(cover(&disk)).unwrap();
             let mut writer = snapshots.create(SHARD, place(9), 4).unwrap();
             writer.add(&[6; 5_000]).unwrap();
             if seed % 2 == 0 {
@@ -463,11 +473,11 @@ mod tests {
                 assert!(writer.finish().is_err());
             }
             disk.crash(seed);
-            let snapshots = Snapshots::open(Arc::new(disk.clone())).unwrap();
+            let snapshots = Snapshots::open(cover(&disk)).unwrap();
             let found = snapshots.list().unwrap().remove(&SHARD).unwrap();
             assert!(found.contains(&first));
             for id in found {
-                read_back(&disk, id).unwrap();
+                read_back(cover(&disk), id).unwrap();
             }
         }
     }
@@ -475,13 +485,14 @@ mod tests {
     #[test]
     fn two_of_a_shard_are_kept_though_a_crash_left_more() {
         let disk = FaultyDisk::new();
-        let ids: Vec<SnapshotId> = (0..4).map(|n| written(&disk, &[vec![n; 100]])).collect();
+        let ids: Vec<SnapshotId> =
+            (0..4).map(|n| written(Arc::new(disk.clone()), &[vec![n; 100]])).collect();
         let snapshots = Snapshots::read_only(Arc::new(disk.clone()));
         assert_eq!(snapshots.list().unwrap()[&SHARD], [ids[3], ids[2]]);
         assert_eq!(disk.list().unwrap().len(), 2);
         // The oldest is back, as if it had been killed before that was removed.
         let oldest = disk.content(&ids[2].name()).unwrap();
-        let newest = written(&disk, &[vec![9; 100]]);
+        let newest = written(Arc::new(disk.clone()), &[vec![9; 100]]);
         let mut bytes = AlignedBuf::new(oldest.len());
         bytes.bytes_mut()[..oldest.len()].copy_from_slice(&oldest);
         disk.create(&ids[2].name(), 0).unwrap().write_at(bytes.bytes(), 0).unwrap();

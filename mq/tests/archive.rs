@@ -8,8 +8,8 @@ use std::sync::Arc;
 use common::{Random, Writer, append, open, read_all_of};
 use model::{Offset, ShardId};
 use mq::{
-    Archive, ArchiveDisk, ArchiveError, FaultyDisk, LocalLog, LocalReader, Log, LogError,
-    SealedSegment, UnionDisk,
+    Archive, ArchiveDisk, ArchiveError, DirectoryKey, FaultyDisk, LocalLog, LocalReader, Log,
+    LogError, SealedSegment, UnionDisk,
 };
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -33,8 +33,13 @@ fn ends(writer: &Writer) -> Vec<(ShardId, Offset)> {
 
 fn memory() -> (Arc<InMemory>, Arc<Archive>) {
     let store = Arc::new(InMemory::new());
-    let archive = Archive::new(store.clone(), Path::from("some/log")).unwrap();
-    (store, Arc::new(archive))
+    let archive = reopened(&store, None);
+    (store, archive)
+}
+
+/// Without a key, and with one.
+fn keys() -> [Option<DirectoryKey>; 2] {
+    [None, Some(DirectoryKey::draw().unwrap())]
 }
 
 /// Archives and trims all that is before these offsets.
@@ -57,7 +62,7 @@ fn what_was_trimmed_is_read_with_what_is_left() {
     for seed in common::seeds(20) {
         let (mut random, disk) = (Random(seed), FaultyDisk::new());
         let (mut log, mut writer, mut all) = filled(&disk, &mut random);
-        let (_, archive) = memory();
+        let archive = reopened(&Arc::default(), keys()[seed as usize % 2].clone());
         let mut trimmed = 0;
         for _ in 0..3 {
             trimmed += trim(&mut log, &disk, &archive, &writer);
@@ -132,15 +137,21 @@ fn put(store: &InMemory, path: &Path, bytes: Vec<u8>) {
 }
 
 /// The same objects, read without what was learned of them before.
-fn reopened(store: &Arc<InMemory>) -> Arc<Archive> {
-    Arc::new(Archive::new(store.clone(), Path::from("some/log")).unwrap())
+fn reopened(store: &Arc<InMemory>, key: Option<DirectoryKey>) -> Arc<Archive> {
+    Arc::new(Archive::new(store.clone(), Path::from("some/log")).unwrap().with_key(key))
 }
 
 #[test]
 fn a_bit_or_an_end_that_is_missing_is_found_and_named() {
+    keys().into_iter().for_each(damages);
+}
+
+fn damages(key: Option<DirectoryKey>) {
     let (mut random, disk) = (Random(5), FaultyDisk::new());
     let (mut log, writer, all) = filled(&disk, &mut random);
-    let (store, archive) = memory();
+    let store = Arc::default();
+    let reopened = |store| reopened(store, key.clone());
+    let archive = reopened(&store);
     trim(&mut log, &disk, &archive, &writer);
     let (path, sound) = object(&store, &archive);
     let check = |what: String| {
@@ -158,7 +169,7 @@ fn a_bit_or_an_end_that_is_missing_is_found_and_named() {
         put(&store, &path, damaged);
         check(format!("a flip at {at} of {}", sound.len()));
     }
-    for length in [0, 1, 31, 32, sound.len() / 2, sound.len() - 1] {
+    for length in [0, 1, 31, 32, 50, sound.len() / 2, sound.len() - 1] {
         put(&store, &path, sound[..length].to_vec());
         check(format!("cut to {length}"));
     }
@@ -171,6 +182,40 @@ fn a_bit_or_an_end_that_is_missing_is_found_and_named() {
     assert!(read.unwrap().len() < all.len());
     put(&store, &path, sound);
     assert!(read_all_of(whole(&disk, &reopened(&store)).unwrap()).unwrap() == all);
+}
+
+/// All objects of a store.
+fn objects(store: &InMemory, archive: &Archive) -> Vec<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let read = async |index: &u32| {
+        let path = Path::from(format!("some/log/segments/{index:010}.segment"));
+        store.get(&path).await.unwrap().bytes().await.unwrap().to_vec()
+    };
+    archive.segments().unwrap().iter().map(|index| runtime.block_on(read(index))).collect()
+}
+
+#[test]
+fn what_is_encrypted_is_read_with_its_key_alone() {
+    let (mut random, disk) = (Random(7), FaultyDisk::new());
+    let (mut log, writer, all) = filled(&disk, &mut random);
+    let [none, key] = keys();
+    let store = Arc::default();
+    let archive = reopened(&store, key.clone());
+    let segment = log.trimmable(&ends(&writer))[0];
+    archive.put(&disk, &segment).unwrap();
+    // A crash before it is trimmed has it archived again, and it is there.
+    reopened(&store, key.clone()).put(&disk, &segment).unwrap();
+    assert!(trim(&mut log, &disk, &archive, &writer) > 5);
+    let read = |key| whole(&disk, &reopened(&store, key)).and_then(read_all_of);
+    assert!(read(key).unwrap() == all);
+    let error = read(none.clone()).unwrap_err().to_string();
+    assert!(error.contains("is encrypted: the data key is needed"), "{error}");
+    let error = read(keys()[1].clone()).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("can't be decrypted"), "{error}");
+    // Whoever has the store alone doesn't even see what it is.
+    for object in objects(&store, &archive) {
+        assert!(!object.windows(4).any(|four| four == b"CRSG" || four == b"CRWR"));
+    }
 }
 
 #[test]

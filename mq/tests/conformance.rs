@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Random, Writer, append, frame_at, open, read, small};
+use common::{Cover, Random, Writer, append, frame_at, open, read, small};
 use model::{Epoch, Offset, ShardId};
 use mq::{DirDisk, FaultyDisk, LocalConfig, LocalLog, Log, LogEnd, LogError, MemoryLog, Prepare};
 
@@ -127,19 +127,22 @@ fn memory() {
 
 #[test]
 fn local_on_a_faultless_disk() {
-    let disk = FaultyDisk::new();
-    conforms(Box::new(open(&disk).unwrap().0), &|log| {
-        drop(log);
-        Box::new(open(&disk).unwrap().0)
-    });
+    for cover in [Cover::none(), Cover::encrypted()] {
+        let disk = FaultyDisk::new();
+        conforms(Box::new(cover.open(&disk).unwrap().0), &|log| {
+            drop(log);
+            Box::new(cover.open(&disk).unwrap().0)
+        });
+    }
 }
 
 #[test]
 fn local_in_a_directory() {
-    for prepare in [Prepare::Inline, Prepare::Background] {
+    for (number, prepare) in (0..).zip([Prepare::Inline, Prepare::Background].repeat(2)) {
+        let cover = Cover::of(number / 2);
         let directory = tempfile::tempdir().unwrap();
         let open = || -> Box<dyn Log> {
-            let disk = Arc::new(DirDisk::open(directory.path()).unwrap());
+            let disk = cover.over(DirDisk::open(directory.path()).unwrap());
             Box::new(LocalLog::open(disk, LocalConfig { prepare, ..small() }).unwrap().0)
         };
         conforms(open(), &|log| {
@@ -151,9 +154,13 @@ fn local_in_a_directory() {
 
 #[test]
 fn local_with_large_frames() {
+    [Cover::none(), Cover::encrypted()].iter().for_each(takes_large_frames);
+}
+
+fn takes_large_frames(cover: &Cover) {
     let directory = tempfile::tempdir().unwrap();
     let config = LocalConfig { segment_bytes: 4 << 20, ..LocalConfig::default() };
-    let disk = Arc::new(DirDisk::open(directory.path()).unwrap());
+    let disk = cover.over(DirDisk::open(directory.path()).unwrap());
     let (mut log, _) = LocalLog::open(disk.clone(), config).unwrap();
     let mut writer = Writer::default();
     let frames: Vec<_> = (0..6).map(|n| writer.frame(n % 2, 1, (1 << 20) - 64)).collect();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Random, Writer, append, is_one_seed, open, read_all, seeds, small};
+use common::{Cover, Random, Writer, append, is_one_seed, open, read_all, seeds, small};
 use mq::{DirDisk, Disk, Ending, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogError};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn names(disk: &FaultyDisk, extension: &str) -> Vec<String> {
 fn what_was_acknowledged_survives_every_crash() {
     for seed in seeds(600) {
         let mut random = Random(seed);
-        let disk = FaultyDisk::new();
+        let (disk, cover) = (FaultyDisk::new(), Cover::of(seed));
         let mut tried: Vec<Vec<u8>> = Vec::new();
         let mut acknowledged = 0;
         for _ in 0..6 {
@@ -38,12 +38,12 @@ fn what_was_acknowledged_survives_every_crash() {
                 2 => disk.full_after(random.below(400_000)),
                 _ => {}
             }
-            let opened = open(&disk);
+            let opened = cover.open(&disk);
             if let Err(error) = &opened {
                 assert!(matches!(error, LogError::Io { .. }), "seed {seed}: {error}");
             }
             if let Ok((mut log, recovered)) = opened {
-                let (found, ending) = read_all(&disk);
+                let (found, ending) = cover.read_all(&disk);
                 assert!(ending.is_ok(), "seed {seed}: {ending:?}");
                 assert_eq!(recovered.frames, found.len() as u64, "seed {seed}");
                 assert_prefix(&found, acknowledged, &tried, seed);
@@ -74,8 +74,8 @@ fn what_was_acknowledged_survives_every_crash() {
             }
         }
         disk.crash(random.below(u64::MAX));
-        drop(open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}")));
-        let (found, ending) = read_all(&disk);
+        drop(cover.open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}")));
+        let (found, ending) = cover.read_all(&disk);
         assert!(ending.is_ok(), "seed {seed}: {ending:?}");
         assert_prefix(&found, acknowledged, &tried, seed);
     }
@@ -119,19 +119,19 @@ fn an_unsynced_tail_is_cut() {
 #[test]
 fn what_opening_shows_is_durable_though_a_clean_page_lied() {
     for seed in 0..20 {
-        let disk = FaultyDisk::new();
+        let (disk, cover) = (FaultyDisk::new(), Cover::of(seed));
         let mut writer = Writer::default();
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = cover.open(&disk).unwrap();
         let frames = [writer.frame(0, 1, 9_000), writer.frame(0, 1, 9_000)];
         log.append(&[&frames[0]]).unwrap();
         disk.fail_sync(1);
         assert!(log.append(&[&frames[1]]).is_err());
         drop(log);
-        let (log, _) = open(&disk).unwrap();
+        let (log, _) = cover.open(&disk).unwrap();
         assert_eq!(log.end(model::ShardId(0)).next.0, 3);
         drop(log);
         disk.crash(seed);
-        assert!(read_all(&disk).0 == frames, "seed {seed}");
+        assert!(cover.read_all(&disk).0 == frames, "seed {seed}");
     }
 }
 
@@ -163,11 +163,11 @@ fn old_frames_in_a_recycled_segment_are_never_new() {
     let mut recycled = 0;
     for seed in seeds(200) {
         let mut random = Random(seed);
-        let disk = FaultyDisk::new();
+        let (disk, cover) = (FaultyDisk::new(), Cover::of(seed));
         let mut writer = Writer::default();
         let mut tried: Vec<Vec<u8>> = Vec::new();
         let mut acknowledged = 0;
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = cover.open(&disk).unwrap();
         for _ in 0..3 {
             for _ in 0..25 {
                 let batch = writer.batch(&mut random);
@@ -188,8 +188,8 @@ fn old_frames_in_a_recycled_segment_are_never_new() {
             assert!(append(&mut log, &batch).is_err());
             drop(log);
             disk.crash(random.below(u64::MAX));
-            log = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}")).0;
-            let (found, ending) = read_all(&disk);
+            log = cover.open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}")).0;
+            let (found, ending) = cover.read_all(&disk);
             ending.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
             let kept = tried.iter().position(|frame| Some(frame) == found.first());
             let kept = kept.unwrap_or(tried.len());
@@ -212,10 +212,10 @@ fn a_sync_that_lies_never_makes_a_wrong_frame() {
     let (mut prefixes, mut damaged) = (0, 0);
     for seed in seeds(600) {
         let mut random = Random(seed);
-        let disk = FaultyDisk::new();
+        let (disk, cover) = (FaultyDisk::new(), Cover::of(seed));
         let mut writer = Writer::default();
         let mut tried: Vec<Vec<u8>> = Vec::new();
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = cover.open(&disk).unwrap();
         disk.lie_after(random.below(30));
         for _ in 0..random.below(40) {
             let batch = writer.batch(&mut random);
@@ -224,12 +224,12 @@ fn a_sync_that_lies_never_makes_a_wrong_frame() {
         }
         drop(log);
         disk.crash(seed);
-        let (read, ending) = read_all(&disk);
+        let (read, ending) = cover.read_all(&disk);
         assert!(tried.starts_with(&read), "seed {seed}");
-        match (open(&disk), ending) {
+        match (cover.open(&disk), ending) {
             (Ok(_), Ok(_)) => {
                 prefixes += 1;
-                assert!(read_all(&disk).0 == read, "seed {seed}");
+                assert!(cover.read_all(&disk).0 == read, "seed {seed}");
             }
             (Err(LogError::Damage { .. }), Err(LogError::Damage { .. })) => damaged += 1,
             (opened, ending) => panic!("seed {seed}: {:?}, {ending:?}", opened.err()),
@@ -265,9 +265,15 @@ fn restarts_do_not_fill_the_disk() {
 /// Opening may die at every one of its writes and syncs.
 #[test]
 fn opening_can_be_interrupted_anywhere() {
+    for cover in [Cover::none(), Cover::encrypted()] {
+        interrupt_opening(&cover);
+    }
+}
+
+fn interrupt_opening(cover: &Cover) {
     let disk = FaultyDisk::new();
     let mut writer = Writer::default();
-    let (mut log, _) = open(&disk).unwrap();
+    let (mut log, _) = cover.open(&disk).unwrap();
     let frames: Vec<_> = (0..30).map(|n| writer.frame(n % 2, 1, 5_000)).collect();
     for frame in &frames {
         log.append(&[frame]).unwrap();
@@ -281,12 +287,12 @@ fn opening_can_be_interrupted_anywhere() {
                     0 => disk.fail_sync(fault),
                     _ => disk.fail_write(fault),
                 }
-                drop(open(&disk));
+                drop(cover.open(&disk));
                 disk.crash(seed * 3 + life);
-                let (found, ending) = read_all(&disk);
+                let (found, ending) = cover.read_all(&disk);
                 assert!(found == frames, "fault {fault}, seed {seed}: {ending:?}");
             }
-            let (log, _) = open(&disk).unwrap();
+            let (log, _) = cover.open(&disk).unwrap();
             assert_eq!(log.end(model::ShardId(0)), writer.ends[&0]);
         }
     }

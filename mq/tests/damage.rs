@@ -3,18 +3,18 @@
 
 mod common;
 
-use common::{Random, Writer, append, open, read_all, seeds};
+use common::{Cover, Random, Writer, append, open, seeds};
 use model::{Offset, ShardId};
 use mq::{Damage, Disk, Ending, FaultyDisk, Log, LogError};
 
 /// A log of a few segments, and its frames.
-fn sample(close: bool) -> (FaultyDisk, Vec<Vec<u8>>) {
+fn sample(close: bool, cover: &Cover) -> (FaultyDisk, Vec<Vec<u8>>) {
     let disk = FaultyDisk::new();
     let mut writer = Writer::default();
     let mut random = Random(3);
     let mut written = Vec::new();
     for _ in 0..2 {
-        let (mut log, _) = open(&disk).unwrap();
+        let (mut log, _) = cover.open(&disk).unwrap();
         for _ in 0..14 {
             let batch = writer.batch(&mut random);
             append(&mut log, &batch).unwrap();
@@ -35,9 +35,14 @@ fn segments(disk: &FaultyDisk) -> Vec<String> {
 /// Flips a bit in every block of every segment in turn, at several places.
 #[test]
 fn every_flip_is_damage_or_the_unmarked_write_or_unused() {
-    for close in [false, true] {
-        let (disk, written) = sample(close);
-        let (whole, ending) = read_all(&disk);
+    for (close, cover) in [
+        (false, Cover::none()),
+        (true, Cover::none()),
+        (false, Cover::encrypted()),
+        (true, Cover::encrypted()),
+    ] {
+        let (disk, written) = sample(close, &cover);
+        let (whole, ending) = cover.read_all(&disk);
         assert!(whole == written);
         assert!(matches!(ending, Ok(Ending::Clean { .. })));
         let mut seen = [0; 3];
@@ -47,8 +52,10 @@ fn every_flip_is_damage_or_the_unmarked_write_or_unused() {
                 for at in [2, 40, 100, 2_000, 4_095] {
                     let flipped = disk.fork();
                     flipped.flip(&name, block * 4096 + at, (at % 8) as u8);
-                    let position = index * 65_536 + (block * 4096) as u64;
-                    let (read, ending) = read_all(&flipped);
+                    // Of a file whose first block can't be read, nothing can.
+                    let block = (block * 4096).saturating_sub(cover.header_bytes());
+                    let position = index * 65_536 + block as u64;
+                    let (read, ending) = cover.read_all(&flipped);
                     let place = format!("{name}, block {block}, byte {at}");
                     assert!(written.starts_with(&read), "{place}");
                     match ending {
@@ -60,7 +67,7 @@ fn every_flip_is_damage_or_the_unmarked_write_or_unused() {
                                 "{place}: {reported}"
                             );
                             let before = flipped.list().unwrap();
-                            let refused = open(&flipped).err();
+                            let refused = cover.open(&flipped).err();
                             assert!(matches!(refused, Some(LogError::Damage { .. })), "{place}");
                             assert_eq!(flipped.list().unwrap(), before);
                             seen[0] += 1;
@@ -72,7 +79,7 @@ fn every_flip_is_damage_or_the_unmarked_write_or_unused() {
                                 if close { lost == 0 } else { (1..=4).contains(&lost) },
                                 "{place}"
                             );
-                            let (_, recovered) = open(&flipped).unwrap();
+                            let (_, recovered) = cover.open(&flipped).unwrap();
                             assert_eq!(recovered.cut_bytes, bytes);
                             seen[1] += 1;
                         }
@@ -92,7 +99,7 @@ fn every_flip_is_damage_or_the_unmarked_write_or_unused() {
 
 #[test]
 fn a_missing_segment_is_damage() {
-    let (disk, _) = sample(true);
+    let (disk, _) = sample(true, &Cover::none());
     let names = segments(&disk);
     assert!(names.len() >= 4, "{names:?}");
     // The last one is only prepared.
@@ -140,9 +147,10 @@ fn reading_an_open_log_finds_damage() {
 /// Bytes of every kind in place of a log: an error or a log, never a panic.
 #[test]
 fn arbitrary_bytes_never_panic() {
-    let (disk, written) = sample(false);
-    let names = segments(&disk);
+    let samples = [0, 1].map(Cover::of).map(|cover| (sample(false, &cover), cover));
     for seed in seeds(1_000) {
+        let ((disk, written), cover) = &samples[seed as usize % 2];
+        let names = segments(disk);
         let mut random = Random(seed);
         let disk = disk.fork();
         for _ in 0..1 + random.below(3) {
@@ -153,9 +161,9 @@ fn arbitrary_bytes_never_panic() {
             let at = random.below(length / 4096) * 4096 + random.below(3) * 8;
             disk.overwrite(name, at as usize, &bytes);
         }
-        let (read, ending) = read_all(&disk);
+        let (read, ending) = cover.read_all(&disk);
         assert!(written.starts_with(&read), "seed {seed}");
-        assert_eq!(open(&disk).is_ok(), ending.is_ok(), "seed {seed}");
+        assert_eq!(cover.open(&disk).is_ok(), ending.is_ok(), "seed {seed}");
     }
 }
 

@@ -10,7 +10,8 @@ use zerocopy::FromBytes;
 
 use crate::disk::Disk;
 use crate::ends::{self, Ends};
-use crate::local::layout::{Kind, MarkEntry, WRITE_HEADER_BYTES, WriteHeader, segment_name};
+use crate::local::layout::{Kind, MarkEntry, WRITE_HEADER_BYTES, WriteHeader};
+use crate::local::open_segment;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::local::survey::{Survey, survey};
 use crate::{Broken, Damage, FrameSource, LogEnd, LogError, LogStats};
@@ -211,8 +212,7 @@ impl LocalReader {
                 return Ok(true);
             }
             let Some(live) = self.survey.live.get(self.segment).copied() else { return Ok(false) };
-            let file = self.disk.open(&segment_name(live.id.index));
-            let file = file.map_err(LogError::io("opening a segment"))?;
+            let file = open_segment(&*self.disk, live.id)?;
             let window = self.scan.take().map(Scan::into_window).unwrap_or_default();
             let mut scan = Scan::new(file, live.id, PIECE_BYTES, window)?;
             if live.end <= live.id.first() {

@@ -17,13 +17,13 @@ use model::frame::Frame;
 use crate::aligned::AlignedBuf;
 use crate::disk::Disk;
 use crate::local::index::Segment;
-use crate::local::layout::{WriteHeader, segment_name};
+use crate::local::layout::WriteHeader;
 use crate::local::prepare::{Order, Preparer, make};
 use crate::local::reader::LocalReader;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::local::survey::{Live, Survey};
 use crate::local::write::order;
-use crate::local::{LocalConfig, LocalLog, SPARES_MAX};
+use crate::local::{LocalConfig, LocalLog, SPARES_MAX, length_of, open_segment};
 use crate::{Broken, FrameSource, LogError, LogStats};
 
 /// What opening a log found.
@@ -175,9 +175,7 @@ fn sort_spares(
 ) -> Result<Vec<String>, LogError> {
     let mut spares = Vec::new();
     for name in names {
-        let file = disk.open(name).map_err(LogError::io("opening a spare segment"))?;
-        let length = file.len().map_err(LogError::io("asking a segment's length"))?;
-        if length == segment_bytes && spares.len() < SPARES_MAX {
+        if length_of(disk, name)? == Some(segment_bytes) && spares.len() < SPARES_MAX {
             spares.push(name.clone());
         } else {
             disk.remove(name).map_err(LogError::io("removing a spare segment"))?;
@@ -189,8 +187,7 @@ fn sort_spares(
 impl LocalLog {
     /// Writes the last write as the first one of the current segment.
     fn write_again(&mut self, last: WriteHeader, live: Live) -> Result<(), LogError> {
-        let file = self.disk.open(&segment_name(live.id.index));
-        let file = file.map_err(LogError::io("opening a segment"))?;
+        let file = open_segment(&*self.disk, live.id)?;
         let mut scan = Scan::new(file, live.id, PIECE_BYTES, AlignedBuf::default())?;
         scan.limit(last.position(), live.end);
         let Step::Write(header, payload) = scan.step()? else {
@@ -208,8 +205,7 @@ impl LocalLog {
             if segment.id.limit() - segment.end <= self.config.write_bytes_max() {
                 continue;
             }
-            let file = self.disk.open(&segment_name(segment.id.index));
-            let file = file.map_err(LogError::io("opening a segment"))?;
+            let file = open_segment(&*self.disk, segment.id)?;
             let length = file.len().map_err(LogError::io("asking a segment's length"))?;
             let end = segment.end - segment.id.base();
             if length > end {

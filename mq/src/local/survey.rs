@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::disk::Disk;
+use crate::encrypted::Undecipherable;
 use crate::local::layout::{
-    BLOCK, Name, SEGMENT_BYTES_MAX, SegmentHeader, SegmentId, WriteHeader, segment_name,
-    segment_of_end,
+    BLOCK, Name, SEGMENT_BYTES_MAX, SegmentHeader, SegmentId, WriteHeader, segment_of_end,
 };
+use crate::local::open_segment;
 use crate::local::scan::{GLANCE_BYTES, PIECE_BYTES, Scan, Step};
 use crate::{Broken, Damage, LogError};
 
@@ -138,7 +139,11 @@ impl Surveyor {
     }
 
     fn header(&mut self, name: &str) -> Result<Option<SegmentHeader>, LogError> {
-        let file = self.disk.open(name).map_err(LogError::io("opening a segment"))?;
+        let file = match self.disk.open(name) {
+            Ok(file) => file,
+            Err(error) if Undecipherable::of(&error).is_some() => return Ok(None),
+            Err(error) => return Err(LogError::io("opening a segment")(error)),
+        };
         self.window.grow(BLOCK_BYTES);
         let block = &mut self.window.bytes_mut()[..BLOCK_BYTES];
         let read = file.read_at(block, 0).map_err(LogError::io("reading a segment"))?;
@@ -156,8 +161,7 @@ impl Surveyor {
     }
 
     fn scan(&mut self, id: SegmentId, piece_bytes: u64) -> Result<Scan, LogError> {
-        let file = self.disk.open(&segment_name(id.index));
-        let file = file.map_err(LogError::io("opening a segment"))?;
+        let file = open_segment(&*self.disk, id)?;
         Scan::new(file, id, piece_bytes, std::mem::take(&mut self.window))
     }
 

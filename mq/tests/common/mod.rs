@@ -8,7 +8,8 @@ use std::sync::Arc;
 use model::frame::{Frame, FrameBuilder, FramePlace};
 use model::{Epoch, Offset, ShardId, Time};
 use mq::{
-    FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogEnd, LogError, Prepare, Recovered,
+    DirectoryKey, Disk, EncryptedDisk, FaultyDisk, LocalConfig, LocalLog, LocalReader, Log, LogEnd,
+    LogError, Prepare, Recovered,
 };
 
 /// Vigna's SplitMix64.
@@ -48,8 +49,62 @@ pub fn small() -> LocalConfig {
     }
 }
 
+/// How a log's files lie on a disk.
+#[derive(Clone, Default)]
+pub struct Cover(Option<DirectoryKey>);
+
+impl Cover {
+    /// As they are.
+    pub fn none() -> Cover {
+        Cover(None)
+    }
+
+    pub fn encrypted() -> Cover {
+        Cover(Some(DirectoryKey::draw().unwrap()))
+    }
+
+    /// Either, in turn.
+    pub fn of(seed: u64) -> Cover {
+        if seed.is_multiple_of(2) { Cover::none() } else { Cover::encrypted() }
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What lies before a file's content.
+    pub fn header_bytes(&self) -> usize {
+        if self.is_encrypted() { 4096 } else { 0 }
+    }
+
+    pub fn over(&self, disk: impl Disk + 'static) -> Arc<dyn Disk> {
+        match &self.0 {
+            Some(key) => Arc::new(EncryptedDisk::new(Arc::new(disk), key.clone())),
+            None => Arc::new(disk),
+        }
+    }
+
+    pub fn open(&self, disk: &FaultyDisk) -> Result<(LocalLog, Recovered), LogError> {
+        LocalLog::open(self.over(disk.clone()), small())
+    }
+
+    /// All frames of a disk in the order of the log, and what ended it.
+    pub fn read_all(&self, disk: &FaultyDisk) -> (Vec<Vec<u8>>, Result<mq::Ending, LogError>) {
+        let mut frames = Vec::new();
+        let mut run = || {
+            let mut reader = LocalReader::open(self.over(disk.clone()))?;
+            while let Some((_, frame)) = reader.next_frame()? {
+                frames.push(frame.bytes.to_vec());
+            }
+            Ok(reader.ending())
+        };
+        let ending = run();
+        (frames, ending)
+    }
+}
+
 pub fn open(disk: &FaultyDisk) -> Result<(LocalLog, Recovered), LogError> {
-    LocalLog::open(Arc::new(disk.clone()), small())
+    Cover::none().open(disk)
 }
 
 /// A frame of `count` records and `bytes` bytes of content behind `end`, at `epoch`.
@@ -122,16 +177,7 @@ pub fn read(log: &dyn Log, shard: u16, from: u64) -> Result<Vec<Vec<u8>>, LogErr
 
 /// All frames of a disk in the order of the log, and what ended it.
 pub fn read_all(disk: &FaultyDisk) -> (Vec<Vec<u8>>, Result<mq::Ending, LogError>) {
-    let mut frames = Vec::new();
-    let mut run = || {
-        let mut reader = LocalReader::open(Arc::new(disk.clone()))?;
-        while let Some((_, frame)) = reader.next_frame()? {
-            frames.push(frame.bytes.to_vec());
-        }
-        Ok(reader.ending())
-    };
-    let ending = run();
-    (frames, ending)
+    Cover::none().read_all(disk)
 }
 
 /// All frames of a log.
