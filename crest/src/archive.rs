@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use node::DataDir;
+
 use crate::Failure;
 use crate::args::{self, ArchiveCommand, ArchiveVerify};
 
@@ -12,7 +14,9 @@ pub(crate) fn archive(args: &args::Archive) -> Result<ExitCode, Failure> {
 }
 
 fn verify(args: &ArchiveVerify) -> Result<ExitCode, Failure> {
-    let Some(archive) = args.archive.location().open(&args.data)? else {
+    let (location, data_key) = (args.archive.location(), args.data_key.read()?);
+    let archive = DataDir::archive_of(&args.data, &location, data_key.as_ref())?;
+    let Some(archive) = archive else {
         return Err("nothing is kept where everything is discarded".into());
     };
     let found = node::verify_archive(archive)?;

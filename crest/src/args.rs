@@ -59,6 +59,12 @@ pub(crate) enum Command {
     Audit(Audit),
     /// Look after the old segments of a log, wherever they are.
     Archive(Archive),
+    /// Replace the data key of an encrypted data directory that nobody serves.
+    ///
+    /// The directory's own key, which everything is encrypted with, stays as it is and is kept
+    /// under the new data key: so nothing else is written, and a copy of the directory from
+    /// before still opens with the old one. Exit status 0: done; 2: nothing was changed.
+    Rekey(Rekey),
     /// Say where a running platform's time goes: functions, lines, threads.
     ///
     /// Samples its stacks through perf, and writes a flame graph, folded stacks, the stages of
@@ -84,6 +90,8 @@ pub(crate) struct Serve {
     /// has the key itself; without either, what is marked is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) drill_key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
     /// Threads that serve connections, each with its part of the shards. Default: one for each
     /// core.
     #[arg(long, value_name = "N")]
@@ -214,7 +222,7 @@ pub(crate) struct Drill {
     pub(crate) threshold: Vec<loadgen::threshold::Threshold>,
     /// Drive a platform that runs already, such as http://127.0.0.1:8080. Every acknowledged
     /// order is read back at the end instead of an audit.
-    #[arg(long, value_name = "URL", conflicts_with = "data")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data", "data_key"])]
     pub(crate) target: Option<String>,
     /// With --target: mark everything as rehearsal, with the key in this file, which the platform
     /// has to have (`serve --drill-key`). Trade isn't touched.
@@ -227,6 +235,8 @@ pub(crate) struct Drill {
     /// Keep the data here; must be new. Default: a temporary directory, removed after a pass.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
     #[command(flatten)]
     pub(crate) files: ReportFiles,
     /// Replay recorded purchases (.csv or .csv.gz) instead of a profile.
@@ -385,6 +395,8 @@ pub(crate) struct Audit {
     pub(crate) data: PathBuf,
     #[command(flatten)]
     pub(crate) archive: ArchiveAt,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
     /// Where to begin: at the first record, in the archive if need be, or at each shard's older or
     /// newer snapshot. What was traded is counted from there.
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = AuditFrom::Beginning)]
@@ -438,11 +450,37 @@ pub(crate) enum ArchiveCommand {
 
 #[derive(ClapArgs)]
 pub(crate) struct ArchiveVerify {
-    /// The data directory whose archive it is; only its place is needed.
+    /// The data directory whose archive it is. If that is encrypted, the directory's key is in
+    /// it; else only its place is needed.
     #[arg(value_name = "DIR")]
     pub(crate) data: PathBuf,
     #[command(flatten)]
     pub(crate) archive: ArchiveAt,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
+}
+
+/// The key of an encrypted data directory.
+#[derive(ClapArgs)]
+pub(crate) struct DataKeyAt {
+    /// File with the data key: 32 bytes or more, without the white space around them. A data
+    /// directory that is made with one is encrypted, its archive too, and can't be read without
+    /// it. Default: the environment variable CREST_DATA_KEY has the key itself; without either,
+    /// nothing is encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data_key: Option<PathBuf>,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Rekey {
+    /// The data directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
+    /// File with the data key from now on.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_data_key: PathBuf,
 }
 
 #[derive(ClapArgs)]
@@ -489,6 +527,8 @@ pub(crate) struct ProfileReplay {
     /// The data directory.
     #[arg(value_name = "DIR")]
     pub(crate) data: PathBuf,
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
     /// How often everything is executed and timed.
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) rounds: NonZeroUsize,

@@ -12,6 +12,7 @@ mod admin;
 mod archive;
 mod args;
 mod audit;
+mod data_key;
 mod drill;
 mod load;
 mod machine;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::load(&args),
         Command::Audit(args) => audit::audit(&args),
         Command::Archive(args) => archive::archive(&args),
+        Command::Rekey(args) => data_key::rekey(&args),
         Command::Profile(args) => profile::profile(&args),
     };
     match done {

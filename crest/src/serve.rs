@@ -35,7 +35,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         segment_bytes: args.segment_bytes.map(Into::into),
         settle_step_s: args.settle_step.map(|step| step.as_secs()),
     };
-    let dir = DataDir::create_or_open(&args.data, make)?;
+    let data_key = args.data_key.read()?;
+    let dir = DataDir::create_or_open(&args.data, make, data_key.as_ref())?;
     let reactors = match args.reactors {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),

@@ -6,6 +6,8 @@
 //! own, derived from the directory's and a random salt that it begins or ends with (HKDF-SHA256,
 //! RFC 5869).
 
+use std::fmt;
+
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use zeroize::Zeroizing;
@@ -98,6 +100,13 @@ impl DataKey {
 /// The key from which those of a directory's files and archived objects are derived.
 #[derive(Clone)]
 pub struct DirectoryKey(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for DirectoryKey {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DirectoryKey")
+    }
+}
 
 impl DirectoryKey {
     /// A new one.

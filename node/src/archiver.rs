@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use model::{Offset, ShardId};
-use mq::{Archive, ArchiveDisk, ArchiveError, Disk, LocalReader, LogError};
+use mq::{Archive, ArchiveDisk, ArchiveError, DirectoryKey, Disk, LocalReader, LogError};
 
 use crate::commit::Job;
 
@@ -42,16 +42,20 @@ impl ArchiveLocation {
         }
     }
 
-    /// Opens it for the data directory `data`. S3's settings come from the environment. `None`:
-    /// nothing is kept.
-    pub fn open(&self, data: &Path) -> Result<Option<Arc<Archive>>, ArchiveError> {
+    /// Opens it for the data directory `data`, encrypted if that has a key. S3's settings come
+    /// from the environment. `None`: nothing is kept.
+    pub(crate) fn open(
+        &self,
+        data: &Path,
+        key: Option<DirectoryKey>,
+    ) -> Result<Option<Arc<Archive>>, ArchiveError> {
         let archive = match self {
             ArchiveLocation::Beside => Archive::directory(&data.join(BESIDE))?,
             ArchiveLocation::At(url) if url.contains("://") => Archive::at(url, std::env::vars())?,
             ArchiveLocation::At(path) => Archive::directory(Path::new(path))?,
             ArchiveLocation::Discard => return Ok(None),
         };
-        Ok(Some(Arc::new(archive)))
+        Ok(Some(Arc::new(archive.with_key(key))))
     }
 }
 

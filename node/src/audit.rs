@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use foldhash::HashMap;
 use model::frame::Frame;
@@ -18,7 +17,7 @@ use model::{
     LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
     ShardId,
 };
-use mq::{ArchiveError, DirDisk, Disk, Ending, LocalReader, LogError, SnapshotError, Snapshots};
+use mq::{ArchiveError, DataKey, Ending, LocalReader, LogError, SnapshotError, Snapshots};
 use txn_core::{Capacity, Shard, SpareRegions, images_in, refunded_in};
 
 use crate::archiver::ArchiveLocation;
@@ -148,19 +147,19 @@ impl AuditFrom {
 }
 
 /// Audits the directory and its archive, and shows `visit` every record with its shard and offset
-/// there.
+/// there. `data_key` is the directory's, if it is encrypted.
 pub fn audit(
     path: &Path,
+    data_key: Option<&DataKey>,
     archive: &ArchiveLocation,
     from: AuditFrom,
     mut visit: impl FnMut(&Record<'_>, ShardId, Offset),
 ) -> Result<Audit, AuditError> {
-    let dir = DataDir::open(path)?;
-    let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir))?;
-    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let dir = DataDir::open(path, data_key)?;
+    let disk = dir.log_read_only()?;
     let placement = dir.placement(1, Capacity::default());
     let opened = match from {
-        AuditFrom::Beginning => whole_log(disk.clone(), archive.open(path)?),
+        AuditFrom::Beginning => whole_log(disk.clone(), dir.archive(archive)?),
         AuditFrom::Oldest | AuditFrom::Newest => LocalReader::open(disk.clone()),
     };
     let from = match &opened {
@@ -271,9 +270,9 @@ impl Books {
         let disk = match from {
             AuditFrom::Beginning => None,
             // One that was never served has none.
-            _ => DirDisk::read_only(dir.snapshots_path()).ok(),
+            _ => dir.snapshots_read_only().ok(),
         };
-        let snapshots = disk.map(|disk| Snapshots::read_only(Arc::new(disk)));
+        let snapshots = disk.map(Snapshots::read_only);
         let listed = snapshots.as_ref().map(Snapshots::list).transpose()?.unwrap_or_default();
         for id in (0..placement.shards).map(ShardId) {
             let mut ids = listed.get(&id).cloned().unwrap_or_default();

@@ -1,15 +1,20 @@
-//! A data directory: what it says of itself, and that one process at a time owns it.
+//! A data directory: what it says of itself, how its files are read, and that one process at a
+//! time owns it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use mq::{Archive, ArchiveError, DataKey, DirDisk, DirectoryKey, Disk, EncryptedDisk};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use txn_core::{Capacity, Seat};
 
 use crate::Placement;
+use crate::archiver::ArchiveLocation;
+use crate::encryption::Encryption;
 
 /// The version of the directory's arrangement.
 const LAYOUT: u32 = 2;
@@ -37,6 +42,9 @@ struct Meta {
     settle_step_s: u64,
     /// Seeds the shards' hash tables, so that nobody can choose ids that collide.
     hash_seed: String,
+    /// Without it nothing is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encryption: Option<Encryption>,
 }
 
 /// A data directory that this process owns until it is dropped.
@@ -44,6 +52,7 @@ struct Meta {
 pub struct DataDir {
     path: PathBuf,
     meta: Meta,
+    key: Option<DirectoryKey>,
     _lock: File,
 }
 
@@ -92,6 +101,35 @@ pub enum DataDirError {
         /// Its layout.
         found: u32,
     },
+    /// It is encrypted, and no data key was given.
+    #[error(
+        "{} is encrypted: its data key is needed (--data-key, or CREST_DATA_KEY)",
+        path.display()
+    )]
+    NeedsKey {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another data key was given than the one that it was made with, or last given.
+    #[error(
+        "the data key isn't that of {}: give the one that it was made with, or last got by \
+         `crest rekey`",
+        path.display()
+    )]
+    OtherKey {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A data key was given, and nothing in it is encrypted.
+    #[error(
+        "{} was made without encryption and stays so: leave the data key out, or import into a \
+         new directory",
+        path.display()
+    )]
+    NotEncrypted {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A number of shards that can't be, or isn't that of the directory.
     #[error("{shards} shards: {why}")]
     Shards {
@@ -123,17 +161,24 @@ pub struct MakeDir {
     pub settle_step_s: Option<u64>,
 }
 
-impl DataDirError {
-    /// An error of the file system with `dir`'s log.
-    pub(crate) fn at(dir: &DataDir) -> impl Fn(io::Error) -> DataDirError {
-        let path = dir.log_path();
-        move |source| DataDirError::Io { path: path.clone(), source }
-    }
+/// Why a directory's archive can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveOfError {
+    /// The directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The archive.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
 }
 
 impl DataDir {
-    /// Opens the directory, or makes it.
-    pub fn create_or_open(path: &Path, make: MakeDir) -> Result<DataDir, DataDirError> {
+    /// Opens the directory, or makes it: with a data key, encrypted.
+    pub fn create_or_open(
+        path: &Path,
+        make: MakeDir,
+        data_key: Option<&DataKey>,
+    ) -> Result<DataDir, DataDirError> {
         let shards = make.shards.unwrap_or(SHARDS);
         let settle_step_s = make.settle_step_s.unwrap_or(Seat::SETTLE_STEP.as_secs());
         supported(shards, settle_step_s)?;
@@ -148,22 +193,28 @@ impl DataDir {
             let lock = lock(path)?;
             // Another process may have made it, and ended, before this one had the lock.
             if !meta_path.exists() {
-                let meta = Meta {
+                let mut meta = Meta {
                     layout: LAYOUT,
                     shards,
                     segment_bytes: make.segment_bytes.unwrap_or(SEGMENT_BYTES),
                     settle_step_s,
                     hash_seed: format!("{:016x}", random(path)?),
+                    encryption: None,
                 };
+                let drawn = |_: &DataKey| DirectoryKey::draw().map_err(|e| io_at(path, e));
+                let key = data_key.map(drawn).transpose()?;
+                if let (Some(key), Some(data_key)) = (&key, data_key) {
+                    meta.keep(path, key, data_key)?;
+                }
                 write_meta(path, &meta)?;
                 let log = path.join(LOG);
                 fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
                 sync_dir(path)?;
                 sync_dir(&path.join(".."))?;
-                return Ok(DataDir { path: path.to_path_buf(), meta, _lock: lock });
+                return Ok(DataDir { path: path.to_path_buf(), meta, key, _lock: lock });
             }
         }
-        let dir = DataDir::open(path)?;
+        let dir = DataDir::open(path, data_key)?;
         if let Some(shards) = make.shards.filter(|shards| *shards != dir.meta.shards) {
             let why = format!("{} was made with {}", path.display(), dir.meta.shards);
             return Err(DataDirError::Shards { shards, why });
@@ -176,29 +227,42 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Opens an existing directory.
-    pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
-        let meta_path = path.join(META);
-        let text = match fs::read(&meta_path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(DataDirError::NoData { path: path.to_path_buf() });
-            }
-            Err(source) => return Err(io_at(&meta_path, source)),
-        };
-        let lock = lock(path)?;
-        let unreadable = |error: sonic_rs::Error| DataDirError::Meta {
-            path: meta_path.clone(),
-            detail: error.to_string().lines().next().unwrap_or_default().to_string(),
-        };
-        let meta: Meta = sonic_rs::from_slice(&text).map_err(unreadable)?;
-        if meta.layout != LAYOUT {
-            return Err(DataDirError::Layout { path: path.to_path_buf(), found: meta.layout });
+    /// Opens an existing directory: with its data key, if it was made with one.
+    pub fn open(path: &Path, data_key: Option<&DataKey>) -> Result<DataDir, DataDirError> {
+        if !path.join(META).exists() {
+            return Err(DataDirError::NoData { path: path.to_path_buf() });
         }
-        supported(meta.shards, meta.settle_step_s)?;
+        let lock = lock(path)?;
+        let meta = Meta::read(path)?;
+        let key = meta.key(path, data_key)?;
         let log = path.join(LOG);
         fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
-        Ok(DataDir { path: path.to_path_buf(), meta, _lock: lock })
+        Ok(DataDir { path: path.to_path_buf(), meta, key, _lock: lock })
+    }
+
+    /// Has a directory's data key replaced, durably. Nothing but what it says of itself is
+    /// written again.
+    pub fn rekey(path: &Path, old: &DataKey, new: &DataKey) -> Result<(), DataDirError> {
+        let mut dir = DataDir::open(path, Some(old))?;
+        let key = dir.key.as_ref().expect("a directory that takes a data key has one");
+        dir.meta.keep(path, key, new)?;
+        write_meta(path, &dir.meta)?;
+        sync_dir(path)
+    }
+
+    /// The archive of the directory at `path`, which another process may own: `None` if nothing
+    /// is kept. Where there is no directory any more, its archive can be read without a key if
+    /// it isn't encrypted.
+    pub fn archive_of(
+        path: &Path,
+        location: &ArchiveLocation,
+        data_key: Option<&DataKey>,
+    ) -> Result<Option<Arc<Archive>>, ArchiveOfError> {
+        let key = match path.join(META).exists() {
+            true => Meta::read(path)?.key(path, data_key)?,
+            false => None,
+        };
+        Ok(location.open(path, key)?)
     }
 
     /// How many shards its parties are spread over.
@@ -227,14 +291,50 @@ impl DataDir {
         self.path.join(LOG)
     }
 
-    /// Where the index of its log is.
-    pub fn index_path(&self) -> PathBuf {
-        self.path.join(INDEX)
+    /// The disk of its log.
+    pub fn log(&self) -> Result<Arc<dyn Disk>, DataDirError> {
+        self.disk(LOG, DirDisk::open)
     }
 
-    /// Where its snapshots are.
-    pub fn snapshots_path(&self) -> PathBuf {
-        self.path.join(SNAPSHOTS)
+    /// The same, only to be read.
+    pub fn log_read_only(&self) -> Result<Arc<dyn Disk>, DataDirError> {
+        self.disk(LOG, DirDisk::read_only)
+    }
+
+    /// The disk of the index of its log.
+    pub fn index(&self) -> Result<Arc<dyn Disk>, DataDirError> {
+        self.disk(INDEX, DirDisk::open)
+    }
+
+    /// The disk of its snapshots.
+    pub fn snapshots(&self) -> Result<Arc<dyn Disk>, DataDirError> {
+        self.disk(SNAPSHOTS, DirDisk::open)
+    }
+
+    /// The same, only to be read.
+    pub fn snapshots_read_only(&self) -> Result<Arc<dyn Disk>, DataDirError> {
+        self.disk(SNAPSHOTS, DirDisk::read_only)
+    }
+
+    /// Its archive; `None` if nothing is kept.
+    pub fn archive(
+        &self,
+        location: &ArchiveLocation,
+    ) -> Result<Option<Arc<Archive>>, ArchiveError> {
+        location.open(&self.path, self.key.clone())
+    }
+
+    fn disk(
+        &self,
+        name: &str,
+        open: impl FnOnce(PathBuf) -> io::Result<DirDisk>,
+    ) -> Result<Arc<dyn Disk>, DataDirError> {
+        let path = self.path.join(name);
+        let disk = Arc::new(open(path.clone()).map_err(|source| io_at(&path, source))?);
+        Ok(match &self.key {
+            Some(key) => Arc::new(EncryptedDisk::new(disk, key.clone())),
+            None => disk,
+        })
     }
 
     /// Where it is.
@@ -245,6 +345,53 @@ impl DataDir {
     /// A number that no other start of any process has drawn.
     pub fn draw_salt(&self) -> Result<u64, DataDirError> {
         random(&self.path)
+    }
+}
+
+impl Meta {
+    fn read(path: &Path) -> Result<Meta, DataDirError> {
+        let meta_path = path.join(META);
+        let text = fs::read(&meta_path).map_err(|source| io_at(&meta_path, source))?;
+        let unreadable = |error: sonic_rs::Error| DataDirError::Meta {
+            path: meta_path.clone(),
+            detail: error.to_string().lines().next().unwrap_or_default().to_string(),
+        };
+        let meta: Meta = sonic_rs::from_slice(&text).map_err(unreadable)?;
+        if meta.layout != LAYOUT {
+            return Err(DataDirError::Layout { path: path.to_path_buf(), found: meta.layout });
+        }
+        supported(meta.shards, meta.settle_step_s)?;
+        Ok(meta)
+    }
+
+    /// The directory's key.
+    fn key(
+        &self,
+        path: &Path,
+        data_key: Option<&DataKey>,
+    ) -> Result<Option<DirectoryKey>, DataDirError> {
+        let path = path.to_path_buf();
+        match (&self.encryption, data_key) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(DataDirError::NotEncrypted { path }),
+            (Some(_), None) => Err(DataDirError::NeedsKey { path }),
+            (Some(encryption), Some(data_key)) => {
+                let key = encryption.unwrap(data_key, &self.hash_seed);
+                key.map(Some).ok_or(DataDirError::OtherKey { path })
+            }
+        }
+    }
+
+    /// Keeps the directory's key under a data key.
+    fn keep(
+        &mut self,
+        path: &Path,
+        key: &DirectoryKey,
+        data_key: &DataKey,
+    ) -> Result<(), DataDirError> {
+        let encryption = Encryption::wrap(key, data_key, &self.hash_seed);
+        self.encryption = Some(encryption.map_err(|source| io_at(path, source))?);
+        Ok(())
     }
 }
 
@@ -280,7 +427,7 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
 
 fn write_meta(path: &Path, meta: &Meta) -> Result<(), DataDirError> {
     let new = path.join("crest.json.new");
-    let mut text = sonic_rs::to_string_pretty(meta).expect("three plain fields have a JSON form");
+    let mut text = sonic_rs::to_string_pretty(meta).expect("plain fields have a JSON form");
     text.push('\n');
     let write = || -> io::Result<()> {
         let mut file = File::create(&new)?;
@@ -315,11 +462,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let seed = |dir: &DataDir| dir.placement(1, Capacity::default()).hash_seed;
-        let made = DataDir::create_or_open(&path, NEW).unwrap();
-        assert!(matches!(DataDir::open(&path), Err(DataDirError::InUse { .. })));
+        let made = DataDir::create_or_open(&path, NEW, None).unwrap();
+        assert!(matches!(DataDir::open(&path, None), Err(DataDirError::InUse { .. })));
         let first = seed(&made);
         drop(made);
-        let again = DataDir::create_or_open(&path, MakeDir { shards: Some(16), ..NEW }).unwrap();
+        let again = DataDir::create_or_open(&path, MakeDir { shards: Some(16), ..NEW }, None);
+        let again = again.unwrap();
         assert_eq!((again.shards(), seed(&again)), (16, first));
     }
 
@@ -327,27 +475,73 @@ mod tests {
     fn what_it_can_not_use_it_refuses_with_words() {
         let dir = tempfile::tempdir().unwrap();
         let refused = |path: &Path, make| {
-            DataDir::create_or_open(path, make).map(|_| ()).unwrap_err().to_string()
+            DataDir::create_or_open(path, make, None).map(|_| ()).unwrap_err().to_string()
         };
         let error = refused(dir.path(), MakeDir { shards: Some(257), ..NEW });
         assert!(error.starts_with("257 shards: there can be 1 to 256"), "{error}");
         let error = refused(dir.path(), MakeDir { settle_step_s: Some(0), ..NEW });
         assert!(error.starts_with("a settlement step of 0 s: it can be 1 to"), "{error}");
-        let error = DataDir::open(dir.path()).unwrap_err().to_string();
+        let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
         assert!(error.contains("holds no data of Crest"), "{error}");
         fs::write(dir.path().join("holiday.jpg"), "x").unwrap();
         let error = refused(dir.path(), NEW);
         assert!(error.contains("is not empty"), "{error}");
 
         let made = dir.path().join("data");
-        drop(DataDir::create_or_open(&made, MakeDir { shards: Some(4), ..NEW }).unwrap());
+        drop(DataDir::create_or_open(&made, MakeDir { shards: Some(4), ..NEW }, None).unwrap());
         let error = refused(&made, MakeDir { shards: Some(16), ..NEW });
         assert!(error.contains("was made with 4"), "{error}");
         let error = refused(&made, MakeDir { settle_step_s: Some(7), ..NEW });
         assert!(error.contains("was made with 86400 s"), "{error}");
         let meta = r#"{"layout":9,"shards":1,"segment_bytes":1,"settle_step_s":1,"hash_seed":"0"}"#;
         fs::write(made.join(META), meta).unwrap();
-        let error = DataDir::open(&made).unwrap_err().to_string();
+        let error = DataDir::open(&made, None).unwrap_err().to_string();
         assert!(error.contains("has layout 9"), "{error}");
+    }
+
+    #[test]
+    fn a_data_key_is_given_always_or_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |byte| DataKey::new(&[byte; 64]).unwrap();
+        let (ours, other) = (key(b'a'), key(b'b'));
+        let (plain, encrypted) = (dir.path().join("plain"), dir.path().join("encrypted"));
+        drop(DataDir::create_or_open(&plain, NEW, None).unwrap());
+        drop(DataDir::create_or_open(&encrypted, NEW, Some(&ours)).unwrap());
+        // Of one without, nothing is said of encryption: other versions read it.
+        let text = fs::read_to_string(plain.join(META)).unwrap();
+        let names = ["layout", "shards", "segment_bytes", "settle_step_s", "hash_seed"];
+        assert!(
+            names.iter().all(|name| text.contains(name)) && text.lines().count() == 7,
+            "{text}"
+        );
+
+        let refused = |path: &Path, key: Option<&DataKey>| {
+            let open = DataDir::open(path, key).map(drop).unwrap_err().to_string();
+            let made = DataDir::create_or_open(path, NEW, key).map(drop).unwrap_err().to_string();
+            let at = ArchiveLocation::Beside;
+            let archive = DataDir::archive_of(path, &at, key).map(drop).unwrap_err().to_string();
+            assert!(open == made && open == archive, "{open}, {made}, {archive}");
+            open
+        };
+        let words = refused(&plain, Some(&ours));
+        assert!(
+            words.ends_with("leave the data key out, or import into a new directory"),
+            "{words}"
+        );
+        let words = refused(&encrypted, None);
+        assert!(words.ends_with("is needed (--data-key, or CREST_DATA_KEY)"), "{words}");
+        assert!(refused(&encrypted, Some(&other)).starts_with("the data key isn't that of"));
+
+        let file = |key| {
+            let disk = DataDir::open(&encrypted, Some(key)).unwrap().log().unwrap();
+            disk.open("file").or_else(|_| disk.create("file", 4096)).map(drop).unwrap();
+        };
+        file(&ours);
+        assert!(DataDir::rekey(&encrypted, &other, &ours).is_err());
+        DataDir::rekey(&encrypted, &ours, &other).unwrap();
+        assert!(refused(&encrypted, Some(&ours)).contains("crest rekey"));
+        file(&other);
+        let words = DataDir::rekey(&plain, &ours, &other).unwrap_err().to_string();
+        assert!(words.contains("made without encryption"), "{words}");
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use model::{Offset, ShardId};
 use mq::{
-    Archive, ArchiveError, DirDisk, Disk, IndexError, LocalConfig, LocalLog, Log, LogError,
-    LogIndex, Recovered, SnapshotError, SnapshotId, Snapshots,
+    Archive, ArchiveError, Disk, IndexError, LocalConfig, LocalLog, Log, LogError, LogIndex,
+    Recovered, SnapshotError, SnapshotId, Snapshots,
 };
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
@@ -202,25 +202,21 @@ pub fn open(
     capacity: Capacity,
     keeping: &Keeping,
 ) -> Result<(Opened, Recovered), OpenError> {
-    let disk = Arc::new(DirDisk::open(dir.log_path()).map_err(DataDirError::at(dir))?);
     let config = LocalConfig {
         segment_bytes: dir.segment_bytes(),
         salt: dir.draw_salt()?,
         ..LocalConfig::default()
     };
-    let archive = keeping.archive.open(dir.path())?;
-    let opening = LocalLog::begin(disk, config)?;
-    let saved = Arc::new(DirDisk::open(dir.snapshots_path()).map_err(DataDirError::at(dir))?);
-    let snapshots = Snapshots::open(saved)?;
-    let indexed = Arc::new(DirDisk::open(dir.index_path()).map_err(DataDirError::at(dir))?);
-    let (mut index, damaged) = LogIndex::open(indexed)?;
+    let archive = dir.archive(&keeping.archive)?;
+    let opening = LocalLog::begin(dir.log()?, config)?;
+    let snapshots = Snapshots::open(dir.snapshots()?)?;
+    let (mut index, damaged) = LogIndex::open(dir.index()?)?;
     for error in damaged {
         tracing::error!(%error, "the index is made of the log again");
     }
     let reserve = keeping.disk_reserve.unwrap_or(4 * dir.segment_bytes());
     let space = SpaceThread::spawn(dir.path(), reserve)?;
-    let disk: Arc<dyn Disk> =
-        Arc::new(DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(dir))?);
+    let disk = dir.log_read_only()?;
 
     let placement = dir.placement(groups, capacity);
     let seed = KeySeed(placement.hash_seed);

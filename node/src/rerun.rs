@@ -6,12 +6,11 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::ShardId;
 use model::frame::Frame;
-use mq::{ArchiveError, DirDisk, LogError};
+use mq::{ArchiveError, DataKey, LogError};
 use txn_core::{Capacity, Grown, Shard, SpareRegions};
 
 use crate::archiver::ArchiveLocation;
@@ -77,15 +76,16 @@ impl Step<'_> {
 ///
 /// `capacity` is what the platform was told to be ready for; with another one, tables grow at
 /// other moments than they did.
+/// `data_key` is the directory's, if it is encrypted.
 pub fn rerun<E: From<RerunError>>(
     path: &Path,
+    data_key: Option<&DataKey>,
     capacity: Capacity,
     mut visit: impl FnMut(Step<'_>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
-    let dir = DataDir::open(path).map_err(RerunError::from)?;
-    let disk = DirDisk::read_only(dir.log_path()).map_err(DataDirError::at(&dir));
-    let disk = Arc::new(disk.map_err(RerunError::from)?);
-    let archive = ArchiveLocation::Beside.open(path).map_err(RerunError::from)?;
+    let dir = DataDir::open(path, data_key).map_err(RerunError::from)?;
+    let disk = dir.log_read_only().map_err(RerunError::from)?;
+    let archive = dir.archive(&ArchiveLocation::Beside).map_err(RerunError::from)?;
     let mut reader = whole_log(disk, archive).map_err(RerunError::from)?;
     if !reader.is_whole() {
         return Err(RerunError::NoBeginning.into());

@@ -101,6 +101,9 @@ impl Scene {
         if let Some(shards) = args.shards {
             options.extend(["--shards".to_string(), shards.to_string()]);
         }
+        if let Some(file) = &args.data_key.data_key {
+            options.extend(["--data-key".to_string(), file.display().to_string()]);
+        }
         let platform = Platform::start(data.path(), &options)?;
         let (target, admin) = (platform.target.clone(), platform.admin);
         Ok(Scene { platform: Some(platform).into(), target, admin, data: Some(data) })

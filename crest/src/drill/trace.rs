@@ -70,13 +70,14 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     let mut acknowledged: HashMap<(Party, OrderId), _> =
         replayed.orders.iter().map(|&(buyer, id, outcome)| ((buyer, id), outcome)).collect();
     let mut lost = 0;
-    let audit =
-        node::audit(&data, &ArchiveLocation::Beside, AuditFrom::Beginning, |record, _, _| {
-            if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
-                let expected = acknowledged.remove(&(record.party(), id));
-                lost += u64::from(expected.is_some() && expected != record.outcome());
-            }
-        })?;
+    let (data_key, from) = (args.data_key.read()?, AuditFrom::Beginning);
+    let data_key = data_key.as_ref();
+    let audit = node::audit(&data, data_key, &ArchiveLocation::Beside, from, |record, _, _| {
+        if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
+            let expected = acknowledged.remove(&(record.party(), id));
+            lost += u64::from(expected.is_some() && expected != record.outcome());
+        }
+    })?;
     lost += acknowledged.len() as u64;
     report.add_audit(&audit, Some(lost));
     report.add_disk(&data);

@@ -10,10 +10,11 @@ use std::path::Path;
 use loadgen::RunId;
 use model::record::{Body, Kind, clear_outcome};
 use model::{Offset, OrderState, Outcome, Party, ShardId, ids};
-use node::{ArchiveLocation, AuditFrom};
+use node::{ArchiveLocation, AuditFrom, DataKey};
 use serde::Deserialize;
 
 use crate::asks::{Ask, Key, Order};
+use crate::platform::key_file;
 
 /// The parts of an answer that are held against the log.
 #[derive(Clone, Debug, Deserialize)]
@@ -210,8 +211,11 @@ impl LogImage {
     /// Executes the log again and keeps what matters here.
     pub fn read(data: &Path, book: &Book) -> LogImage {
         let mut image = LogImage::none();
+        let key = std::fs::read(key_file(data)).ok();
+        let key = key.map(|secret| DataKey::new(&secret).unwrap());
         let audit = node::audit(
             data,
+            key.as_ref(),
             &ArchiveLocation::Beside,
             AuditFrom::Beginning,
             |record, shard, Offset(offset)| {

@@ -1,7 +1,7 @@
 //! The platform as a process that a test starts, ends and audits. Nothing outlives its guard.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
@@ -102,6 +102,7 @@ impl Starting {
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--reactors", "2", "--data"])
             .arg(data)
             .args(["--orders-memory", &ORDERS_MEMORY.to_string()])
+            .args(key_option(data))
             .args(if options.contains(&"--snapshot-every") { &[] } else { &often[..] })
             .args(options)
             .env("CREST_LOG", "info")
@@ -242,6 +243,19 @@ pub struct LogFigures {
     pub torn_bytes: u64,
 }
 
+/// Where the key of an encrypted data directory is.
+pub fn key_file(data: &Path) -> PathBuf {
+    data.with_extension("key")
+}
+
+/// The option that a data directory takes if it is encrypted.
+fn key_option(data: &Path) -> Vec<String> {
+    match key_file(data) {
+        key if key.exists() => vec!["--data-key".to_string(), key.display().to_string()],
+        _ => Vec::new(),
+    }
+}
+
 /// Runs `crest audit`.
 pub fn audit(data: &Path) -> Audited {
     audit_from(data, "beginning")
@@ -250,7 +264,8 @@ pub fn audit(data: &Path) -> Audited {
 /// Runs `crest archive verify`: its status and its words.
 pub fn verify_archive(data: &Path) -> (i32, String) {
     let mut verify = Command::new(env!("CARGO_BIN_EXE_crest"));
-    let output = verify.args(["archive", "verify"]).arg(data).output().unwrap();
+    let output =
+        verify.args(["archive", "verify"]).arg(data).args(key_option(data)).output().unwrap();
     let words = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(words).unwrap())
 }
@@ -262,6 +277,7 @@ pub fn audit_from(data: &Path, from: &str) -> Audited {
     let output = Command::new(env!("CARGO_BIN_EXE_crest"))
         .arg("audit")
         .arg(data)
+        .args(key_option(data))
         .args(["--from", from, "--json"])
         .arg(&json)
         .stdin(Stdio::null())

@@ -1,0 +1,196 @@
+//! A data directory that is encrypted: nothing of what was ordered shows in any of its files, and
+//! it opens with its data key alone.
+
+// What a test does not expect is a failure.
+#![allow(clippy::unwrap_used)]
+
+mod platform;
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use platform::Platform;
+
+/// Ids whose bytes are found nowhere by chance.
+const BUYER: u64 = 0x1bad_5eed_cafe_f00d;
+const ITEM: u64 = 0x2fee_db0b_5ca1_ab1e;
+/// Orders of a batch.
+const BATCH: u64 = 1_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What a data directory is served with so that a short load is saved, indexed and archived.
+const SMALL: [&str; 6] =
+    ["--segment-bytes", "2109440", "--snapshot-every", "400000", "--orders-memory", "300000"];
+
+fn ask(url: &str, path: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let method = if body.is_empty() { "GET" } else { "POST" };
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: crest\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 2"), "{text}");
+    body.to_string()
+}
+
+fn id(n: u64) -> String {
+    format!("01890a5d-ac96-774b-bcce-{n:012x}")
+}
+
+/// Places one batch after another, until there is something of every kind.
+fn fill(platform: &Platform, data: &Path) -> u64 {
+    let account = format!(r#"{{"party":{BUYER},"currency":"GBP","balance":1}}"#);
+    ask(&platform.url, "/v1/accounts", &account);
+    let item =
+        format!(r#"{{"item":{ITEM},"seller":7,"currency":"GBP","price":1,"stock":100000000}}"#);
+    ask(&platform.url, "/v1/items", &item);
+    let started = Instant::now();
+    let mut orders = 0;
+    let has = |name: &str| {
+        let files = std::fs::read_dir(data.join(name));
+        files.is_ok_and(|mut files| files.any(|file| file.is_ok()))
+    };
+    while !["archive/segments", "snapshots", "index"].into_iter().all(has) || orders < 5 * BATCH {
+        let mut batch = String::from(r#"{"orders":["#);
+        for n in orders..orders + BATCH {
+            let comma = if n == orders { "" } else { "," };
+            let (buyer, id) = (if n % 2 == 0 { BUYER } else { n }, id(n));
+            write!(
+                batch,
+                r#"{comma}{{"buyer":{buyer},"id":"{id}","currency":"GBP","payment":"external","lines":[{{"item":{ITEM},"quantity":1}}]}}"#
+            )
+            .unwrap();
+        }
+        ask(&platform.url, "/v1/orders/batch", &(batch + "]}"));
+        orders += BATCH;
+        assert!(started.elapsed() < PATIENCE, "nothing is archived");
+    }
+    orders
+}
+
+/// The files below a directory that have these bytes.
+fn with_bytes(dir: &Path, bytes: u64) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(with_bytes(&path, bytes));
+        } else if std::fs::read(&path).unwrap().windows(8).any(|at| at == bytes.to_le_bytes()) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn crest(args: &[&str]) -> Output {
+    let mut crest = Command::new(env!("CARGO_BIN_EXE_crest"));
+    crest.args(args).env("CREST_LOG", "warn").output().unwrap()
+}
+
+/// Its exit status, and both of its streams.
+fn ran(output: Output) -> (i32, String) {
+    let words = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(words).unwrap())
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn nothing_shows_and_it_opens_with_its_key_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let key = |name: &str, byte: &str| {
+        std::fs::write(path(name), byte.repeat(32) + "\n").unwrap();
+        path(name)
+    };
+    let (ours, other) = (key("ours.key", "a7"), key("other.key", "b8"));
+    let plain = path("plain");
+    let platform = Platform::start_with(&plain, &SMALL);
+    fill(&platform, &plain);
+    drop(platform);
+    for id in [BUYER, ITEM] {
+        let found = with_bytes(&plain, id);
+        for kind in ["log", "snapshots"] {
+            assert!(
+                found.iter().any(|file| file.starts_with(plain.join(kind))),
+                "{kind}: {found:?}"
+            );
+        }
+    }
+
+    let data = path("encrypted");
+    let options = [&SMALL[..], &["--data-key", text(&ours)]].concat();
+    let platform = Platform::start_with(&data, &options);
+    let orders = fill(&platform, &data);
+    // `kill -9`, and served again: each order is there, those that left memory, too.
+    drop(platform);
+    let platform = Platform::start_with(&data, &options);
+    for n in [0, 2, orders / 2, orders - 2] {
+        let order = ask(&platform.url, &format!("/v1/buyers/{BUYER}/orders/{}", id(n)), "");
+        assert!(order.contains(r#""state":"paid""#), "{order}");
+    }
+    drop(platform);
+    for id in [BUYER, ITEM] {
+        assert_eq!(with_bytes(dir.path(), id).iter().find(|file| file.starts_with(&data)), None);
+    }
+
+    let commands = |key: &[&str]| {
+        let with = |args: &[&str]| ran(crest(&[args, key].concat()));
+        let out = path("replayed");
+        let serve = ["serve", "--http", "127.0.0.1:0", "--admin", "off", "--data", text(&data)];
+        [
+            with(&["audit", text(&data)]),
+            with(&["archive", "verify", text(&data)]),
+            with(&["profile", "replay", "--rounds", "1", "--out", text(&out), text(&data)]),
+            // A port that isn't there has one that opens stop right behind that.
+            with(&[&serve[..], &["--archive", "s4://nowhere"]].concat()),
+        ]
+    };
+    let opens = |key: &[&str]| {
+        let [audit, verify, replay, serve] = commands(key);
+        for (code, words) in [audit, verify, replay] {
+            assert_eq!(code, 0, "{words}");
+        }
+        assert!(serve.1.contains("s4://nowhere"), "{}", serve.1);
+    };
+    let refused = |key: &[&str], why: &str| {
+        for (code, words) in commands(key) {
+            assert!(code == 2 && words.contains(why), "{code}: {words}");
+        }
+    };
+    opens(&["--data-key", text(&ours)]);
+    refused(&[], "is encrypted: its data key is needed (--data-key, or CREST_DATA_KEY)");
+    refused(&["--data-key", text(&other)], "the data key isn't that of ");
+    let mut by_variable = Command::new(env!("CARGO_BIN_EXE_crest"));
+    by_variable.args(["archive", "verify", text(&data)]).env("CREST_DATA_KEY", "a7".repeat(32));
+    assert_eq!(ran(by_variable.output().unwrap()).0, 0);
+
+    let rekey = |old: &Path, new: &Path| {
+        let keys = ["--data-key", text(old), "--new-data-key", text(new)];
+        ran(crest(&[&["rekey", text(&data)], &keys[..]].concat()))
+    };
+    let (code, words) = rekey(&other, &ours);
+    assert!(code == 2 && words.contains("the data key isn't that of "), "{code}: {words}");
+    let (code, words) = rekey(&ours, &other);
+    assert_eq!(code, 0, "{words}");
+    refused(&["--data-key", text(&ours)], "the data key isn't that of ");
+    opens(&["--data-key", text(&other)]);
+
+    // One that was made without a key takes none.
+    let (code, words) = ran(crest(&["audit", text(&plain), "--data-key", text(&ours)]));
+    assert!(code == 2 && words.contains("was made without encryption"), "{code}: {words}");
+    std::fs::write(path("short.key"), "short").unwrap();
+    let (code, words) = ran(crest(&["audit", text(&data), "--data-key", text(&path("short.key"))]));
+    assert!(code == 2 && words.contains("has 32 to 1024 bytes, and this one has 5"), "{words}");
+}
