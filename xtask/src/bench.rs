@@ -8,6 +8,7 @@ mod bare_server;
 mod compare;
 mod core;
 mod crest;
+mod encrypted;
 mod generator;
 mod load;
 mod parts;
@@ -102,9 +103,10 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
 
 fn measure_parts(only: Option<&str>) -> Result<Vec<table::Row>, Failure> {
     type Part = fn() -> Result<Vec<table::Row>, Failure>;
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("apply", parts::apply),
         ("append", parts::append),
+        ("encrypted", encrypted::measure),
         ("decode", parts::decode_orders),
         ("drill", parts::drill),
         ("shards", parts::drill_shards),

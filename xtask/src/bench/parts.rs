@@ -130,7 +130,7 @@ pub(super) fn append() -> Result<Vec<Row>, Failure> {
 }
 
 /// A frame that follows the log's last one, and fills about so many bytes.
-fn next_frame(log: &LocalLog, bytes: usize) -> Vec<u8> {
+pub(super) fn next_frame(log: &LocalLog, bytes: usize) -> Vec<u8> {
     let end = log.end(ShardId(0));
     let mut commands = CommandBuffer::default();
     let mut builder = FrameBuilder::default();
