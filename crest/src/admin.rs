@@ -246,8 +246,9 @@ impl Metrics {
         }
         let (steps, sum) = snapshots.steps();
         let count = steps.iter().map(|(_, count)| count).sum();
-        let bound =
-            |bound| if bound == Duration::MAX { f64::INFINITY } else { bound.as_secs_f64() };
+        let bound = |bound: Duration| {
+            if bound == Duration::MAX { f64::INFINITY } else { bound.as_secs_f64() }
+        };
         let steps: Vec<_> = steps.into_iter().map(|(upto, count)| (bound(upto), count)).collect();
         let help = "Time for which a shard stood still to be saved, step by step";
         let unit = Some(&Unit::Seconds);

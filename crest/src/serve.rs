@@ -6,12 +6,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
 use node::{
-    CommitStats, DataDir, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, ShardFailed,
-    SnapshotPolicy, SnapshotThread,
+    CommitStats, DataDir, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, PartyKeys,
+    ShardFailed, SnapshotPolicy, SnapshotThread,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::LocalOptions;
@@ -41,6 +42,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),
     };
+    let keys = dir.party_keys()?.map(Arc::new);
     let drill_door = DrillDoor::new(drill_key(args)?);
     let capacity = Capacity { accounts: args.accounts, items: args.items, orders: args.orders };
     let keeping = Keeping {
@@ -88,7 +90,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         .into_iter()
         .enumerate()
         .map(|(number, door)| {
-            let gateway = (router.clone(), drill_door.clone());
+            let gateway = (router.clone(), drill_door.clone(), keys.clone());
             let stopped = stopped.clone();
             let group = tasks.next().map(|task| (task, failed.clone()));
             thread::Builder::new()
@@ -210,7 +212,7 @@ fn fail(failed: &ShardFailed) -> ExitCode {
 /// One core's connections, and its shards.
 fn reactor(
     number: usize,
-    (router, drills): (Router, DrillDoor),
+    (router, drills, keys): (Router, DrillDoor, Option<Arc<PartyKeys>>),
     door: Door,
     stopped: watch::Receiver<bool>,
     group: Option<(GroupTask, mpsc::Sender<ShardFailed>)>,
@@ -228,7 +230,8 @@ fn reactor(
                 }
             })
         });
-        let gateway = Gateway::new(router, Limits::default(), number).with_drills(drills);
+        let gateway = Gateway::new(router, Limits::default(), number);
+        let gateway = gateway.with_drills(drills).with_keys(keys);
         gateway.serve(door, stopped).await?;
         if let Some(group) = group {
             group.await.map_err(std::io::Error::other)?;

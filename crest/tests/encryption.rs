@@ -27,8 +27,15 @@ const SMALL: [&str; 6] =
     ["--segment-bytes", "2109440", "--snapshot-every", "400000", "--orders-memory", "300000"];
 
 fn ask(url: &str, path: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let method = if body.is_empty() { "GET" } else { "POST" };
+    let (status, body) = request(url, method, path, body);
+    assert!((200..300).contains(&status), "{status}: {body}");
+    body
+}
+
+/// Status and body of an answer.
+fn request(url: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: crest\r\nConnection: close\r\n\
@@ -38,8 +45,7 @@ fn ask(url: &str, path: &str, body: &str) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 2"), "{text}");
-    body.to_string()
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
 }
 
 fn id(n: u64) -> String {
@@ -78,13 +84,13 @@ fn fill(platform: &Platform, data: &Path) -> u64 {
 }
 
 /// The files below a directory that have these bytes.
-fn with_bytes(dir: &Path, bytes: u64) -> Vec<PathBuf> {
+fn with_bytes(dir: &Path, bytes: &[u8; 8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(with_bytes(&path, bytes));
-        } else if std::fs::read(&path).unwrap().windows(8).any(|at| at == bytes.to_le_bytes()) {
+        } else if std::fs::read(&path).unwrap().windows(8).any(|at| at == bytes) {
             found.push(path);
         }
     }
@@ -120,7 +126,7 @@ fn nothing_shows_and_it_opens_with_its_key_alone() {
     fill(&platform, &plain);
     drop(platform);
     for id in [BUYER, ITEM] {
-        let found = with_bytes(&plain, id);
+        let found = with_bytes(&plain, &id.to_le_bytes());
         for kind in ["log", "snapshots"] {
             assert!(
                 found.iter().any(|file| file.starts_with(plain.join(kind))),
@@ -142,7 +148,7 @@ fn nothing_shows_and_it_opens_with_its_key_alone() {
     }
     drop(platform);
     for id in [BUYER, ITEM] {
-        assert_eq!(with_bytes(dir.path(), id).iter().find(|file| file.starts_with(&data)), None);
+        assert_eq!(with_bytes(&data, &id.to_le_bytes()), [] as [PathBuf; 0]);
     }
 
     let commands = |key: &[&str]| {
@@ -193,4 +199,94 @@ fn nothing_shows_and_it_opens_with_its_key_alone() {
     std::fs::write(path("short.key"), "short").unwrap();
     let (code, words) = ran(crest(&["audit", text(&data), "--data-key", text(&path("short.key"))]));
     assert!(code == 2 && words.contains("has 32 to 1024 bytes, and this one has 5"), "{words}");
+}
+
+/// An order that keeps something private.
+fn private_order(buyer: u64, n: u64, text: &str) -> String {
+    format!(
+        r#"{{"buyer":{buyer},"id":"{}","currency":"GBP","payment":"external","private":"{text}",
+            "lines":[{{"item":{ITEM},"quantity":1}}]}}"#,
+        id(n)
+    )
+}
+
+#[test]
+fn what_is_private_goes_with_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, data) = (dir.path().join("key"), dir.path().join("data"));
+    std::fs::write(&key, "a7".repeat(32)).unwrap();
+    let options = [&SMALL[..], &["--data-key", text(&key)]].concat();
+    let platform = Platform::start_with(&data, &options);
+    let url = &platform.url;
+    let item =
+        format!(r#"{{"item":{ITEM},"seller":7,"currency":"GBP","price":1,"stock":100000000}}"#);
+    ask(url, "/v1/items", &item);
+
+    let (ann, bob) = (1_000_001, 1_000_002);
+    let first = ask(url, "/v1/orders", &private_order(ann, 1, r#"Ann \"Annie\", 3 Mill Lane"#));
+    let orders =
+        [private_order(bob, 2, "Bob, 9 Weir Road"), private_order(ann, 3, "the back door")];
+    ask(url, "/v1/orders/batch", &format!(r#"{{"orders":[{}]}}"#, orders.join(",")));
+    // The same text is a repeat, another one isn't.
+    let again = ask(url, "/v1/orders", &private_order(ann, 1, r#"Ann \"Annie\", 3 Mill Lane"#));
+    assert_eq!(again, first.replace(r#""ok""#, r#""already_done""#));
+    let (status, answer) = request(url, "POST", "/v1/orders", &private_order(ann, 1, "another"));
+    assert!(status == 422 && answer.contains("id_reused"), "{answer}");
+    for text in ["", &"x".repeat(1_025)] {
+        let (status, answer) = request(url, "POST", "/v1/orders", &private_order(ann, 4, text));
+        assert!(status == 400 && answer.contains(r#""field":"private""#), "{answer}");
+    }
+
+    let path = |buyer, n| format!("/v1/buyers/{buyer}/orders/{}", id(n));
+    let private = |url: &str, buyer, n| request(url, "GET", &(path(buyer, n) + "/private"), "");
+    let refund = format!(r#"{{"id":"{}"}}"#, id(90));
+    ask(url, &(path(ann, 1) + "/refund"), &refund);
+    let lane =
+        format!(r#"{{"buyer":{ann},"id":"{}","private":"Ann \"Annie\", 3 Mill Lane"}}"#, id(1));
+    assert_eq!(private(url, ann, 1), (200, lane.clone()));
+    // Others have left memory by then, and are in the archive.
+    fill(&platform, &data);
+    assert_eq!(private(url, ann, 1), (200, lane));
+    let (status, answer) = private(url, BUYER, 0);
+    assert!(status == 404 && answer.contains("nothing_private"), "{answer}");
+    assert_eq!(private(url, ann, 77).0, 404);
+
+    let erase = format!("/v1/parties/{ann}/private");
+    assert_eq!(request(url, "DELETE", &erase, ""), (200, r#"{"outcome":"ok"}"#.to_string()));
+    drop(platform);
+    let platform = Platform::start_with(&data, &options);
+    let url = &platform.url;
+    for n in [1, 3] {
+        let (status, answer) = private(url, ann, n);
+        assert!(status == 410 && answer.contains(r#"problem:erased"#), "{answer}");
+    }
+    let done = (200, r#"{"outcome":"already_done"}"#.to_string());
+    assert_eq!(request(url, "DELETE", &erase, ""), done);
+    let (status, answer) = request(url, "POST", "/v1/orders", &private_order(ann, 5, "again"));
+    assert!(status == 410 && answer.contains(r#""field":"private""#), "{answer}");
+    assert!(private(url, bob, 2).1.contains("Bob, 9 Weir Road"));
+    assert!(ask(url, &path(ann, 1), "").contains(r#""state":"refunded""#));
+    drop(platform);
+
+    let (code, words) = ran(crest(&["audit", text(&data), "--data-key", text(&key)]));
+    assert_eq!(code, 0, "{words}");
+    for word in [b"3 Mill L", b"9 Weir R", b"the back"] {
+        assert_eq!(with_bytes(&data, word), [] as [PathBuf; 0]);
+    }
+}
+
+#[test]
+fn nothing_private_is_taken_without_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let platform = Platform::start(&dir.path().join("data"));
+    let url = &platform.url;
+    let private = format!("/v1/buyers/1/orders/{}/private", id(1));
+    for (method, path, body) in [
+        ("POST", "/v1/orders", &private_order(1, 1, "Ann")[..]),
+        ("GET", &private, ""),
+        ("DELETE", "/v1/parties/1/private", ""),
+    ] {
+        let (status, answer) = request(url, method, path, body);
+        assert!(status == 422 && answer.contains("problem:no_keys"), "{answer}");
+    }
 }

@@ -145,6 +145,30 @@ impl Problem {
         Problem::new(StatusCode::GONE, "trimmed", detail)
     }
 
+    pub(crate) fn no_keys() -> Problem {
+        let detail = "nothing private is kept here: that takes a data directory that is encrypted \
+                      (`crest serve --data-key`); nothing happened";
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_keys", detail);
+        Problem { field: Some("private".into()), ..problem }
+    }
+
+    pub(crate) fn erased(party: Party) -> Problem {
+        let detail = format!("the key of party {party} was erased: nothing of it is private");
+        let problem = Problem::new(StatusCode::GONE, "erased", detail);
+        Problem { field: Some("private".into()), ..problem }
+    }
+
+    pub(crate) fn not_erased() -> Problem {
+        let detail = "whether the key is erased durably isn't known; try again";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_erased", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
+    }
+
+    pub(crate) fn nothing_private(buyer: Party, id: OrderId) -> Problem {
+        let detail = format!("order {id} of buyer {buyer} has nothing private");
+        Problem::new(StatusCode::NOT_FOUND, "nothing_private", detail)
+    }
+
     pub(crate) fn stopped() -> Problem {
         let detail = "the shard stopped, and what became of this is not known: \
                       repeat it with the same id when it is back";

@@ -19,6 +19,7 @@ mod timed;
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -27,12 +28,13 @@ use hyper::service::service_fn;
 use hyper::{Method, Request as HttpRequest, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
-use model::Realm;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
-use model::reply::View;
+use model::record::CommandBuffer;
+use model::reply::{Query, View};
+use model::{OrderId, Outcome, Party, Realm};
 use node::stages::{ReactorRecorder, Ticks, WriteTicks};
-use node::{Courier, SubmitError};
+use node::{Courier, PartyKeys, SubmitError, Unopened};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
@@ -90,6 +92,7 @@ pub struct Gateway {
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
     drill: DrillDoor,
+    keys: Option<Arc<PartyKeys>>,
 }
 
 impl Gateway {
@@ -100,7 +103,12 @@ impl Gateway {
         let recorder = Rc::new(router.first().stages().reactor(reactor));
         let (shards, couriers) = Shards::new(&router);
         let drill = DrillDoor::default();
-        Gateway { shards, couriers, limits, pool, recorder, drill }
+        Gateway { shards, couriers, limits, pool, recorder, drill, keys: None }
+    }
+
+    /// One that takes what is private, encrypts it, and shows it again. Without this it takes none.
+    pub fn with_keys(self, keys: Option<Arc<PartyKeys>>) -> Gateway {
+        Gateway { keys, ..self }
     }
 
     /// One that takes drills, too. Without this it takes none.
@@ -210,6 +218,18 @@ impl Gateway {
                     Err(problem) => Err(problem),
                 }
             }
+            Ok(Route::Private(buyer, order)) => {
+                self.recorder.count_read();
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.private(realm, buyer, order).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            Ok(Route::Erase(party)) => {
+                self.recorder.count_write();
+                wire.refused();
+                self.erase(party).await
+            }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
                 let mut done = None;
@@ -279,6 +299,50 @@ impl Gateway {
         Ok(answer::json(hyper::StatusCode::OK, json.finish()))
     }
 
+    async fn private(
+        &self,
+        realm: Realm,
+        buyer: Party,
+        order: OrderId,
+    ) -> Result<Response<Body>, Problem> {
+        let keys = self.keys.as_ref().ok_or_else(Problem::no_keys)?;
+        let found = self.shards.private(realm, buyer, order).await.map_err(unanswered)?;
+        let part = found.ok_or_else(|| Problem::missing(&Query::Order(buyer, order)))?;
+        let part = part.ok_or_else(|| Problem::nothing_private(buyer, order))?;
+        let text = keys.open_part(realm, buyer, order, &part).map_err(|why| match why {
+            Unopened::Erased => Problem::erased(buyer),
+            Unopened::Damaged => Problem::unreadable(),
+        })?;
+        let mut json = JsonWriter::default();
+        let quoted = sonic_rs::to_string(&text).map_err(|_| Problem::unreadable())?;
+        json.private(buyer, order, &quoted);
+        Ok(answer::json(hyper::StatusCode::OK, json.finish()))
+    }
+
+    async fn erase(&self, party: Party) -> Result<Response<Body>, Problem> {
+        let keys = self.keys.clone().ok_or_else(Problem::no_keys)?;
+        let erased = tokio::task::spawn_blocking(move || keys.erase(party)).await;
+        let outcome = match erased {
+            Ok(Ok(true)) => Outcome::Ok,
+            Ok(Ok(false)) => Outcome::AlreadyDone,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a party's key could not be erased");
+                return Err(Problem::not_erased());
+            }
+            Err(_) => return Err(Problem::stopped()),
+        };
+        let text = format!("{{\"outcome\":\"{}\"}}", outcome.word());
+        Ok(answer::json(hyper::StatusCode::OK, text.into_bytes()))
+    }
+
+    /// Encrypts what is private.
+    fn seal(&self, commands: &mut CommandBuffer) -> Result<(), Problem> {
+        let keys = self.keys.as_ref().ok_or_else(Problem::no_keys)?;
+        commands.seal(|realm, buyer, order, part| {
+            keys.seal(realm, buyer, order, part).map_err(|_| Problem::erased(buyer))
+        })
+    }
+
     /// `done` is set when a shard has answered.
     async fn write(
         &self,
@@ -316,6 +380,9 @@ impl Gateway {
         realm: Realm,
     ) -> Result<Response<Body>, Problem> {
         decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
+        if buffers.commands.is_unsealed() {
+            self.seal(&mut buffers.commands)?;
+        }
         let decoded = self.recorder.now();
         let (commands, replies) = buffers.lend();
         let answer = self.shards.submit(commands, replies).await.map_err(unanswered)?;

@@ -17,6 +17,10 @@ pub(crate) enum Route {
     Statement(Page),
     /// To see a buyer's orders.
     Orders(OrdersPage),
+    /// To see what is private of an order.
+    Private(Party, OrderId),
+    /// That nobody can read any more what is private of a party's.
+    Erase(Party),
     /// To change something; alone, or a batch whose answer is a list of results.
     Write(Request, Option<Single>),
 }
@@ -133,6 +137,10 @@ impl Route {
             ["buyers", buyer, "orders", id, change] => {
                 let (buyer, id) = (Party(number("buyer", buyer)?), order(id)?);
                 match change {
+                    "private" => match *method {
+                        Method::GET | Method::HEAD => Ok(Route::Private(buyer, id)),
+                        _ => Err(Problem::wrong_method("GET, HEAD")),
+                    },
                     "pay" => post(Pay(buyer, id), Some(Changed)),
                     "authorise" => post(Authorise(buyer, id), Some(Changed)),
                     "capture" => post(Capture(buyer, id), Some(Changed)),
@@ -143,6 +151,10 @@ impl Route {
                     _ => Err(Problem::no_path(path)),
                 }
             }
+            ["parties", party, "private"] => match *method {
+                Method::DELETE => Ok(Route::Erase(Party(number("party", party)?))),
+                _ => Err(Problem::wrong_method("DELETE")),
+            },
             _ => Err(Problem::no_path(path)),
         }
     }
@@ -294,6 +306,8 @@ mod tests {
             (Method::GET, "/v1/accounts/1/statement?currency=GBP&kind=payable", 400),
             (Method::POST, "/v1/accounts/1/statement?currency=GBP", 405),
             (Method::POST, "/v1/buyers/1/orders", 405),
+            (Method::GET, "/v1/parties/1/private", 405),
+            (Method::DELETE, "/v1/parties/x/private", 400),
             (Method::GET, "/v1/buyers/x/orders", 400),
             (Method::GET, "/v1/buyers/1/orders?limit=0", 400),
             (Method::GET, "/v1/buyers/1/orders?state=paid", 400),

@@ -10,7 +10,9 @@ use std::task::Poll;
 
 use model::record::CommandBuffer;
 use model::reply::{Query, View};
-use model::{AccountView, Amount, ItemView, Offset, Outcome, Realm, Reply, ShardId, ids};
+use model::{
+    AccountView, Amount, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply, ShardId, ids,
+};
 use node::stages::GroupTicks;
 use node::{Answer, Courier, GroupHandle, LocalHandle, OrderPage, Statement, SubmitError};
 
@@ -180,6 +182,22 @@ impl Shards {
             (None, Some(from)) => Ok(Listed::NotThere(from)),
             (None, None) => Err(SubmitError::Unreadable),
         }
+    }
+
+    /// The private part of an order, if it has one, as it was encrypted; `None` without the order.
+    pub(crate) async fn private(
+        &self,
+        realm: Realm,
+        buyer: Party,
+        order: OrderId,
+    ) -> Result<Option<Option<Vec<u8>>>, SubmitError> {
+        let shard = ids::shard_of(buyer, self.count());
+        let View::Order(view) = self.query_one(shard, realm, Query::Order(buyer, order)).await?
+        else {
+            return Ok(None);
+        };
+        let group = self.group(shard).group();
+        node::private_part(group, (shard, realm), (buyer, order), view.offset).await.map(Some)
     }
 
     /// Reads a page of a buyer's orders.

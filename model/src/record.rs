@@ -6,8 +6,9 @@
 //! log holds the result. [`clear_outcome`] is the way back, so that a reader can execute the
 //! command again and compare.
 //!
-//! An order is `Header, PlaceBody, Leg × leg_count, Line × line_count, Extra × extra_count`.
-//! Extras carry what few lines have: another payee, a discount.
+//! An order is `Header, PlaceBody, Leg × leg_count, Line × line_count, Extra × extra_count`, and
+//! `private_bytes` bytes, padded with zeros. Extras carry what few lines have: another payee, a
+//! discount. What is private was encrypted before it came here.
 //!
 //! Kinds 1 to 8 and 13 to 18 are what callers ask for. The others are what shards tell themselves
 //! and each other: what came on a stream ([`entry`]), stock asked for and given back, a timer that
@@ -62,8 +63,19 @@ pub const LEGS_MAX: usize = 8;
 pub const ORDER_BYTES_MAX: usize =
     80 + LEGS_MAX * 48 + LINES_MAX * (size_of::<Line>() + size_of::<Extra>());
 
-/// The most bytes a record takes: an order of that size that comes back into memory.
-pub const RECORD_BYTES_MAX: usize = size_of::<Header>() + size_of::<LoadBody>() + ORDER_BYTES_MAX;
+/// The most bytes of an order's private text.
+pub const PRIVATE_TEXT_MAX: usize = 1_024;
+/// Bytes that encrypting it puts before it: a nonce.
+pub const PRIVATE_NONCE_BYTES: usize = 12;
+/// Bytes that encrypting it puts behind it: a tag.
+pub const PRIVATE_TAG_BYTES: usize = 16;
+const PRIVATE_BYTES_MAX: usize = PRIVATE_NONCE_BYTES + PRIVATE_TEXT_MAX + PRIVATE_TAG_BYTES;
+
+/// The most bytes a record takes: no less than an order that is placed, or comes back into memory.
+pub const RECORD_BYTES_MAX: usize = size_of::<Header>()
+    + size_of::<LoadBody>()
+    + ORDER_BYTES_MAX
+    + PRIVATE_BYTES_MAX.next_multiple_of(8);
 
 /// The most bytes of stream entries in one [`Kind::Deliver`].
 pub const ENTRIES_BYTES_MAX: usize = 64 << 10;
@@ -344,7 +356,9 @@ layout! {
         /// [`PLACE_WITHDRAWN`] and [`PLACE_FORFEIT`].
         flags: u8,
         /// Zero.
-        reserved: [u8; 6],
+        reserved: [u8; 4],
+        /// Bytes behind the extras that are private: nonce, encrypted text and tag; or 0.
+        private_bytes: U16,
     }
     /// One way in which an order is paid. Its number is its place among the legs.
     Leg[24] {
@@ -571,6 +585,8 @@ pub enum Body<'a> {
         lines: &'a [Line],
         /// What few lines have.
         extras: &'a [Extra],
+        /// What is private: nonce, encrypted text and tag; or nothing.
+        private: &'a [u8],
     },
     /// See [`Kind::Pay`].
     Pay(&'a PayBody),
@@ -877,6 +893,33 @@ mod tests {
         let before = buffer.bytes().to_vec();
         buffer.place().line(ItemId(2), Quantity(1), None);
         assert_eq!((buffer.bytes(), buffer.count()), (&before[..], 1));
+    }
+
+    #[test]
+    fn what_is_private_is_sealed_in_place() {
+        let mut buffer = order(&[(1, 1, None)]);
+        let mut place = buffer.place();
+        place.line(ItemId(2), Quantity(1), None);
+        place.private("three");
+        place.finish(Party(9), OrderId(6), Currency::GBP, PaymentMethod::Balance);
+        assert!(buffer.is_unsealed());
+        let sealed: [u8; 33] = std::array::from_fn(|at| at as u8 + 1);
+        let seal = |realm, party, id, part: &mut [u8]| {
+            assert_eq!((realm, party, id), (Realm::Live, Party(9), OrderId(6)));
+            assert_eq!(part, [&[0; 12][..], b"three", &[0; 16]].concat());
+            part.copy_from_slice(&sealed);
+            Ok::<_, ()>(())
+        };
+        buffer.seal(seal).unwrap();
+        assert!(!buffer.is_unsealed());
+        let parts = buffer.records().map(|record| match record.unwrap().body {
+            Body::Place { private, lines, .. } => (private.to_vec(), lines[0].item.get()),
+            body => panic!("{body:?}"),
+        });
+        assert_eq!(parts.collect::<Vec<_>>(), [(vec![], 1), (sealed.to_vec(), 2)]);
+        let mut padded = buffer.bytes().to_vec();
+        *padded.last_mut().unwrap() = 1;
+        assert!(Records::new(&padded).any(|record| record.is_err()));
     }
 
     #[test]

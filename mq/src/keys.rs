@@ -114,6 +114,28 @@ impl DirectoryKey {
         Ok(DirectoryKey(Zeroizing::new(draw()?)))
     }
 
+    /// Encrypts something small, about which something is known, so that a change is found.
+    pub fn seal(&self, about: &[u8], plain: &[u8]) -> std::io::Result<Vec<u8>> {
+        let salt: [u8; SALT_BYTES] = draw()?;
+        let mut sealed = Zeroizing::new(Vec::with_capacity(plain.len() + TAG_BYTES));
+        sealed.extend_from_slice(plain);
+        self.sealing(&salt).seal(0, about, &mut sealed);
+        Ok([&salt[..], &sealed[..]].concat())
+    }
+
+    /// The reverse; `None` if it isn't what was encrypted.
+    pub fn open(&self, about: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (salt, sealed) = sealed.split_first_chunk::<SALT_BYTES>()?;
+        let mut sealed = Zeroizing::new(sealed.to_vec());
+        let length = self.sealing(salt).open(0, about, &mut sealed)?.len();
+        sealed.truncate(length);
+        Some(sealed)
+    }
+
+    fn sealing(&self, salt: &[u8; SALT_BYTES]) -> Sealer {
+        Sealer::new(&derive(&self.0[..], salt, b"crest sealed"))
+    }
+
     /// The keys of a file, and a value by which they are known.
     pub(crate) fn of_file<const N: usize>(&self, salt: &[u8; SALT_BYTES]) -> Zeroizing<[u8; N]> {
         derive(&self.0[..], salt, b"crest file")

@@ -333,7 +333,7 @@ impl Books {
         match record.body {
             Body::CreateItem(body) => self.item(record).stocked += u128::from(body.stock.get()),
             Body::Restock(body) => self.item(record).stocked += u128::from(body.quantity.get()),
-            Body::Place { order, legs, lines, extras } => {
+            Body::Place { order, legs, lines, extras, .. } => {
                 let sales = self.audit.sales(realm);
                 sales.orders += 1;
                 sales.lines += lines.len() as u64;

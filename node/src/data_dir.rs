@@ -1,6 +1,7 @@
 //! A data directory: what it says of itself, how its files are read, and that one process at a
 //! time owns it.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,10 @@ use txn_core::{Capacity, Seat};
 use crate::Placement;
 use crate::archiver::ArchiveLocation;
 use crate::encryption::Encryption;
+use crate::private::{self, PartyKeys, PartyKeysError};
+
+/// What may be there of a directory that somebody began to make.
+const OURS: [&str; 4] = [LOCK, "crest.json.new", private::FILE, private::NEW];
 
 /// The version of the directory's arrangement.
 const LAYOUT: u32 = 2;
@@ -130,6 +135,9 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
+    /// The keys of its parties.
+    #[error(transparent)]
+    PartyKeys(#[from] PartyKeysError),
     /// A number of shards that can't be, or isn't that of the directory.
     #[error("{shards} shards: {why}")]
     Shards {
@@ -186,7 +194,7 @@ impl DataDir {
         let meta_path = path.join(META);
         if !meta_path.exists() {
             let mut entries = fs::read_dir(path).map_err(|source| io_at(path, source))?;
-            let ours = |name: &std::ffi::OsStr| name == LOCK || name == "crest.json.new";
+            let ours = |name: &OsStr| OURS.iter().any(|ours| name == *ours);
             if entries.any(|entry| entry.is_ok_and(|entry| !ours(&entry.file_name()))) {
                 return Err(DataDirError::Foreign { path: path.to_path_buf() });
             }
@@ -204,6 +212,7 @@ impl DataDir {
                 let drawn = |_: &DataKey| DirectoryKey::draw().map_err(|e| io_at(path, e));
                 let key = data_key.map(drawn).transpose()?;
                 if let (Some(key), Some(data_key)) = (&key, data_key) {
+                    PartyKeys::make(path, key)?;
                     meta.keep(path, key, data_key)?;
                 }
                 write_meta(path, &meta)?;
@@ -284,6 +293,11 @@ impl DataDir {
             hash_seed: u64::from_str_radix(&self.meta.hash_seed, 16).unwrap_or_default(),
             capacity,
         }
+    }
+
+    /// The keys of its parties; `None` if it isn't encrypted.
+    pub fn party_keys(&self) -> Result<Option<PartyKeys>, PartyKeysError> {
+        self.key.as_ref().map(|key| PartyKeys::open(&self.path, key)).transpose()
     }
 
     /// Where its log is.

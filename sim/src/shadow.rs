@@ -208,7 +208,7 @@ impl Books {
                 expect(outcome, Outcome::Ok)
             }
             Body::Transfer(body) => self.transfer(record, body, shards, outcome),
-            Body::Place { order, legs, lines, extras } => {
+            Body::Place { order, legs, lines, extras, .. } => {
                 self.place(record, order, (legs, lines, extras), time, outcome)
             }
             Body::Pay(body) => self.pay(scope, body, time, outcome),

@@ -224,7 +224,7 @@ impl RealmState {
     fn decide(&mut self, command: &Record<'_>, frame: &mut FrameBuilder) -> Result<Reply, Unready> {
         let item = ItemId(command.header.scope.get());
         Ok(match command.body {
-            Body::Place { order, legs, lines, extras } => {
+            Body::Place { order, legs, lines, extras, .. } => {
                 let asked = Asked { order, legs, lines, extras };
                 return Ok(self.place(command, &asked, frame)?);
             }

@@ -19,8 +19,8 @@ use serde::de::{self, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqA
 
 use crate::money::STOCK_MAX;
 use crate::record::{
-    CommandBuffer, Coupon, ItemUpdate, LEGS_MAX, LINES_MAX, NewLeg, NewLine, PlaceWriter, Price,
-    RefundLine, Sale,
+    CommandBuffer, Coupon, ItemUpdate, LEGS_MAX, LINES_MAX, NewLeg, NewLine, PRIVATE_TEXT_MAX,
+    PlaceWriter, Price, RefundLine, Sale,
 };
 use crate::{
     AccountKind, Amount, ChangeId, Currency, ItemId, LineKind, OrderId, Party, PayStep,

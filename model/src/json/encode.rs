@@ -3,7 +3,7 @@
 use crate::reply::{
     AccountView, CouponView, HoldView, ItemView, LegView, LineView, OrderView, Reply,
 };
-use crate::{LineKind, Offset, OrderState, Outcome, Party, PaymentMethod};
+use crate::{LineKind, Offset, OrderId, OrderState, Outcome, Party, PaymentMethod};
 
 /// The largest integer that every JSON reader takes exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -163,6 +163,13 @@ impl JsonWriter {
             self.raw(",\"deadline_ms\":").integer(hold.deadline.0 / 1_000);
         }
         self.raw("}");
+    }
+
+    /// What is private of an order, as a JSON string.
+    pub fn private(&mut self, buyer: Party, id: OrderId, quoted: &str) {
+        self.raw("{\"buyer\":").integer(buyer.0);
+        self.raw(",\"id\":\"").raw(&id.to_string());
+        self.raw("\",\"private\":").raw(quoted).raw("}");
     }
 
     /// A coupon.

@@ -10,6 +10,8 @@ pub struct CommandBuffer {
     bytes: Vec<u8>,
     count: u32,
     realm: u8,
+    /// Where orders begin whose private part isn't encrypted yet.
+    unsealed: Vec<usize>,
 }
 
 /// When an item is sold, and to whom how much.
@@ -76,6 +78,33 @@ impl CommandBuffer {
         self.bytes.clear();
         self.count = 0;
         self.realm = Realm::Live as u8;
+        self.unsealed.clear();
+    }
+
+    /// Whether some order has a private part that isn't encrypted yet. It may go nowhere before.
+    pub fn is_unsealed(&self) -> bool {
+        !self.unsealed.is_empty()
+    }
+
+    /// Has private parts encrypted in place. Each is shown with whose it is and of which order:
+    /// room for a nonce, the text, room for a tag. After an error some may be encrypted and
+    /// others not, and the commands are of no use.
+    pub fn seal<E>(
+        &mut self,
+        mut seal: impl FnMut(Realm, Party, OrderId, &mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for start in self.unsealed.drain(..) {
+            let (header, rest) =
+                Header::mut_from_prefix(&mut self.bytes[start..]).expect("it was written whole");
+            let rest = &mut rest[..header.length.get() as usize - size_of::<Header>()];
+            let (order, _) = PlaceBody::ref_from_prefix(rest).expect("it is an order");
+            let length = usize::from(order.private_bytes.get());
+            let at = rest.len() - length.next_multiple_of(8);
+            let (party, id) = (Party(header.scope.get()), OrderId(header.id.get()));
+            let realm = if header.realm == Realm::Drill as u8 { Realm::Drill } else { Realm::Live };
+            seal(realm, party, id, &mut rest[at..at + length])?;
+        }
+        Ok(())
     }
 
     /// Says in which realm what is written from here on happens.
@@ -97,6 +126,7 @@ impl CommandBuffer {
     /// Takes back what was appended since the mark.
     pub(crate) fn rewind(&mut self, (bytes, count): (usize, u32)) {
         self.bytes.truncate(bytes);
+        self.unsealed.retain(|start| *start < bytes);
         self.count = count;
     }
 
@@ -455,6 +485,7 @@ impl CommandBuffer {
             deadline: Time(0),
             forfeit: false,
             extras: Vec::new(),
+            private: Vec::new(),
             finished: false,
         }
     }
@@ -572,6 +603,8 @@ pub struct PlaceWriter<'a> {
     forfeit: bool,
     /// Few lines have any, so most orders allocate none.
     extras: Vec<Extra>,
+    /// Few orders have any.
+    private: Vec<u8>,
     finished: bool,
 }
 
@@ -619,6 +652,14 @@ impl PlaceWriter<'_> {
         self.forfeit = true;
     }
 
+    /// Adds a private text of 1 to [`PRIVATE_TEXT_MAX`] bytes. It must be encrypted before the
+    /// order goes anywhere: [`CommandBuffer::seal`].
+    pub fn private(&mut self, text: &str) {
+        assert!((1..=PRIVATE_TEXT_MAX).contains(&text.len()), "{} private bytes", text.len());
+        self.private =
+            [&[0; PRIVATE_NONCE_BYTES], text.as_bytes(), &[0; PRIVATE_TAG_BYTES]].concat();
+    }
+
     /// Lines so far.
     pub fn lines(&self) -> usize {
         self.lines
@@ -649,6 +690,12 @@ impl PlaceWriter<'_> {
             buffer.bytes.splice(at..at, std::iter::repeat_n(0, more));
         }
         buffer.bytes.extend_from_slice(self.extras.as_bytes());
+        let private = self.private.len();
+        if private > 0 {
+            buffer.unsealed.push(self.start);
+            self.private.resize(private.next_multiple_of(8), 0);
+            buffer.bytes.extend_from_slice(&self.private);
+        }
         let realm = buffer.realm;
         let bytes = &mut buffer.bytes[self.start..];
         let header = Header {
@@ -665,6 +712,7 @@ impl PlaceWriter<'_> {
             extra_count: (self.extras.len() as u16).into(),
             leg_count: legs.len() as u8,
             flags: if self.forfeit { PLACE_FORFEIT } else { 0 },
+            private_bytes: (private as u16).into(),
             ..PlaceBody::default()
         };
         let (header_bytes, rest) = bytes.split_at_mut(size_of::<Header>());

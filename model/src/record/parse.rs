@@ -236,10 +236,10 @@ fn parse_place(bytes: &[u8]) -> Result<Body<'_>, RecordError> {
         <[Leg]>::ref_from_prefix_with_elems(rest, order.leg_count.into()).map_err(|_| wrong())?;
     let (lines, rest) =
         <[Line]>::ref_from_prefix_with_elems(rest, line_count.into()).map_err(|_| wrong())?;
-    let extras = <[Extra]>::ref_from_bytes(rest).map_err(|_| wrong())?;
-    if extras.len() != usize::from(order.extra_count.get()) {
-        return Err(wrong());
-    }
+    let (extras, rest) =
+        <[Extra]>::ref_from_prefix_with_elems(rest, order.extra_count.get().into())
+            .map_err(|_| wrong())?;
+    let private = private_part(order.private_bytes.get().into(), rest).ok_or_else(wrong)?;
     check_legs(legs)?;
     for line in lines {
         in_range("quantity", line.quantity.get().into(), 1, Quantity::MAX.0.into())?;
@@ -260,7 +260,17 @@ fn parse_place(bytes: &[u8]) -> Result<Body<'_>, RecordError> {
         in_range("payee", extra.payee.get(), 0, if is_goods { u64::MAX } else { 0 })?;
         zero(&extra.reserved)?;
     }
-    Ok(Body::Place { order, legs, lines, extras })
+    Ok(Body::Place { order, legs, lines, extras, private })
+}
+
+/// The private part of an order, which is all that there is, but for padding.
+fn private_part(length: usize, rest: &[u8]) -> Option<&[u8]> {
+    const LEAST: usize = PRIVATE_NONCE_BYTES + 1 + PRIVATE_TAG_BYTES;
+    let (private, padding) = rest.split_at_checked(length)?;
+    let is_sound = matches!(length, 0 | LEAST..=PRIVATE_BYTES_MAX)
+        && padding.len() < 8
+        && padding.iter().all(|byte| *byte == 0);
+    is_sound.then_some(private)
 }
 
 fn check_legs(legs: &[Leg]) -> Result<(), RecordError> {

@@ -32,6 +32,7 @@ const BODIES: &[&str] = &[
     r#"l{"id":"01890a5d-ac96-774b-bcce-b30209900001","lines":[{"line":0,"quantity":1},{"line":1,"quantity":2}],"restock":true}"#,
     r#"m{"id":"01890a5d-ac96-774b-bcce-b30209900001","price":7,"opens_ms":0,"closes_ms":9,"limit":3}"#,
     r#"a{"buyer":42,"id":"01890a5d-ac96-774b-bcce-b302099a8057","currency":"GBP","forfeit":true,"payments":[{"method":"coupon","coupon":5},{"method":"balance","amount":100},{"method":"await","deadline_ms":9}],"lines":[{"item":7,"quantity":2,"list_price":5,"payee":9,"discount":1},{"kind":"shipping","payee":900,"unit_price":499}]}"#,
+    r#"a{"buyer":42,"id":"01890a5d-ac96-774b-bcce-b302099a8057","currency":"GBP","payment":"external","private":"Ann","lines":[{"item":7,"quantity":2}]}"#,
     r#"n{"id":"01890a5d-ac96-774b-bcce-b30209900001","currency":"GBP","overdraft":50}"#,
     r#"o{"id":"01890a5d-ac96-774b-bcce-b30209900001","currency":"GBP","kind":"settlement"}"#,
     r#"p{"id":"01890a5d-ac96-774b-bcce-b30209900001","account":{"party":42,"kind":"main"},"currency":"GBP","amount":5,"deadline_ms":9}"#,
@@ -78,6 +79,7 @@ fn records() -> Vec<Vec<u8>> {
     place.add(&NewLine { price, payee, discount, ..NewLine::goods(item, Quantity(2)) });
     place.add(&NewLine::charge(LineKind::Shipping, seller, Amount(499)));
     place.forfeits();
+    place.private("three");
     let legs = [
         NewLeg::Coupon(5),
         NewLeg::Balance(Some(Amount(100))),

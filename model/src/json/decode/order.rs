@@ -95,10 +95,11 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
             Lines,
             DeadlineMs,
             Forfeit,
+            Private,
         }
         let mut place = self.0.place();
         let (mut buyer, mut id, mut currency, mut payment) = (None, None, None, None);
-        let (mut deadline, mut payments, mut forfeit) = (None, None, None);
+        let (mut deadline, mut payments, mut forfeit, mut private) = (None, None, None, None);
         let mut lines = false;
         while let Some(field) = map.next_key()? {
             match field {
@@ -108,6 +109,7 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
                 Field::Payment => set::<Payment, _>("payment", &mut payment, &mut map)?,
                 Field::Payments => set::<Legs, _>("payments", &mut payments, &mut map)?,
                 Field::Forfeit => set::<Flag, _>("forfeit", &mut forfeit, &mut map)?,
+                Field::Private => set::<PrivateText, _>("private", &mut private, &mut map)?,
                 Field::DeadlineMs => set::<TimeMs, _>("deadline_ms", &mut deadline, &mut map)?,
                 Field::Lines => {
                     once("lines", &mut lines)?;
@@ -145,6 +147,9 @@ impl<'de> Visitor<'de> for OrderSeed<'_> {
                 return Err(A::Error::custom("`forfeit` is for orders that wait for payment"));
             }
             place.forfeits();
+        }
+        if let Some(PrivateText(text)) = private {
+            place.private(&text);
         }
         match (payment, payments) {
             (_, Some(Legs(legs))) => place.finish_legs(buyer, id, currency, &legs),

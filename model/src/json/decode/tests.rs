@@ -337,7 +337,7 @@ fn an_order_may_be_paid_in_parts_and_have_lines_of_all_kinds() {
     );
     let commands = decoded(Request::Order, &body).unwrap();
     let record = commands.records().next().unwrap().unwrap();
-    let Body::Place { order, legs, lines, extras } = record.body else { panic!("{record:?}") };
+    let Body::Place { order, legs, lines, extras, .. } = record.body else { panic!("{record:?}") };
     let legs: Vec<_> =
         legs.iter().map(|leg| (leg.method, leg.flags, leg.amount.get(), leg.term.get())).collect();
     assert_eq!(legs, [(3, 0, 0, 5), (1, 1, 100, 0), (0, 0, 0, 9_000)]);

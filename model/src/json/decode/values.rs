@@ -62,6 +62,30 @@ impl TimeMs {
     }
 }
 
+/// What only its party's key opens.
+pub(super) struct PrivateText(pub(super) String);
+
+impl<'de> Deserialize<'de> for PrivateText {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<PrivateText, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = PrivateText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a string of 1 to {PRIVATE_TEXT_MAX} bytes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PrivateText, E> {
+                match text.len() {
+                    1..=PRIVATE_TEXT_MAX => Ok(PrivateText(text.to_string())),
+                    length => Err(E::invalid_length(length, &self)),
+                }
+            }
+        }
+        json.deserialize_any(Text)
+    }
+}
+
 /// Declares an integer with its range, given as a number or a string of digits.
 macro_rules! ranged {
     ($($(#[$attr:meta])* $name:ident($low:expr, $high:expr),)*) => {$(
