@@ -14,8 +14,9 @@
 //! Damage garbles 16 bytes, or a file whose first block it is, and is found as it always was, by
 //! the checksums of what was written.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::byteorder::little_endian::{U16, U64};
@@ -33,6 +34,8 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 const KNOWN_BYTES: usize = 16;
 /// Bytes that are encrypted, and written, at once: what a core's cache holds.
 const PIECE_BYTES: usize = 1 << 20;
+/// Files whose keys are kept: a kilobyte each, and more than a directory has for long.
+const OPENED_MAX: usize = 1 << 12;
 
 /// What a file begins with.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
@@ -75,6 +78,9 @@ impl Undecipherable {
 pub struct EncryptedDisk {
     disk: Arc<dyn Disk>,
     key: DirectoryKey,
+    /// Keys of files that were opened before, so that a look-up reads no header: no more than
+    /// [`OPENED_MAX`]. Locked while names change.
+    opened: Mutex<BTreeMap<String, Arc<Xts>>>,
     scratch: Arc<Scratch>,
 }
 
@@ -95,7 +101,16 @@ impl Scratch {
 impl EncryptedDisk {
     /// On a disk that nobody writes to but through this, with this key.
     pub fn new(disk: Arc<dyn Disk>, key: DirectoryKey) -> EncryptedDisk {
-        EncryptedDisk { disk, key, scratch: Arc::default() }
+        let (opened, scratch) = Default::default();
+        EncryptedDisk { disk, key, opened, scratch }
+    }
+
+    fn opened(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Xts>>> {
+        let mut opened = self.opened.lock().expect("nothing panics while it holds the lock");
+        if opened.len() >= OPENED_MAX {
+            opened.clear();
+        }
+        opened
     }
 
     /// A file's keys, and how it says that they are its own.
@@ -106,7 +121,7 @@ impl EncryptedDisk {
         (Xts::new(keys.try_into().expect(of_length)), known.try_into().expect(of_length))
     }
 
-    fn file(&self, file: Box<dyn DiskFile>, xts: Option<Xts>) -> Box<dyn DiskFile> {
+    fn file(&self, file: Box<dyn DiskFile>, xts: Option<Arc<Xts>>) -> Box<dyn DiskFile> {
         Box::new(EncryptedFile { file, xts, scratch: self.scratch.clone() })
     }
 }
@@ -124,16 +139,23 @@ impl Disk for EncryptedDisk {
             check: 0.into(),
         };
         header.check = header.computed_check().into();
+        self.opened().remove(name);
         let file = self.disk.create(name, bytes + BLOCK)?;
         let mut block = AlignedBuf::new(BLOCK_BYTES);
         block.bytes_mut()[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
         file.write_at(block.bytes(), 0)?;
+        let xts = Arc::new(xts);
+        self.opened().insert(name.to_string(), xts.clone());
         Ok(self.file(file, Some(xts)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        let mut opened = self.opened();
         let file = self.disk.open(name)?;
+        if let Some(xts) = opened.get(name) {
+            return Ok(self.file(file, Some(xts.clone())));
+        }
         let mut block = AlignedBuf::new(BLOCK_BYTES);
         if file.read_at(block.bytes_mut(), 0)? < BLOCK_BYTES {
             return Ok(self.file(file, None));
@@ -145,10 +167,13 @@ impl Disk for EncryptedDisk {
         if header.version.get() != VERSION {
             return refused(Undecipherable::Version);
         }
-        match self.keys(&header.salt) {
-            (xts, known) if known == header.known => Ok(self.file(file, Some(xts))),
-            _ => refused(Undecipherable::Key),
+        let (xts, value) = self.keys(&header.salt);
+        if value != header.known {
+            return refused(Undecipherable::Key);
         }
+        let xts = Arc::new(xts);
+        opened.insert(name.to_string(), xts.clone());
+        Ok(self.file(file, Some(xts)))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -156,11 +181,20 @@ impl Disk for EncryptedDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
+        let mut opened = self.opened();
+        self.disk.rename(from, to)?;
+        match opened.remove(from) {
+            Some(xts) => drop(opened.insert(to.to_string(), xts)),
+            None => drop(opened.remove(to)),
+        }
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
+        let mut opened = self.opened();
+        self.disk.remove(name)?;
+        opened.remove(name);
+        Ok(())
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -171,14 +205,14 @@ impl Disk for EncryptedDisk {
 struct EncryptedFile {
     file: Box<dyn DiskFile>,
     /// `None`: it was cut within its header, and there is nothing in it.
-    xts: Option<Xts>,
+    xts: Option<Arc<Xts>>,
     scratch: Arc<Scratch>,
 }
 
 impl EncryptedFile {
     fn xts(&self) -> io::Result<&Xts> {
         let cut = || io::Error::new(io::ErrorKind::InvalidData, Undecipherable::Header);
-        self.xts.as_ref().ok_or_else(cut)
+        self.xts.as_deref().ok_or_else(cut)
     }
 }
 
@@ -246,8 +280,6 @@ pub(crate) fn covers() -> [Cover; 2] {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -369,8 +401,8 @@ mod tests {
         fn it_behaves_as_what_is_below(all in prop::collection::vec(any_do(), 1..40)) {
             let (plain, below) = (FaultyDisk::new(), FaultyDisk::new());
             let key = DirectoryKey::draw().unwrap();
+            let mut disk = encrypted(&below, &key);
             for what in &all {
-                let disk = encrypted(&below, &key);
                 prop_assert_eq!(run(&plain, what), run(&disk, what));
                 if let Do::Crash(seed) = what {
                     // Synced before, so that there is nothing left to chance.
@@ -382,13 +414,14 @@ mod tests {
                     }
                     plain.crash(*seed);
                     below.crash(*seed);
+                    disk = encrypted(&below, &key);
                 }
-                let disk = encrypted(&below, &key);
                 let of = |disk: &dyn Disk| -> BTreeMap<String, Vec<u8>> {
                     let names = disk.list().unwrap().into_iter();
                     names.map(|name| (name.clone(), content(disk, &name))).collect()
                 };
                 prop_assert!(of(&plain) == of(&disk));
+                prop_assert!(of(&plain) == of(&encrypted(&below, &key)));
             }
         }
     }
