@@ -452,6 +452,110 @@ fn a_damaged_log_is_refused_and_named_and_left_as_it_is() {
     life.end(&mut random);
 }
 
+/// A kill between archiving a segment and forgetting it leaves it in both places, for one segment
+/// and a moment. So that it is sure and for several, a directory that was never trimmed gets the
+/// archive of what became of its copy.
+#[test]
+fn a_damaged_segment_that_is_archived_is_repaired() {
+    let seed = seed();
+    let repeat = Repeat::new("a_damaged_segment_that_is_archived", seed);
+    let mut life = Life::new(&repeat.data(), seed);
+    let older = life.data.with_file_name("older");
+    let is_encrypted = seed % 2 == 1;
+    if is_encrypted {
+        for data in [&life.data, &older] {
+            std::fs::write(key_file(data), "0123456789abcdef".repeat(4)).unwrap();
+        }
+    }
+    let run = |life: &Life, round: u64| {
+        let random = &mut Random(seed ^ round << 32);
+        let load = Load::new(life.start(random, 0), &life.book, How::Terminate, When::Never);
+        life.retry(&load, random);
+        load.run(mix(random, CONNECTIONS, REQUESTS_MAX));
+        load.strike();
+        assert!(load.platform.borrow_mut().wait().success());
+    };
+    let trims = life.options.len();
+    life.options.extend(NO_SNAPSHOTS.map(String::from));
+    (0..4).for_each(|round| run(&life, round));
+    let sound = content(&life.data);
+    let mut segments: Vec<&PathBuf> =
+        sound.keys().filter(|path| path.extension().is_some_and(|e| e == "segment")).collect();
+    // What is written to, and what is made ahead of it, are not archived.
+    segments.truncate(segments.len() - 2);
+    life.options.truncate(trims);
+    let archive = life.data.join("archive/segments");
+    let mut round = 4;
+    let archived = loop {
+        run(&life, round);
+        round += 1;
+        let is_archived = |path: &&&PathBuf| archive.join(path.file_name().unwrap()).exists();
+        let archived: Vec<&PathBuf> = segments.iter().filter(is_archived).copied().collect();
+        if archived.len() >= 2 {
+            break archived;
+        }
+        assert!(round < 20, "nothing is archived");
+    };
+
+    // Writes the directory as it was, with what is archived of it: where a segment is.
+    let restore = |number: usize| {
+        let _ = std::fs::remove_dir_all(&older); // There is none at first.
+        for (path, bytes) in &sound {
+            let to = older.join(path.strip_prefix(&life.data).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::write(to, bytes).unwrap();
+        }
+        std::fs::create_dir_all(older.join("archive/segments")).unwrap();
+        for path in &archived {
+            let name = path.file_name().unwrap();
+            std::fs::copy(archive.join(name), older.join("archive/segments").join(name)).unwrap();
+        }
+        older.join("log").join(archived[number].file_name().unwrap())
+    };
+    let flip = |path: &Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        // In the first frame of its first write.
+        bytes[if is_encrypted { 8192 } else { 4096 } + 200] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let cut = |path: &Path| {
+        std::fs::File::options().write(true).open(path).unwrap().set_len(4096).unwrap();
+    };
+    let remove = |path: &Path| std::fs::remove_file(path).unwrap();
+    restore(0);
+    let records = audit(&older).report.unwrap().audit.records;
+    let all: [&dyn Fn(&Path); 3] = [&flip, &cut, &remove];
+    for (number, damage) in all.into_iter().enumerate() {
+        let path = restore(number % archived.len());
+        damage(&path);
+        let damaged = content(&older);
+        let audited = audit_from(&older, "newest");
+        let says = "serving it will repair that from the archive";
+        assert!(audited.code == 1 && audited.words.contains(says), "{}", audited.words);
+        assert!(content(&older) == damaged, "the audit changed something");
+        let mut platform = Starting::spawn(&older, &NO_SNAPSHOTS).ready().unwrap();
+        platform.terminate();
+        assert!(platform.wait().success());
+        let words = platform.words();
+        let index: u32 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let named = words.contains("was replaced by its archived copy")
+            && words.contains(&format!("segment={index}"));
+        assert!(named, "{words}");
+        // There are no snapshots, so this reads the whole log, without the archive.
+        let audited = audit_from(&older, "newest");
+        assert_eq!(audited.code, 0, "{}", audited.words);
+        assert!(audited.report.unwrap().audit.records >= records);
+
+        // What isn't archived is refused, as ever.
+        let path = restore(number % archived.len());
+        damage(&path);
+        std::fs::remove_file(older.join("archive/segments").join(path.file_name().unwrap()))
+            .unwrap();
+        let (code, words) = refused(&older, &[]);
+        assert!(code == 2 && words.contains("the log is damaged at position "), "{words}");
+    }
+}
+
 #[test]
 fn a_damaged_snapshot_is_named_and_what_was_before_it_stands_in() {
     let seed = seed();

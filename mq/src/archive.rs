@@ -55,6 +55,9 @@ const VERSION_ENCRYPTED: u16 = 2;
 /// The footer's number among the parts that are encrypted; pieces have theirs.
 const FOOTER: u32 = u32::MAX;
 
+const UNDECIPHERABLE: &str =
+    "its footer can't be decrypted: it isn't what was written, or is of another data directory";
+
 /// A segment's number, and a piece's in it.
 type PieceKey = (u32, usize);
 
@@ -99,7 +102,7 @@ pub struct ArchivedSegment {
 }
 
 impl ArchivedSegment {
-    fn id(&self) -> SegmentId {
+    pub(crate) fn id(&self) -> SegmentId {
         let ArchivedSegment { index, generation, segment_bytes, .. } = *self;
         SegmentId { index, generation, segment_bytes }
     }
@@ -301,7 +304,7 @@ impl Archive {
                         .split_first_chunk_mut::<SALT_BYTES>()
                         .ok_or(damaged("its footer is too short"))?;
                     let opened = key.of_object(salt).open(FOOTER, &index.to_le_bytes(), sealed);
-                    (Some(*salt), opened.ok_or(damaged("its footer can't be decrypted"))?)
+                    (Some(*salt), opened.ok_or(damaged(UNDECIPHERABLE))?)
                 }
                 None => (None, &footer[..]),
             };
@@ -738,7 +741,16 @@ impl UnionDisk {
     /// Both as they are now.
     pub fn new(local: Arc<dyn Disk>, archive: Arc<dyn Disk>) -> io::Result<UnionDisk> {
         let archived = archive.list()?.into_iter().collect();
-        Ok(UnionDisk { local, archive, archived })
+        Ok(UnionDisk::with(local, archive, archived))
+    }
+
+    /// Of what is archived, with these alone.
+    pub(crate) fn with(
+        local: Arc<dyn Disk>,
+        archive: Arc<dyn Disk>,
+        archived: BTreeSet<String>,
+    ) -> UnionDisk {
+        UnionDisk { local, archive, archived }
     }
 }
 

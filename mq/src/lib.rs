@@ -20,6 +20,7 @@ mod index;
 mod keys;
 mod local;
 mod memory;
+mod repair;
 mod snapshot;
 mod xts;
 
@@ -38,6 +39,7 @@ pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
 pub use keys::{DataKey, DataKeyLength, DirectoryKey};
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Opening, Prepare, Recovered};
 pub use memory::MemoryLog;
+pub use repair::Repair;
 pub use snapshot::{
     PIECE_BYTES_MAX, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotReader,
     SnapshotWriter, Snapshots,

@@ -25,6 +25,7 @@ mod survey;
 mod write;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -32,14 +33,14 @@ use model::frame::{FRAME_BYTES_MAX, Frame, FrameHeader};
 use model::{Offset, ShardId};
 use zerocopy::FromBytes;
 
-use crate::aligned::AlignedBuf;
+use crate::aligned::{AlignedBuf, BLOCK_BYTES};
 use crate::disk::{Disk, DiskFile};
 use crate::encrypted::Undecipherable;
 use crate::ends::{self, Ends, Limits};
 use crate::local::index::Segment;
 use crate::local::layout::{
-    BLOCK, Kind, MarkEntry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentId, WRITE_BYTES_MAX,
-    WRITE_HEADER_BYTES, segment_name, spare_name, write_bytes,
+    BLOCK, Kind, MarkEntry, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SegmentHeader, SegmentId,
+    WRITE_BYTES_MAX, WRITE_HEADER_BYTES, segment_name, spare_name, write_bytes,
 };
 use crate::local::prepare::Preparer;
 use crate::local::scan::{GLANCE_BYTES, PIECE_BYTES, Scan, Step};
@@ -392,6 +393,22 @@ pub(crate) fn open_segment(disk: &dyn Disk, id: SegmentId) -> Result<Box<dyn Dis
         }
         None => LogError::io("opening a segment")(error),
     })
+}
+
+/// The header of a segment's file, if that is there and its header is what was written.
+pub(crate) fn segment_header(
+    disk: &dyn Disk,
+    name: &str,
+) -> Result<Option<SegmentHeader>, LogError> {
+    let file = match disk.open(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if Undecipherable::of(&error).is_some() => return Ok(None),
+        Err(error) => return Err(LogError::io("opening a segment")(error)),
+    };
+    let mut block = AlignedBuf::new(BLOCK_BYTES);
+    let read = file.read_at(block.bytes_mut(), 0).map_err(LogError::io("reading a segment"))?;
+    Ok(SegmentHeader::parse(&block.bytes()[..read]))
 }
 
 /// The length of a file, unless it can't be decrypted.

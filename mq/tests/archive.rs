@@ -5,11 +5,11 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Random, Writer, append, open, read_all_of};
+use common::{Cover, Random, Writer, append, open, read_all_of};
 use model::{Offset, ShardId};
 use mq::{
-    Archive, ArchiveDisk, ArchiveError, DirectoryKey, FaultyDisk, LocalLog, LocalReader, Log,
-    LogError, SealedSegment, UnionDisk,
+    Archive, ArchiveDisk, ArchiveError, DirectoryKey, Disk, FaultyDisk, LocalLog, LocalReader, Log,
+    LogError, Repair, SealedSegment, UnionDisk,
 };
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -264,4 +264,115 @@ fn a_task_may_be_the_last_to_have_it() {
     let directory = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async { drop(Archive::directory(directory.path()).unwrap()) });
+}
+
+/// A segment's file as it may be found: flipped, zeroed, cut, gone.
+fn damage(disk: &FaultyDisk, name: &str, random: &mut Random) {
+    let length = disk.content(name).unwrap().len();
+    match random.below(5) {
+        0 => disk.remove(name).unwrap(),
+        1 => disk.open(name).unwrap().truncate(random.below(3) * 4096).unwrap(),
+        // Its header, below what encrypts it and above.
+        2 => disk.overwrite(name, 0, &[0; 64]),
+        3 => disk.overwrite(name, 4096, &[0; 64]),
+        _ => disk.flip(name, 2 * 4096 + random.below(4096) as usize, 3),
+    }
+    assert!(disk.content(name).is_none_or(|content| content.len() <= length));
+}
+
+/// Why a log can't be opened, and what would repair it; `None` if it can.
+fn plan(
+    cover: &Cover,
+    disk: &FaultyDisk,
+    archive: &Arc<Archive>,
+) -> Option<(LogError, Option<Repair>)> {
+    let error = LocalReader::open(cover.over(disk.clone())).and_then(read_all_of).err()?;
+    let segment_bytes = common::small().segment_bytes;
+    let plan = Repair::plan(&cover.over(disk.clone()), archive, segment_bytes, &error);
+    Some((error, plan.unwrap()))
+}
+
+#[test]
+fn what_is_damaged_and_archived_is_repaired() {
+    let mut repaired = 0;
+    for seed in common::seeds(60) {
+        let (mut random, disk, cover) = (Random(seed), FaultyDisk::new(), Cover::of(seed));
+        let (mut log, _) = cover.open(&disk).unwrap();
+        let (mut writer, mut all) = (Writer::default(), Vec::new());
+        while all.len() < 300 {
+            let batch = writer.batch(&mut random);
+            append(&mut log, &batch).unwrap();
+            all.extend(batch);
+        }
+        log.mark().unwrap();
+        let (_, archive) = memory();
+        let segments = log.trimmable(&ends(&writer));
+        let (archived, rest) = segments.split_at(segments.len() / 2);
+        let below = cover.over(disk.clone());
+        archived.iter().for_each(|segment| drop(archive.put(&*below, segment).unwrap()));
+        drop(log);
+
+        let plan = |disk: &FaultyDisk| plan(&cover, disk, &archive);
+        for damages in 1..=2 {
+            let damaged = disk.fork();
+            for _ in 0..damages {
+                let segment = archived[random.below(archived.len() as u64) as usize];
+                if damaged.content(&segment.name()).is_some() {
+                    damage(&damaged, &segment.name(), &mut random);
+                }
+            }
+            // A flip where nothing is does no harm.
+            let Some((_, plan)) = plan(&damaged) else { continue };
+            let plan = plan.unwrap_or_else(|| panic!("seed {seed}"));
+            repaired += plan.damaged().len();
+            // A crash in the midst of it leaves what was there, or the repaired.
+            damaged.fail_sync(1 + random.below(4));
+            let ran = plan.run();
+            damaged.crash(seed);
+            if let Some((_, plan)) = self::plan(&cover, &damaged, &archive) {
+                assert!(ran.is_err(), "seed {seed}");
+                plan.unwrap().run().unwrap();
+            }
+            let (found, ending) = cover.read_all(&damaged);
+            assert!(found == all && ending.is_ok(), "seed {seed}: {ending:?}");
+            drop(cover.open(&damaged).unwrap());
+        }
+        // One that isn't archived is refused, also beside one that is.
+        let damaged = disk.fork();
+        damaged.remove(&rest[0].name()).unwrap();
+        for _ in 0..2 {
+            let before = damaged.list().unwrap();
+            let (error, plan) = plan(&damaged).unwrap();
+            assert!(plan.is_none() && error.is_damage(), "seed {seed}: {error}");
+            assert_eq!(damaged.list().unwrap(), before);
+            damaged.overwrite(&archived[0].name(), 4096, &[0; 64]);
+        }
+    }
+    assert!(common::is_one_seed() || repaired > 60, "{repaired}");
+}
+
+/// The archive of another log has segments of the same names.
+#[test]
+fn what_another_log_archived_repairs_nothing() {
+    let (disk, other) = (FaultyDisk::new(), FaultyDisk::new());
+    let mut random = Random(4);
+    drop(filled(&disk, &mut random));
+    let config = mq::LocalConfig { salt: 77, ..common::small() };
+    let (mut log, _) = LocalLog::open(Arc::new(other.clone()), config).unwrap();
+    let mut writer = Writer::default();
+    for _ in 0..100 {
+        append(&mut log, &writer.batch(&mut random)).unwrap();
+    }
+    let (_, archive) = memory();
+    let segments = log.trimmable(&ends(&writer));
+    segments.iter().for_each(|segment| drop(archive.put(&other, segment).unwrap()));
+    // By its header it is told at once, and without by where it leads.
+    for lost in [0..0, 0..64] {
+        let damaged = disk.fork();
+        let name = segments[1].name();
+        damaged.overwrite(&name, 4096, &[0; 64]);
+        damaged.overwrite(&name, lost.start, &vec![0; lost.len()]);
+        let (error, plan) = plan(&Cover::none(), &damaged, &archive).unwrap();
+        assert!(plan.is_none(), "{error}");
+    }
 }

@@ -172,7 +172,9 @@ pub fn verify_archive(archive: Arc<Archive>) -> Result<ArchiveFigures, ArchiveEr
                 figures.segments += 1;
                 figures.stored_bytes += segment.map_or(0, |segment| segment.stored_bytes);
             }
-            Err(error @ ArchiveError::Store { .. }) => return Err(error),
+            Err(error @ (ArchiveError::Store { .. } | ArchiveError::NeedsKey { .. })) => {
+                return Err(error);
+            }
             Err(error) => {
                 figures.problem = Some(error.to_string());
                 return Ok(figures);

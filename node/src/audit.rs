@@ -17,7 +17,7 @@ use model::{
     LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
     ShardId,
 };
-use mq::{ArchiveError, DataKey, Ending, LocalReader, LogError, SnapshotError, Snapshots};
+use mq::{ArchiveError, DataKey, Ending, LocalReader, LogError, Repair, SnapshotError, Snapshots};
 use txn_core::{Capacity, Shard, SpareRegions, images_in, refunded_in};
 
 use crate::archiver::ArchiveLocation;
@@ -167,10 +167,21 @@ pub fn audit(
         _ => from,
     };
     let mut books = Books::begin(&dir, &placement, from)?;
+    // Reads past what the archive doubles: only an audit from snapshots gets here with that.
+    let damaged = |error: &LogError| {
+        let archive = dir.archive(archive).ok().flatten();
+        let repair = archive.map(|archive| {
+            Repair::plan(&disk, &archive, dir.segment_bytes(), error).ok().flatten()
+        });
+        match repair.flatten() {
+            Some(_) => format!("{error}; serving it will repair that from the archive"),
+            None => error.to_string(),
+        }
+    };
     let mut reader = match opened {
         Ok(reader) => reader,
         Err(error) if error.is_damage() => {
-            books.problem(error.to_string());
+            books.problem(damaged(&error));
             return Ok(books.audit);
         }
         Err(error) => return Err(AuditError::Log(error)),
@@ -180,7 +191,7 @@ pub fn audit(
             Ok(Some((_, frame))) => frame,
             Ok(None) => break,
             Err(error) if error.is_damage() => {
-                books.problem(error.to_string());
+                books.problem(damaged(&error));
                 break;
             }
             Err(error) => return Err(AuditError::Log(error)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use model::{Offset, ShardId};
 use mq::{
     Archive, ArchiveError, Disk, IndexError, LocalConfig, LocalLog, Log, LogError, LogIndex,
-    Recovered, SnapshotError, SnapshotId, Snapshots,
+    Recovered, Repair, SnapshotError, SnapshotId, Snapshots,
 };
 use txn_core::{Capacity, Seat, Shard, SpareRegions};
 
@@ -208,7 +208,7 @@ pub fn open(
         ..LocalConfig::default()
     };
     let archive = dir.archive(&keeping.archive)?;
-    let opening = LocalLog::begin(dir.log()?, config)?;
+    let log_disk = dir.log()?;
     let snapshots = Snapshots::open(dir.snapshots()?)?;
     let (mut index, damaged) = LogIndex::open(dir.index()?)?;
     for error in damaged {
@@ -220,11 +220,21 @@ pub fn open(
 
     let placement = dir.placement(groups, capacity);
     let seed = KeySeed(placement.hash_seed);
-    let beside = (&snapshots, &mut index, seed);
-    let history = || whole_log(disk.clone(), archive.clone());
     let memory = MemoryThread::spawn(SpareRegions::default())?;
-    let (log, recovered, recovery) =
-        placement.recovering(&memory, |wanted| recover_local(opening, beside, history, wanted))?;
+    let mut recover = || {
+        let opening = LocalLog::begin(log_disk.clone(), config)?;
+        let beside = (&snapshots, &mut index, seed);
+        let history = || whole_log(disk.clone(), archive.clone());
+        placement.recovering(&memory, |wanted| recover_local(opening, beside, history, wanted))
+    };
+    let (log, recovered, recovery) = match (recover(), &archive) {
+        (Err(OpenError::Log(error)), Some(archive))
+            if repair(&log_disk, archive, config.segment_bytes, &error) =>
+        {
+            recover()?
+        }
+        (recovered, _) => recovered?,
+    };
     let (policy, keep_words) = (keeping.snapshots, keeping.words(dir.shards()));
     let beside = Beside { snapshots, policy, disk, archive, index, keep_words, space };
     let opened = start(log, LocalLog::close, placement, memory, recovery, Some(beside))?;
@@ -240,6 +250,29 @@ pub fn open_log<L: Log + 'static>(
     let memory = MemoryThread::spawn(SpareRegions::default())?;
     let recovery = placement.recovering(&memory, |wanted| recover(&log, wanted))?;
     start(log, close, placement, memory, recovery, None)
+}
+
+/// Puts segments back that are damaged and that the archive has as they were; false if it hasn't.
+fn repair(
+    disk: &Arc<dyn Disk>,
+    archive: &Arc<Archive>,
+    segment_bytes: u64,
+    error: &LogError,
+) -> bool {
+    let repaired = Repair::plan(disk, archive, segment_bytes, error).and_then(|plan| {
+        let Some(repair) = plan else { return Ok(false) };
+        let damaged = repair.damaged().to_vec();
+        repair.run()?;
+        for (segment, position) in damaged {
+            let words = "a damaged segment of the log was replaced by its archived copy";
+            tracing::warn!(segment, position, "{words}");
+        }
+        Ok(true)
+    });
+    repaired.unwrap_or_else(|failed| {
+        tracing::warn!(error = %failed, "the archive can't repair the log");
+        false
+    })
 }
 
 fn start<L: Log + 'static>(
