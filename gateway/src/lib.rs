@@ -12,6 +12,7 @@ mod buffers;
 mod connections;
 mod door;
 mod drill;
+mod listing;
 mod route;
 mod shards;
 mod statement;
@@ -42,6 +43,7 @@ use buffers::{Buffers, Pool};
 use connections::{Activity, Connections};
 pub use door::Door;
 pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
+use listing::{Found, RowsPage};
 use route::{OrdersPage, Page, Route, Single};
 pub use shards::Router;
 use shards::{Listed, Shards};
@@ -230,6 +232,13 @@ impl Gateway {
                 wire.refused();
                 self.erase(party).await
             }
+            Ok(Route::Rows(page)) => {
+                self.recorder.count_read();
+                match self.realm(request.headers()) {
+                    Ok(realm) => self.rows(realm, &page).await,
+                    Err(problem) => Err(problem),
+                }
+            }
             Ok(Route::Write(wanted, kind)) => {
                 self.recorder.count_write();
                 let mut done = None;
@@ -341,6 +350,18 @@ impl Gateway {
         commands.seal(|realm, buyer, order, part| {
             keys.seal(realm, buyer, order, part).map_err(|_| Problem::erased(buyer))
         })
+    }
+
+    async fn rows(&self, realm: Realm, page: &RowsPage) -> Result<Response<Body>, Problem> {
+        let (found, next) =
+            listing::read(&self.shards, realm, page).await.map_err(unanswered)??;
+        let next = next.map(|cursor| cursor.to_string());
+        let mut json = JsonWriter::default();
+        match found {
+            Found::Accounts(accounts) => json.accounts(&accounts, next.as_deref()),
+            Found::Items(items) => json.items(&items, next.as_deref()),
+        }
+        Ok(answer::json(hyper::StatusCode::OK, json.finish()))
     }
 
     /// `done` is set when a shard has answered.

@@ -7,6 +7,7 @@ use model::{AccountKind, ChangeId, Currency, ItemId, Offset, OrderId, Party};
 use node::{MOVEMENTS_MAX, ORDERS_MAX};
 
 use crate::answer::Problem;
+use crate::listing::{Rows, RowsPage};
 
 /// What a request wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Route {
     Private(Party, OrderId),
     /// That nobody can read any more what is private of a party's.
     Erase(Party),
+    /// To see all accounts or items.
+    Rows(RowsPage),
     /// To change something; alone, or a batch whose answer is a list of results.
     Write(Request, Option<Single>),
 }
@@ -82,7 +85,10 @@ impl Route {
         match parts[..count] {
             ["orders"] => post(Order, Some(Created)),
             ["orders", "batch"] => post(Orders, None),
-            ["accounts"] => post(Account, Some(Created)),
+            ["accounts"] => match *method {
+                Method::POST => Ok(Route::Write(Account, Some(Created))),
+                _ => rows(method, Rows::Accounts(AccountKind::Main), uri),
+            },
             ["accounts", "batch"] => post(Accounts, None),
             ["accounts", party, "statement"] => match *method {
                 Method::GET | Method::HEAD => Ok(Route::Statement(statement(party, uri.query())?)),
@@ -116,7 +122,10 @@ impl Route {
                 get(Query::Coupon(buyer, number("coupon", coupon)?))
             }
             ["accounts", party] => get(account(party, uri.query())?),
-            ["items"] => post(Item, Some(Created)),
+            ["items"] => match *method {
+                Method::POST => Ok(Route::Write(Item, Some(Created))),
+                _ => rows(method, Rows::Items, uri),
+            },
             ["items", "batch"] => post(Items, None),
             ["items", item] => get(Query::Item(ItemId(number("item", item)?))),
             ["items", item, "restock"] => {
@@ -160,7 +169,15 @@ impl Route {
     }
 }
 
-fn number(field: &str, text: &str) -> Result<u64, Problem> {
+/// A page of what can be created by a POST, too.
+fn rows(method: &Method, rows: Rows, uri: &Uri) -> Result<Route, Problem> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(Route::Rows(RowsPage::parse(rows, uri.query())?)),
+        _ => Err(Problem::wrong_method("GET, HEAD, POST")),
+    }
+}
+
+pub(crate) fn number(field: &str, text: &str) -> Result<u64, Problem> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits => Ok(number),
@@ -225,6 +242,14 @@ fn page_length(text: &str) -> Result<usize, Problem> {
 
 const _: () = assert!(MOVEMENTS_MAX == 100 && ORDERS_MAX == MOVEMENTS_MAX);
 
+pub(crate) fn kind_of(word: &str) -> Result<AccountKind, Problem> {
+    AccountKind::from_word(word).ok_or_else(|| {
+        let expected =
+            "`main`, `payable`, `settlement`, `suspense`, `deposit`, `funding` or `clearing`";
+        Problem::bad_path("kind", word, expected)
+    })
+}
+
 fn parameters(party: &str, query: Option<&str>, expected: &str) -> Result<Page, Problem> {
     let (mut currency, mut kind) = (None, AccountKind::Main);
     let (mut from, mut limit) = (None, 0);
@@ -236,16 +261,7 @@ fn parameters(party: &str, query: Option<&str>, expected: &str) -> Result<Page, 
                     Problem::bad_path("currency", code, "an ISO 4217 code such as GBP")
                 })?);
             }
-            ("kind", word) => {
-                kind = AccountKind::from_word(word).ok_or_else(|| {
-                    Problem::bad_path(
-                        "kind",
-                        word,
-                        "`main`, `payable`, `settlement`, `suspense`, `deposit`, `funding` or \
-                         `clearing`",
-                    )
-                })?;
-            }
+            ("kind", word) => kind = kind_of(word)?,
             ("from", offset) => from = Some(Offset(number("from", offset)?)),
             ("limit", text) => limit = page_length(text)?,
             (name, _) => return Err(Problem::bad_path(name, name, expected)),
@@ -291,6 +307,12 @@ mod tests {
         for (method, uri, status) in [
             (Method::GET, "/v1/orders", 405),
             (Method::DELETE, "/v1/items/1", 405),
+            (Method::DELETE, "/v1/items", 405),
+            (Method::PUT, "/v1/accounts", 405),
+            (Method::GET, "/v1/accounts?limit=10001", 400),
+            (Method::GET, "/v1/accounts?kind=clearing", 400),
+            (Method::GET, "/v1/accounts?currency=GBP", 400),
+            (Method::GET, "/v1/items?from=x", 400),
             (Method::GET, "/", 404),
             (Method::GET, "/v1/", 404),
             (Method::GET, "/v1/orders/batch/x", 404),

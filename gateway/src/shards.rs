@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use model::record::CommandBuffer;
-use model::reply::{Query, View};
+use model::reply::{List, Listed as ListedRows, Query, View};
 use model::{
     AccountView, Amount, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply, ShardId, ids,
 };
@@ -65,7 +65,7 @@ impl Shards {
         (Shards { groups, group_of }, couriers)
     }
 
-    fn count(&self) -> u16 {
+    pub(crate) fn count(&self) -> u16 {
         self.group_of.len() as u16
     }
 
@@ -211,6 +211,27 @@ impl Shards {
         node::order_page(group, (shard, realm), page.buyer, page.from, page.limit).await
     }
 
+    /// Reads a page of one shard's rows.
+    pub(crate) async fn list(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        list: List,
+    ) -> Result<ListedRows, SubmitError> {
+        self.group(shard).list(shard, realm, list).await
+    }
+
+    /// The same of all shards but one.
+    pub(crate) async fn list_others(
+        &self,
+        but: ShardId,
+        realm: Realm,
+        list: &List,
+    ) -> Vec<Result<ListedRows, SubmitError>> {
+        let others = (0..self.count()).map(ShardId).filter(|shard| *shard != but);
+        all(others.map(|shard| Box::pin(self.list(shard, realm, list.clone()))).collect()).await
+    }
+
     async fn query_one(
         &self,
         shard: ShardId,
@@ -245,7 +266,7 @@ fn add_accounts(a: AccountView, b: &AccountView) -> AccountView {
 }
 
 /// Where their entries differ, one of the two hasn't heard of a change yet.
-fn add_items(a: ItemView, b: &ItemView) -> ItemView {
+pub(crate) fn add_items(a: ItemView, b: &ItemView) -> ItemView {
     let newest = if b.stocked > 0 || b.pool > 0 { b } else { &a };
     ItemView {
         stocked: a.stocked + b.stocked,

@@ -17,6 +17,8 @@ mod drill;
 mod ending;
 #[path = "http/http2.rs"]
 mod http2;
+#[path = "http/listing.rs"]
+mod listing;
 #[path = "http/noise.rs"]
 mod noise;
 #[path = "http/payments.rs"]

@@ -1,5 +1,7 @@
 //! What the core answers: the outcome of a command, or what a read found.
 
+use std::sync::Arc;
+
 use crate::record::Coupon;
 use crate::{
     AccountKind, Amount, ChangeId, Currency, ItemId, LegState, LineKind, Offset, OrderId,
@@ -143,6 +145,13 @@ pub struct AccountView {
     pub statement: Offset,
 }
 
+impl AccountView {
+    /// What names it.
+    pub fn name(&self) -> AccountName {
+        (self.party, self.currency, self.kind)
+    }
+}
+
 /// Money of an account that is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HoldView {
@@ -234,6 +243,35 @@ pub enum View {
     Item(ItemView),
     /// Nothing by that name.
     Missing,
+}
+
+/// What names an account.
+pub type AccountName = (Party, Currency, AccountKind);
+
+/// A page of a shard's rows, in the order in which they came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum List {
+    /// Accounts of a kind, from behind one on, at most so many. Which one that is doesn't matter:
+    /// its kind may be another.
+    Accounts(AccountKind, Option<AccountName>, usize),
+    /// Items that are at home there, likewise. The one to begin behind may be at home elsewhere.
+    Items(Option<ItemId>, usize),
+    /// These items, as they stand there.
+    Named(Arc<[ItemId]>),
+}
+
+/// What a list came to. A page may be short, or empty: how many rows are looked at is bounded,
+/// too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Listed {
+    /// Accounts, and behind which one the next page begins.
+    Accounts(Vec<AccountView>, Option<AccountName>),
+    /// Items, likewise.
+    Items(Vec<ItemView>, Option<ItemId>),
+    /// What was asked for by name. `None`: the shard hasn't heard of it.
+    Named(Vec<Option<ItemView>>),
+    /// What the page was to begin behind isn't there.
+    NotThere,
 }
 
 /// The id of the change that a command carries, with what it is scoped to: for answers that

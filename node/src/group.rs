@@ -25,7 +25,7 @@ use model::record::entry::StockOp;
 use model::record::{
     Body, CommandBuffer, Kind, Record, RecordError, STOCK_OPS_MAX, SWEEP_MAX, set_withdrawn,
 };
-use model::reply::{Query, View};
+use model::reply::{List, Listed, Query, View};
 use model::{ItemId, LineKind, Outcome, Realm, Reply, ShardId, Time};
 use mq::LogEnd;
 use slab::Slab;
@@ -59,6 +59,8 @@ pub enum Found {
     Commands(CommandBuffer, Vec<Reply>),
     /// What a read found.
     View(View),
+    /// What a list came to.
+    Listed(Listed),
     /// What a read asks for has left memory, and can't be read now.
     Unreadable,
 }
@@ -367,6 +369,15 @@ impl<T: Token> ShardGroup<T> {
             },
         };
         self.hold(found.0, found.1);
+    }
+
+    /// Reads a page of rows from one of its shards.
+    pub fn list(&mut self, token: T, shard: ShardId, realm: Realm, list: &List) {
+        let found = match self.slots[usize::from(shard.0)] {
+            Some(slot) => self.hosts[slot].shard.list_in(realm, list),
+            None => Listed::NotThere,
+        };
+        self.hold(token, Found::Listed(found));
     }
 
     /// Takes messages from other shards: `Deliver` commands for shards of this group.

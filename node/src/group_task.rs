@@ -277,6 +277,11 @@ impl GroupTask {
                 self.group.query(waiter, shard, realm, query);
                 self.looked = stages::now();
             }
+            Asked::List(shard, realm, list) => {
+                let waiter = Waiter { to, ticks: GroupTicks::default() };
+                self.group.list(waiter, shard, realm, &list);
+                self.looked = stages::now();
+            }
             Asked::Commands { .. } if !self.has_room => {
                 self.returns.give(to, Err(SubmitError::Full));
             }
@@ -302,6 +307,7 @@ impl GroupTask {
         for (waiter, found) in self.group.released() {
             let found = match found {
                 group::Found::View(view) => Found::View(view),
+                group::Found::Listed(listed) => Found::Listed(listed),
                 group::Found::Unreadable => {
                     self.returns.give(waiter.to, Err(SubmitError::Unreadable));
                     continue;

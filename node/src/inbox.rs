@@ -13,7 +13,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 
 use model::record::CommandBuffer;
-use model::reply::{Query, View};
+use model::reply::{List, Listed, Query, View};
 use model::{Offset, Party, Realm, Reply, ShardId, Time};
 use mq::Archive;
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +78,7 @@ pub(crate) struct Message {
 pub(crate) enum Asked {
     Commands { commands: CommandBuffer, replies: Vec<Reply>, submitted: Ticks },
     Query(ShardId, Realm, Query),
+    List(ShardId, Realm, List),
 }
 
 impl Asked {
@@ -92,20 +93,28 @@ impl Asked {
 pub(crate) enum Found {
     Commands(Answer),
     View(View),
+    Listed(Listed),
 }
 
 impl Found {
     pub(crate) fn answer(self) -> Answer {
         match self {
             Found::Commands(answer) => answer,
-            Found::View(_) => unreachable!("commands are answered by replies"),
+            _ => unreachable!("commands are answered by replies"),
         }
     }
 
     pub(crate) fn view(self) -> View {
         match self {
             Found::View(view) => view,
-            Found::Commands(_) => unreachable!("a query is answered by a view"),
+            _ => unreachable!("a query is answered by a view"),
+        }
+    }
+
+    pub(crate) fn listed(self) -> Listed {
+        match self {
+            Found::Listed(listed) => listed,
+            _ => unreachable!("a list is answered by rows"),
         }
     }
 }
@@ -182,7 +191,7 @@ impl Asked {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Asked::Commands { commands, .. } => commands.bytes().len().min(INBOX_BYTES),
-            Asked::Query(..) => 0,
+            Asked::Query(..) | Asked::List(..) => 0,
         }
     }
 }

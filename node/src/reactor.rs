@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use model::record::CommandBuffer;
-use model::reply::{Query, View};
+use model::reply::{List, Listed, Query, View};
 use model::{Realm, Reply, ShardId};
 use slab::Slab;
 use tokio::sync::mpsc;
@@ -73,6 +73,16 @@ impl LocalHandle {
         query: Query,
     ) -> Result<View, SubmitError> {
         self.ask(Asked::Query(shard, realm, query))?.await.map(Found::view)
+    }
+
+    /// Reads a page of a shard's rows. What it shows is durable.
+    pub async fn list(
+        &self,
+        shard: ShardId,
+        realm: Realm,
+        list: List,
+    ) -> Result<Listed, SubmitError> {
+        self.ask(Asked::List(shard, realm, list))?.await.map(Found::listed)
     }
 
     /// The group's own handle.

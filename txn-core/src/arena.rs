@@ -367,11 +367,28 @@ impl Arena {
 
     /// The same with their positions.
     pub(crate) fn iter_pos<'a, T: Block + 'a>(&'a self) -> impl Iterator<Item = (Pos, &'a T)> {
+        self.iter_behind(None)
+    }
+
+    /// The same from behind a block on.
+    pub(crate) fn iter_behind<'a, T: Block + 'a>(
+        &'a self,
+        block: Option<Pos>,
+    ) -> impl Iterator<Item = (Pos, &'a T)> {
         let words = size_of::<T>() / 8;
-        self.used().flat_map(move |(first, used)| {
-            used.chunks_exact(words).enumerate().map(move |(number, block)| {
+        let is_before = move |first: Pos| {
+            block
+                .is_some_and(|pos| pos.0 as usize / REGION_WORDS != first.0 as usize / REGION_WORDS)
+        };
+        let regions = self.used().skip_while(move |(first, _)| is_before(*first));
+        regions.flat_map(move |(first, used)| {
+            let done = match block {
+                Some(pos) if !is_before(first) => (pos.0 - first.0) as usize + words,
+                _ => 0,
+            };
+            used[done..].chunks_exact(words).enumerate().map(move |(number, block)| {
                 let block = T::ref_from_bytes(block.as_bytes());
-                let pos = Pos(first.0 + (number * words) as u32);
+                let pos = Pos(first.0 + (done + number * words) as u32);
                 (pos, block.expect("a block is whole and aligned"))
             })
         })
@@ -549,6 +566,20 @@ mod tests {
             assert_eq!(arena.words(pos)[words - 1], n as u64);
         }
         assert!(arena.regions.len() >= 3);
+    }
+
+    #[test]
+    fn blocks_behind_another_are_found_in_every_region() {
+        let mut arena = Arena::default();
+        let count = 3 * (REGION_WORDS / 8) as u64 + 5;
+        let all: Vec<Pos> = (0..count).map(|n| arena.push([n; 8])).collect();
+        for at in [0, 1, REGION_WORDS / 8 - 2, REGION_WORDS / 8 - 1, REGION_WORDS / 8, 98_000] {
+            let mut rest = arena.iter_behind::<[u64; 8]>(Some(all[at]));
+            let (pos, block) = rest.next().unwrap();
+            assert_eq!((pos, block[0]), (all[at + 1], at as u64 + 1));
+            assert_eq!(rest.count(), all.len() - at - 2);
+        }
+        assert_eq!(arena.iter_behind::<[u64; 8]>(all.last().copied()).count(), 0);
     }
 
     #[test]

@@ -5,13 +5,18 @@
 //! stocked = pool + escrow + reserved + sold + what is under way on streams.
 
 use foldhash::fast::FixedState;
+use model::reply::Listed;
 use model::{Amount, Currency, ItemId, ItemView, Party};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, LINE_WORDS, Pos, SpareRegions};
 use crate::index::{Grown, prefetch};
+use crate::shard::LIST_LOOKS;
 use crate::shard_set::ShardSet;
 use crate::table::{Row, Table};
+
+/// Items whose memory is fetched together when many are read.
+const NAMED_AHEAD: usize = 16;
 
 /// One item on one shard. Its first cache line is what an order needs.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy, Debug, Default)]
@@ -127,11 +132,45 @@ impl Inventory {
     }
 
     pub(crate) fn view(&self, item: ItemId) -> Option<ItemView> {
-        let pos = self.find(item)?;
+        Some(self.view_at(self.find(item)?))
+    }
+
+    /// Items that are at home here, behind one.
+    pub(crate) fn list(&self, behind: Option<ItemId>, most: usize) -> Listed {
+        let behind = match behind.map(|item| self.find(item)) {
+            Some(None) => return Listed::NotThere,
+            found => found.flatten(),
+        };
+        let (mut found, mut last) = (Vec::new(), behind);
+        for (pos, item) in self.items.iter_behind(behind).take(LIST_LOOKS) {
+            last = Some(pos);
+            if item.home != 0 {
+                found.push(self.view_at(pos));
+            }
+            if found.len() == most {
+                break;
+            }
+        }
+        let next = last.filter(|_| self.items.iter_behind(last).next().is_some());
+        Listed::Items(found, next.map(|pos| ItemId(self.get(pos).id)))
+    }
+
+    /// These items. Fetching the rows of some of them together costs little more than one.
+    pub(crate) fn named(&self, items: &[ItemId]) -> Listed {
+        let mut found = Vec::with_capacity(items.len());
+        for items in items.chunks(NAMED_AHEAD) {
+            items.iter().for_each(|item| self.prefetch_slot(*item));
+            items.iter().for_each(|item| self.prefetch_item(*item));
+            found.extend(items.iter().map(|item| self.view(*item)));
+        }
+        Listed::Named(found)
+    }
+
+    fn view_at(&self, pos: Pos) -> ItemView {
         let found = self.get(pos);
         let home = self.home(pos);
-        Some(ItemView {
-            item,
+        ItemView {
+            item: ItemId(found.id),
             seller: Party(found.seller),
             price: Amount(found.price),
             currency: Currency::from_numeric(found.currency).expect("checked when created"),
@@ -143,7 +182,7 @@ impl Inventory {
             available: found.available,
             reserved: found.reserved,
             sold: found.sold,
-        })
+        }
     }
 
     /// The memory of rows, and of what homes know, to save and to restore.

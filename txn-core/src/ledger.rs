@@ -9,12 +9,14 @@
 //! of each sale is a comparison when its account is next touched, and never a thing of its own.
 
 use foldhash::fast::FixedState;
+use model::reply::Listed;
 use model::{AccountKind, AccountView, Amount, Currency, Offset, Party};
 use std::collections::BTreeMap;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::arena::{Arena, Pos, SpareRegions};
 use crate::index::Grown;
+use crate::shard::{LIST_LOOKS, checked};
 use crate::table::{Row, Table};
 
 /// One account: a cache line.
@@ -330,19 +332,40 @@ impl Ledger {
         *self.in_transit.entry(currency.numeric()).or_default() += amount;
     }
 
-    pub(crate) fn view(&self, (party, currency, kind): AccountKey) -> Option<AccountView> {
-        let account = self.accounts.get(self.find((party, currency, kind))?);
-        Some(AccountView {
-            party,
-            currency,
-            kind,
-            debits_posted: Amount(account.debits_posted),
-            credits_posted: Amount(account.credits_posted),
-            held: Amount(account.debits_held),
-            overdraft: Amount(account.overdraft),
-            closed: account.flags & CLOSED != 0,
-            statement: Offset(if account.is_own() { account.earned_before } else { 0 }),
-        })
+    pub(crate) fn view(&self, key: AccountKey) -> Option<AccountView> {
+        Some(self.accounts.get(self.find(key)?).view())
+    }
+
+    /// Accounts of a kind, behind one. What came into being in passing isn't there.
+    pub(crate) fn list(
+        &self,
+        kind: AccountKind,
+        behind: Option<AccountKey>,
+        most: usize,
+    ) -> Listed {
+        let behind = match behind.map(|key| self.find(key)) {
+            Some(None) => return Listed::NotThere,
+            found => found.flatten(),
+        };
+        let mut found = Vec::new();
+        let (mut last, mut last_used) = (behind, None);
+        for (pos, account) in self.accounts.iter_behind(behind).take(LIST_LOOKS) {
+            last = Some(pos);
+            if !account.is_used() {
+                continue;
+            }
+            last_used = last;
+            if account.kind == kind as u8 {
+                found.push(account.view());
+            }
+            if found.len() == most {
+                break;
+            }
+        }
+        let has_more = self.accounts.iter_behind(last).next().is_some();
+        // One that came into being in passing may be gone after a restart.
+        let next = last_used.or(last).filter(|_| has_more);
+        Listed::Accounts(found, next.map(|pos| self.accounts.get(pos).view().name()))
     }
 
     /// The sums by currency (ISO 4217 numeric).
@@ -410,6 +433,20 @@ impl Ledger {
 }
 
 impl Account {
+    fn view(&self) -> AccountView {
+        AccountView {
+            party: Party(self.party),
+            currency: checked(self.currency),
+            kind: AccountKind::from_byte(self.kind).expect("the core wrote it"),
+            debits_posted: Amount(self.debits_posted),
+            credits_posted: Amount(self.credits_posted),
+            held: Amount(self.debits_held),
+            overdraft: Amount(self.overdraft),
+            closed: self.flags & CLOSED != 0,
+            statement: Offset(if self.is_own() { self.earned_before } else { 0 }),
+        }
+    }
+
     /// An account that came into being and holds nothing yet is no different from none.
     fn is_used(&self) -> bool {
         self.flags != 0 || self.debits_posted != 0 || self.credits_posted != 0

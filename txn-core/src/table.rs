@@ -115,6 +115,11 @@ impl<R: Row> Table<R> {
         self.rows.iter()
     }
 
+    /// The same from behind a row on, with their positions.
+    pub(crate) fn iter_behind(&self, row: Option<Pos>) -> impl Iterator<Item = (Pos, &R)> {
+        self.rows.iter_behind(row)
+    }
+
     /// The sum of hashes of all rows, each as `shown`: the same whatever their order.
     pub(crate) fn state_hash(&self, shown: impl Fn(&R) -> Option<R>) -> u64 {
         let rows = self.iter().filter_map(shown);

@@ -216,6 +216,35 @@ impl JsonWriter {
         self.raw("}");
     }
 
+    /// A page of accounts: `{"accounts":[…],"next":…}`.
+    pub fn accounts(&mut self, accounts: &[AccountView], next: Option<&str>) {
+        self.text.reserve(32 + accounts.len() * 112);
+        self.raw("{\"accounts\":[");
+        for (number, account) in accounts.iter().enumerate() {
+            self.raw(if number > 0 { "," } else { "" }).account(account);
+        }
+        self.end_page(next);
+    }
+
+    /// A page of items, likewise.
+    pub fn items(&mut self, items: &[ItemView], next: Option<&str>) {
+        self.text.reserve(32 + items.len() * 128);
+        self.raw("{\"items\":[");
+        for (number, item) in items.iter().enumerate() {
+            self.raw(if number > 0 { "," } else { "" }).item(item);
+        }
+        self.end_page(next);
+    }
+
+    /// `next` is of letters, digits and hyphens.
+    fn end_page(&mut self, next: Option<&str>) {
+        self.raw("]");
+        if let Some(next) = next {
+            self.raw(",\"next\":\"").raw(next).raw("\"");
+        }
+        self.raw("}");
+    }
+
     /// An item.
     pub fn item(&mut self, item: &ItemView) {
         self.raw("{\"item\":").integer(item.item.0);
