@@ -51,6 +51,22 @@ pub(crate) enum Command {
     /// {{zipf:1000}}, {{float:0:1}}, {{choice:a|b}}, {{hex:16}}, {{string:8}}, {{now_ms}},
     /// {{now_iso}}, {{csv:COLUMN}}, {{csv:COLUMN:json}}, {{csv:COLUMN:url}}.
     Load(Load),
+    /// Take accounts and items from CSV or PostgreSQL into a running platform.
+    ///
+    /// Columns are found by the names in the first line. Accounts: party, currency, balance and
+    /// overdraft (may be missing, or empty). Items: item, seller, currency, price, stock and
+    /// opens_ms, closes_ms, limit (likewise). A row that is there with the same content stays as
+    /// it is, so an import can begin again whatever ended it; from a file it goes on where it had
+    /// come. At the end the platform is asked what it holds. Exit status 0: all rows are there,
+    /// and the sums are equal; 1: a row was refused or can't be read, or sums differ; 2: it could
+    /// not run.
+    Import(Import),
+    /// Write a running platform's accounts and items as CSV, or into PostgreSQL.
+    ///
+    /// What is written can be imported. Each page of 10,000 rows is of its own moment: for one
+    /// state of everything, let nobody trade. Exit status 0: it is written, and what was read
+    /// again is what the platform showed; 1: it isn't; 2: it could not run.
+    Export(Export),
     /// Check a data directory that nobody serves.
     ///
     /// Executes the whole log again and compares every outcome; checks that debits equal credits,
@@ -132,6 +148,87 @@ pub(crate) struct Serve {
     /// Orders in memory to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Import {
+    #[command(flatten)]
+    pub(crate) bulk: Bulk,
+    /// Accounts: a CSV file (.csv or .csv.gz), `-` for standard input; with --postgres a table or
+    /// a query.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) accounts: Option<String>,
+    /// Items, likewise.
+    #[arg(long, value_name = "SOURCE")]
+    pub(crate) items: Option<String>,
+    /// Select from this database, without TLS, such as postgres://user@host/database.
+    #[arg(long, value_name = "URL")]
+    pub(crate) postgres: Option<String>,
+    /// Rows per request, 1 to 10000.
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) batch: u64,
+    /// Keep how far it has come in this folder. Default: beside each source, as NAME.progress;
+    /// removed at the end. Only files have it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) progress: Option<PathBuf>,
+    /// Write rows that can't be taken to accounts.rejected.csv and items.rejected.csv in this
+    /// folder, with their lines and why, and go on. Put right, such a file can be imported.
+    /// Default: the first one ends the import; rows before it were taken.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rejects: Option<PathBuf>,
+    /// Read and check all rows, say what they come to, and send none.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) bulk: Bulk,
+    /// Accounts: the CSV file to write (.csv or .csv.gz); with --postgres a table that is there.
+    #[arg(long, value_name = "TO")]
+    pub(crate) accounts: Option<String>,
+    /// Items, likewise.
+    #[arg(long, value_name = "TO")]
+    pub(crate) items: Option<String>,
+    /// Insert into this database, without TLS, in one transaction for each table.
+    #[arg(long, value_name = "URL")]
+    pub(crate) postgres: Option<String>,
+}
+
+/// What imports and exports have in common.
+#[derive(ClapArgs)]
+pub(crate) struct Bulk {
+    /// The platform, such as http://127.0.0.1:8080.
+    pub(crate) url: String,
+    /// Requests at a time, each on a connection of its own. Default: one more than there are cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<NonZeroUsize>,
+    /// Don't read anything again to compare sums: on a platform that trades they differ.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
+    /// How long the platform may be away or busy.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) retry_for: Duration,
+    /// Take everything for rehearsal, with the key in this file, which the platform has to have.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) drill_key: Option<PathBuf>,
+    /// Write the figures to a file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+impl Bulk {
+    /// Finds out before it begins that the figures can't be written.
+    pub(crate) fn check_json(&self) -> Result<(), String> {
+        ReportFiles { json: self.json.clone(), junit: None }.check([])
+    }
+
+    pub(crate) fn write_json(&self, figures: &impl serde::Serialize) -> Result<(), crate::Failure> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let text = sonic_rs::to_string_pretty(figures)?;
+        std::fs::write(path, text + "\n").map_err(|e| format!("{}: {e}", path.display()).into())
+    }
 }
 
 /// Where a report goes besides the terminal.

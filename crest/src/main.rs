@@ -14,6 +14,8 @@ mod args;
 mod audit;
 mod data_key;
 mod drill;
+mod export;
+mod import;
 mod load;
 mod machine;
 mod platform;
@@ -47,6 +49,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Drill(args) => drill::drill(&args),
         Command::Load(args) => load::load(&args),
+        Command::Import(args) => import::import(&args),
+        Command::Export(args) => export::export(&args),
         Command::Audit(args) => audit::audit(&args),
         Command::Archive(args) => archive::archive(&args),
         Command::Rekey(args) => data_key::rekey(&args),

@@ -37,6 +37,8 @@ pub struct Connection {
     /// What was read: answers from `start` on.
     buffer: Vec<u8>,
     start: usize,
+    /// Where the body of the last answer begins; it ends at `start`.
+    body: usize,
 }
 
 /// Bytes of an answer's head, at most.
@@ -50,7 +52,7 @@ impl Connection {
     pub async fn open(target: &Target) -> Result<Connection, ClientError> {
         let stream = TcpStream::connect(target.address).await?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, buffer: Vec::new(), start: 0 })
+        Ok(Connection { stream, buffer: Vec::new(), start: 0, body: 0 })
     }
 
     /// Sends a request's head and body.
@@ -71,7 +73,7 @@ impl Connection {
     /// The next answer: its status and its body.
     pub async fn receive(&mut self) -> Result<(u16, &[u8]), ClientError> {
         self.buffer.drain(..self.start);
-        self.start = 0;
+        (self.start, self.body) = (0, 0);
         let (status, head_bytes, body_bytes) = loop {
             if let Some(head) = parse_head(&self.buffer)? {
                 break head;
@@ -85,8 +87,13 @@ impl Connection {
         while self.buffer.len() < end {
             self.read().await?;
         }
-        self.start = end;
-        Ok((status, &self.buffer[head_bytes..end]))
+        (self.start, self.body) = (end, head_bytes);
+        Ok((status, self.body()))
+    }
+
+    /// The body of the answer that was received last.
+    pub fn body(&self) -> &[u8] {
+        &self.buffer[self.body..self.start]
     }
 
     async fn read(&mut self) -> Result<(), ClientError> {
