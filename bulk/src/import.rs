@@ -257,14 +257,16 @@ pub async fn import(
     // A reader that still has something finds that nobody takes it.
     drop(taking);
     reading.join().expect("a reader doesn't panic");
-    let mut ledger = sending.ledger.borrow_mut();
-    ledger.write()?;
+    let progress = {
+        let mut ledger = sending.ledger.borrow_mut();
+        ledger.write()?;
+        ledger.progress.clone()
+    };
     if let Some(error) = sending.failed.take() {
         return Err(error);
     }
     let elapsed = began.elapsed();
 
-    let progress = ledger.progress.clone();
     let verifying = Instant::now();
     let held = match (options.verify, progress.before) {
         (true, Some(before)) => {

@@ -201,7 +201,8 @@ pub(crate) struct Export {
 pub(crate) struct Bulk {
     /// The platform, such as http://127.0.0.1:8080.
     pub(crate) url: String,
-    /// Requests at a time, each on a connection of its own. Default: one more than there are cores.
+    /// Requests at a time, each on a connection of its own. Default: twice as
+    /// many as there are cores.
     #[arg(long, value_name = "N")]
     pub(crate) connections: Option<NonZeroUsize>,
     /// Don't read anything again to compare sums: on a platform that trades they differ.

@@ -147,10 +147,10 @@ pub(crate) fn target(args: &args::Bulk) -> Result<Target, Failure> {
     Ok(target)
 }
 
-/// One more than there are cores, so that none of them waits for the next request.
+/// Twice as many as there are cores, so that none of them waits for the next request.
 pub(crate) fn connections(args: &args::Bulk) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    args.connections.map_or(cores + 1, usize::from).min(256)
+    args.connections.map_or(2 * cores, usize::from).min(256)
 }
 
 fn is_wrong(done: &Imported) -> bool {

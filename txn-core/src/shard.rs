@@ -454,6 +454,10 @@ impl Shard {
                 let items = entries.take(PREFETCH_ENTRIES).filter_map(|(_, entry)| entry.item());
                 items.for_each(|item| state.inventory.prefetch_slot(item));
             }
+            Body::CreateAccount(body) => {
+                let Some(currency) = Currency::from_numeric(body.currency.get()) else { return };
+                state.ledger.prefetch_slot((command.party(), currency, AccountKind::Main));
+            }
             _ => {}
         }
     }

@@ -410,7 +410,7 @@ fn paths_and_methods() {
         ("GET", "/v2/items/1"),
         ("GET", "//v1/items/1"),
         ("GET", "/v1/items/1/"),
-        ("GET", "/v1/items"),
+        ("DELETE", "/v1/items"),
         ("GET", "/v1/orders"),
         ("POST", "/v1/orders/"),
         ("POST", "/v1/items/1"),
@@ -451,7 +451,7 @@ fn paths_and_methods() {
         GET /v2/items/1: 404 no_such_path nothing is at /v2/items/1
         GET //v1/items/1: 404 no_such_path nothing is at //v1/items/1
         GET /v1/items/1/: 404 no_such_path nothing is at /v1/items/1/
-        GET /v1/items (POST): 405 wrong_method this path takes POST
+        DELETE /v1/items (GET, HEAD, POST): 405 wrong_method this path takes GET, HEAD, POST
         GET /v1/orders (POST): 405 wrong_method this path takes POST
         POST /v1/orders/: 404 no_such_path nothing is at /v1/orders/
         POST /v1/items/1 (GET, HEAD): 405 wrong_method this path takes GET, HEAD
