@@ -920,6 +920,14 @@ mod tests {
         let mut padded = buffer.bytes().to_vec();
         *padded.last_mut().unwrap() = 1;
         assert!(Records::new(&padded).any(|record| record.is_err()));
+        // Of 40 bytes, zeros may be what isn't a whole word.
+        let at = buffer.bytes().len() - 40 - size_of::<Line>() - size_of::<Leg>() - 2;
+        for length in 0..=u16::MAX {
+            let mut changed = buffer.bytes().to_vec();
+            changed[at..at + 2].copy_from_slice(&length.to_le_bytes());
+            let is_sound = Records::new(&changed).all(|record| record.is_ok());
+            assert_eq!(is_sound, (33..=40).contains(&length), "{length}");
+        }
     }
 
     #[test]

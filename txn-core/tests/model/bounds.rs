@@ -315,7 +315,10 @@ fn order_fields() -> Vec<Field> {
         field("refused line", whole(), (0, 0), U16, |b, v| {
             body::<P>(b).refused_line = (v as u16).into();
         }),
-        field("reserved", whole(), (0, 0), U8, |b, v| body::<P>(b).reserved[5] = v as u8),
+        field("reserved", whole(), (0, 0), U8, |b, v| body::<P>(b).reserved[3] = v as u8),
+        field("private bytes", whole(), (0, 0), U16, |b, v| {
+            body::<P>(b).private_bytes = (v as u16).into();
+        }),
         field("method", whole(), (0, 3), U8, |b, v| leg(b).method = v as u8),
         field("leg flags", whole(), (0, 1), U8, |b, v| leg(b).flags = v as u8),
         field("leg reserved", whole(), (0, 0), U8, |b, v| leg(b).reserved[3] = v as u8),
