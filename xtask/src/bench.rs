@@ -11,6 +11,7 @@ mod crest;
 mod encrypted;
 mod generator;
 mod load;
+mod memory;
 mod parts;
 mod peers;
 mod statistics;
@@ -50,6 +51,9 @@ pub(crate) struct Bench {
     /// scarce stock. Takes 5 GiB of memory.
     #[arg(long, conflicts_with_all = ["peers", "compare"])]
     core: bool,
+    /// What a shard keeps in memory of an account, an item, an order and so on.
+    #[arg(long, conflicts_with_all = ["peers", "compare", "generator", "core", "only", "write"])]
+    memory: bool,
     /// Say whether the drill got slower since a revision. The exit status is 1 if it did.
     #[arg(long, value_name = "REV", conflicts_with_all = ["peers", "write"])]
     compare: Option<String>,
@@ -71,6 +75,10 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
     }
     if let Some(revision) = &args.compare {
         return compare::compare(revision, rounds);
+    }
+    if args.memory {
+        println!("{}", memory::measure()?);
+        return Ok(());
     }
     let only = args.only.as_deref();
     let flags = match (args.peers, args.generator, args.core) {
