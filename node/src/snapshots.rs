@@ -45,6 +45,13 @@ pub struct SnapshotPolicy {
     pub every_bytes: Option<u64>,
 }
 
+/// A snapshot is written half again as fast as the log, no more, so that the disk is the log's:
+/// that is enough for as many bytes of snapshots as of the log. This much may be ahead of that,
+const PACE_AHEAD: u64 = 4 << 20;
+/// and so many bytes a second come on top, for when nothing is logged.
+const PACE_IDLE: u64 = 8 << 20;
+const PACE_LOOK: Duration = Duration::from_millis(2);
+
 /// Bounds between which steps are counted.
 const STEP_BOUNDS: [Duration; 9] = [
     Duration::from_micros(20),
@@ -290,7 +297,7 @@ impl Keeper {
         drop(group);
         let Ok(Part::Begun(end)) = taken.recv() else { return Ok(None) };
         let mut writer = self.snapshots.create(shard, end, RULE_VERSION)?;
-        match write(&mut writer, &taken, &unwritten) {
+        match self.write(&mut writer, &taken, &unwritten) {
             Ok(true) => writer.finish().map(|(_, bytes)| Some(bytes)),
             Ok(false) => writer.abandon().map(|()| None),
             Err(error) => {
@@ -300,24 +307,36 @@ impl Keeper {
             }
         }
     }
-}
 
-/// Writes what comes. Says whether all came; if not, the group has ended.
-fn write(
-    writer: &mut SnapshotWriter,
-    parts: &Receiver<Part>,
-    unwritten: &AtomicUsize,
-) -> Result<bool, SnapshotError> {
-    loop {
-        match parts.recv() {
-            Ok(Part::Pieces(pieces)) => {
-                for piece in pieces {
-                    writer.add(piece.bytes())?;
-                    unwritten.fetch_sub(1, Relaxed);
+    /// Writes what comes. Says whether all came; if not, the group has ended.
+    fn write(
+        &self,
+        writer: &mut SnapshotWriter,
+        parts: &Receiver<Part>,
+        unwritten: &AtomicUsize,
+    ) -> Result<bool, SnapshotError> {
+        let (began, logged) = (Instant::now(), self.stages.log_bytes());
+        let mut written = 0;
+        // What isn't written yet keeps the group from handing over more.
+        let may_write = |written| {
+            let idle = began.elapsed().as_millis() as u64 * PACE_IDLE / 1_000;
+            written <= PACE_AHEAD + idle + (self.stages.log_bytes() - logged) / 2 * 3
+        };
+        loop {
+            match parts.recv() {
+                Ok(Part::Pieces(pieces)) => {
+                    for piece in pieces {
+                        while !may_write(written) && !self.stop.load(Relaxed) {
+                            std::thread::park_timeout(PACE_LOOK);
+                        }
+                        writer.add(piece.bytes())?;
+                        written += piece.bytes().len() as u64;
+                        unwritten.fetch_sub(1, Relaxed);
+                    }
                 }
+                Ok(Part::Whole) => return Ok(true),
+                Ok(Part::Begun(_)) | Err(_) => return Ok(false),
             }
-            Ok(Part::Whole) => return Ok(true),
-            Ok(Part::Begun(_)) | Err(_) => return Ok(false),
         }
     }
 }
