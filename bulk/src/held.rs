@@ -1,5 +1,6 @@
 //! What a platform holds: all rows of a table, read page by page over several connections.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -48,20 +49,26 @@ pub(crate) async fn read_all(
     patience: Duration,
     take: impl Fn(&[HeldRow]) -> Result<(), BulkError> + 'static,
 ) -> Result<(), BulkError> {
+    // What failed first says why: what fails behind it may only say that it ended.
+    let failed = Rc::new(RefCell::new(None));
     let take = Rc::new(take);
     let readers: Vec<_> = (1..=connections)
         .map(|part| {
             let caller = Caller::new(target, patience);
             let part = format!("part={part}/{connections}");
-            tokio::task::spawn_local(read_part(caller, table, part, take.clone()))
+            let (take, failed) = (take.clone(), failed.clone());
+            tokio::task::spawn_local(async move {
+                let is_over = || failed.borrow().is_some();
+                if let Err(error) = read_part(caller, table, part, take, is_over).await {
+                    failed.borrow_mut().get_or_insert(error);
+                }
+            })
         })
         .collect();
-    let mut ended = Ok(());
     for reader in readers {
-        let read = reader.await.expect("a reader doesn't panic");
-        ended = ended.and(read);
+        reader.await.expect("a reader doesn't panic");
     }
-    ended
+    failed.take().map_or(Ok(()), Err)
 }
 
 async fn read_part(
@@ -69,9 +76,10 @@ async fn read_part(
     table: Table,
     part: String,
     take: Rc<impl Fn(&[HeldRow]) -> Result<(), BulkError>>,
+    is_over: impl Fn() -> bool,
 ) -> Result<(), BulkError> {
     let (mut from, mut rows) = (String::new(), Vec::new());
-    loop {
+    while !is_over() {
         let path = format!("/v1/{}?limit={PAGE_ROWS}&{part}{from}", table.name());
         let answer = caller.ask(&path, None).await?;
         rows.clear();
@@ -86,9 +94,10 @@ async fn read_part(
         take(&rows)?;
         match next {
             Some(next) => from = format!("&from={next}"),
-            None => return Ok(()),
+            None => break,
         }
     }
+    Ok(())
 }
 
 /// One row of a page, and where it ends.

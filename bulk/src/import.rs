@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
@@ -107,9 +107,20 @@ pub(crate) struct Rejects {
 }
 
 impl Rejects {
-    fn open(folder: &std::path::Path, table: Table, goes_on: bool) -> Result<Rejects, BulkError> {
+    fn open(
+        folder: &Path,
+        table: Table,
+        input: &Input,
+        goes_on: bool,
+    ) -> Result<Rejects, BulkError> {
         let path = folder.join(format!("{}.rejected.csv", table.name()));
         std::fs::create_dir_all(folder).map_err(BulkError::file(folder))?;
+        if let (Input::File(source), Ok(there)) = (input, path.canonicalize())
+            && source.canonicalize().is_ok_and(|source| source == there)
+        {
+            let words = "it is what is imported; name another folder for what is rejected";
+            return Err(BulkError::file(&path)(io::Error::other(words)));
+        }
         let goes_on = goes_on && path.exists();
         let mut options = OpenOptions::new();
         options.create(true).write(true).append(goes_on).truncate(!goes_on);
@@ -158,13 +169,23 @@ impl Rejects {
         line: u64,
         why: &str,
     ) -> Result<(), BulkError> {
+        let text = |field: &[u8]| {
+            String::from_utf8_lossy(field.strip_suffix(b"\r").unwrap_or(field)).into_owned()
+        };
+        // Which field is of which column isn't known: it mustn't look like a row.
+        let (fields, why) = match fields.len() == columns.len() {
+            true => (Some(fields), why.to_string()),
+            false => {
+                let all: Vec<String> = fields.iter().map(text).collect();
+                (None, format!("{why}: {}", all.join(",")))
+            }
+        };
         let field = |at: usize| {
             let place = columns.iter().position(|column| *column == Some(at));
-            let field = place.and_then(|place| fields.get(place)).unwrap_or_default();
-            String::from_utf8_lossy(field).into_owned()
+            text(place.and_then(|place| fields?.get(place)).unwrap_or_default())
         };
         let mut found: Vec<String> = (0..self.table.columns().len()).map(field).collect();
-        found.extend([line.to_string(), why.to_string()]);
+        found.extend([line.to_string(), why]);
         self.write(&found)
     }
 }
@@ -191,7 +212,7 @@ pub async fn import(
     let resumed = earlier.as_ref().map_or(0, |progress| progress.end.row);
     let Begun { reader, database } = begin(table, input, earlier.as_ref())?;
     let rejects = match &options.rejects {
-        Some(folder) => Some(Rejects::open(folder, table, earlier.is_some())?),
+        Some(folder) => Some(Rejects::open(folder, table, input, earlier.is_some())?),
         None => None,
     };
     let rejects = rejects.map(|rejects| Arc::new(Mutex::new(rejects)));
@@ -199,7 +220,7 @@ pub async fn import(
         Some(progress) => progress,
         None => Progress {
             table: table.name().to_string(),
-            platform: target.authority.clone(),
+            platform: platform(target),
             source: fingerprint,
             end: reader.place(),
             sent: 0,
@@ -247,16 +268,19 @@ pub async fn import(
     let taking = Rc::new(tokio::sync::Mutex::new(taking));
     let senders: Vec<_> = (0..options.connections)
         .map(|_| {
-            let caller = Caller::new(target, options.patience);
+            let caller = Caller::new(target, options.patience).until(&options.stop);
             tokio::task::spawn_local(send(sending.clone(), taking.clone(), caller))
         })
         .collect();
     for sender in senders {
         sender.await.expect("a sender doesn't panic");
     }
-    // A reader that still has something finds that nobody takes it.
+    // A reader that still has something finds that nobody takes it; one that waits for more of
+    // what has failed anyway isn't waited for.
     drop(taking);
-    reading.join().expect("a reader doesn't panic");
+    if sending.failed.borrow().is_none() || reading.is_finished() {
+        reading.join().expect("a reader doesn't panic");
+    }
     let progress = {
         let mut ledger = sending.ledger.borrow_mut();
         ledger.write()?;
@@ -275,6 +299,12 @@ pub async fn import(
         }
         _ => None,
     };
+    if let Input::File(path) = input
+        && Fingerprint::of(path)? != progress.source
+    {
+        let words = "it was changed while it was read; import it again when it is whole";
+        return Err(BulkError::file(path)(io::Error::other(words)));
+    }
     if let Some(file) = &file {
         // It is over: the next import of this source begins again.
         std::fs::remove_file(file).map_err(BulkError::file(file))?;
@@ -308,12 +338,13 @@ pub async fn import(
 pub fn check(
     table: Table,
     input: &Input,
-    rejects: Option<&std::path::Path>,
+    rejects: Option<&Path>,
     batch: usize,
 ) -> Result<(Sums, u64, Duration), BulkError> {
     let began = Instant::now();
     let Begun { mut reader, .. } = begin(table, input, None)?;
-    let rejects = rejects.map(|folder| Rejects::open(folder, table, false)).transpose()?;
+    let rejects = rejects.map(|folder| Rejects::open(folder, table, input, false));
+    let rejects = rejects.transpose()?;
     let rejects = rejects.map(|rejects| Arc::new(Mutex::new(rejects)));
     let columns = reader.header_read().columns;
     let (mut sums, mut set_aside, mut rows) = (Sums::default(), 0, Batch::default());
@@ -336,7 +367,7 @@ fn earlier(
     let found = Progress::read(file)?;
     let differs = match &found {
         found if found.table != table.name() => "it is of another table",
-        found if found.platform != target.authority => "it is of another platform",
+        found if found.platform != platform(target) => "it is of another platform, or realm",
         found if found.source != *fingerprint => "the source was changed since",
         found if options.verify && found.before.is_none() => {
             "it doesn't know what the platform held before"
@@ -349,6 +380,12 @@ fn earlier(
     };
     (options.say)(&format!("{}: not used, {differs}; beginning at the first row", file.display()));
     None
+}
+
+/// The platform as its URL names it, and whether what goes there is rehearsal.
+fn platform(target: &Target) -> String {
+    let realm = if target.headers.is_empty() { "" } else { ", rehearsal" };
+    format!("{}{realm}", target.authority)
 }
 
 /// Opens the source, behind what was done before.

@@ -106,7 +106,8 @@ async fn copy(
     query: &str,
     pieces: &SyncSender<Result<Bytes, BulkError>>,
 ) -> Result<(), BulkError> {
-    let copy = format!("COPY ({query}) TO STDOUT (FORMAT csv, HEADER)");
+    // A query may end in a comment.
+    let copy = format!("COPY ({query}\n) TO STDOUT (FORMAT csv, HEADER)");
     let rows = client.copy_out(copy.as_str()).await.map_err(failed)?;
     let mut rows = std::pin::pin!(rows);
     // Its messages are single rows: many are handed over at once.
@@ -131,13 +132,14 @@ async fn sums_of(
     has: impl Fn(&str) -> bool,
 ) -> Result<Sums, BulkError> {
     let sum = |name: &str| match has(name) {
-        true => format!("coalesce(sum(\"{name}\"::numeric), 0)::text"),
+        true => format!("coalesce(sum(nullif(\"{name}\"::text, '')::numeric), 0)::text"),
         false => "'0'".to_string(),
     };
     let [first, second] = table.summed();
     let (first, second) = (sum(first), sum(second));
     let query = format!(
-        "SELECT currency::text, count(*)::text, {first}, {second} FROM ({rows}) AS rows GROUP BY 1"
+        "SELECT currency::text, count(*)::text, {first}, {second} FROM ({rows}\n) AS rows \
+         GROUP BY 1"
     );
     let mut sums = Sums::default();
     for row in client.query(query.as_str(), &[]).await.map_err(failed)? {

@@ -19,6 +19,8 @@ use crate::table::{COLUMNS_MAX, Kind, Row, Table};
 pub(crate) const REJECTED: &str = "rejected_";
 /// Bytes that are read at once.
 const READ_BYTES: usize = 256 << 10;
+/// Bytes that are read for one record: more than any has.
+const RECORD_BYTES_MAX: usize = 1 << 20;
 /// Of a field that is quoted in an error.
 const SHOWN_CHARS: usize = 40;
 
@@ -176,7 +178,7 @@ impl<R: Read> RowReader<R> {
         builder.terminator(csv::Terminator::Any(b'\n'));
         builder.has_headers(false).flexible(true).buffer_capacity(READ_BYTES);
         RowReader {
-            csv: builder.from_reader(WholeLines { source, is_ended: true }),
+            csv: builder.from_reader(WholeLines { source, is_ended: true, left: 0 }),
             table,
             name: name.to_string(),
             columns: Vec::new(),
@@ -222,7 +224,13 @@ impl<R: Read> RowReader<R> {
     fn read(&mut self) -> Result<bool, BulkError> {
         let is_blank = |record: &ByteRecord| record.len() == 1 && matches!(&record[0], b"" | b"\r");
         loop {
+            self.csv.get_mut().left = RECORD_BYTES_MAX;
+            let begun = self.csv.position().line();
             let read = self.csv.read_byte_record(&mut self.record).map_err(|error| {
+                if self.csv.get_ref().left == 0 {
+                    let why = "it doesn't end for a megabyte: is there a quote that isn't closed?";
+                    return self.error(self.base.line + begun - 1, None, why).into();
+                }
                 let error = match error.into_kind() {
                     csv::ErrorKind::Io(error) => error,
                     other => io::Error::other(format!("{other:?}")),
@@ -398,15 +406,21 @@ impl<R: Read> RowReader<R> {
     }
 }
 
-/// A source whose last line ends like the others.
+/// A source whose last line ends like the others, and that gives no more than so many bytes to one
+/// record.
 struct WholeLines<R> {
     source: R,
     is_ended: bool,
+    left: usize,
 }
 
 impl<R: Read> Read for WholeLines<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::Error::other("a record is too long"));
+        }
         let count = self.source.read(out)?;
+        self.left = self.left.saturating_sub(count);
         match out[..count].last() {
             Some(last) => self.is_ended = *last == b'\n',
             None if self.is_ended || out.is_empty() => {}

@@ -42,6 +42,8 @@ pub(crate) struct Caller {
     head: Vec<u8>,
     /// How long nothing may get through.
     patience: Duration,
+    /// Set from outside to end it early.
+    stop: Arc<AtomicBool>,
 }
 
 /// An answer, and how often it was asked for.
@@ -52,7 +54,13 @@ pub(crate) struct Answered<'a> {
 
 impl Caller {
     pub(crate) fn new(target: &Target, patience: Duration) -> Caller {
-        Caller { target: target.clone(), connection: None, head: Vec::new(), patience }
+        let (target, stop) = (target.clone(), Arc::default());
+        Caller { target, connection: None, head: Vec::new(), patience, stop }
+    }
+
+    /// One that doesn't try again once this is set.
+    pub(crate) fn until(self, stop: &Arc<AtomicBool>) -> Caller {
+        Caller { stop: stop.clone(), ..self }
     }
 
     /// Sends a request until it is answered by 200. `body`: POST, none: GET.
@@ -86,6 +94,9 @@ impl Caller {
             };
             if began.elapsed() > self.patience {
                 return Err(BulkError::Gone(self.patience, why));
+            }
+            if self.stop.load(Relaxed) {
+                return Err(BulkError::Stopped);
             }
             tokio::time::sleep(wait).await;
             wait = (2 * wait).min(WAIT_MAX);

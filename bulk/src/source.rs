@@ -91,6 +91,10 @@ impl Fingerprint {
         let read = || -> io::Result<Fingerprint> {
             let file = File::open(path)?;
             let about = file.metadata()?;
+            if !about.is_file() {
+                let words = "it is no file that can be read twice: import it from standard input";
+                return Err(io::Error::other(words));
+            }
             let modified = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
             let mut head = Vec::new();
             file.take(HEAD_BYTES).read_to_end(&mut head)?;

@@ -178,7 +178,7 @@ fn figures(done: &Imported) -> Figures {
         sums: sums(&done.taken()),
         held: done.held.as_ref().map(|held| held.each_ref().map(sums)),
         verifying_s: done.verifying.as_secs_f64(),
-        verified: done.is_held(),
+        verified: done.is_held().map(|held| held && done.is_whole() != Some(false)),
         database: done.database.as_ref().map(sums),
         database_agrees: done.is_whole(),
     }

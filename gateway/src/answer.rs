@@ -152,6 +152,11 @@ impl Problem {
         Problem { field: Some("private".into()), ..problem }
     }
 
+    pub(crate) fn keys_of_trade() -> Problem {
+        let detail = "a drill erases no keys: trade has the same ones; nothing was done";
+        Problem::new(StatusCode::FORBIDDEN, "drill_refused", detail)
+    }
+
     pub(crate) fn erased(party: Party) -> Problem {
         let detail = format!("the key of party {party} was erased: nothing of it is private");
         let problem = Problem::new(StatusCode::GONE, "erased", detail);

@@ -230,7 +230,12 @@ impl Gateway {
             Ok(Route::Erase(party)) => {
                 self.recorder.count_write();
                 wire.refused();
-                self.erase(party).await
+                match self.realm(request.headers()) {
+                    // Both realms have the same keys.
+                    Ok(Realm::Drill) => Err(Problem::keys_of_trade()),
+                    Ok(Realm::Live) => self.erase(party).await,
+                    Err(problem) => Err(problem),
+                }
             }
             Ok(Route::Rows(page)) => {
                 self.recorder.count_read();

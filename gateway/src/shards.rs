@@ -79,6 +79,7 @@ impl Shards {
         commands: CommandBuffer,
         replies: Vec<Reply>,
     ) -> Result<Answer, SubmitError> {
+        assert!(!commands.is_unsealed(), "what is private is encrypted first");
         if self.groups.len() == 1 {
             return self.groups[0].submit(commands, replies).await;
         }

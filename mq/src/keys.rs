@@ -75,8 +75,9 @@ impl DataKey {
     /// The directory's key, encrypted and bound to what is known of the directory.
     pub fn wrap(&self, key: &DirectoryKey, about: &[u8]) -> std::io::Result<Vec<u8>> {
         let salt: [u8; SALT_BYTES] = draw()?;
-        let mut wrapped = Zeroizing::new(key.0.to_vec());
-        wrapped.reserve_exact(TAG_BYTES); // What moves would leave a copy.
+        // What grows would leave a copy.
+        let mut wrapped = Zeroizing::new(Vec::with_capacity(key.0.len() + TAG_BYTES));
+        wrapped.extend_from_slice(&key.0[..]);
         self.wrapping(&salt).seal(0, about, &mut wrapped);
         Ok([&salt[..], &wrapped[..]].concat())
     }

@@ -122,8 +122,8 @@ pub trait FrameSource {
     /// The next frame, checked, or `None` at the end.
     fn next(&mut self) -> Result<Option<Frame<'_>>, LogError>;
 
-    /// Whether all that was lent so far is durable. The last write of a log that is being opened
-    /// is not: it may be in a cache alone, until it was written again.
+    /// Whether all that was lent so far is durable. The last write of a log that isn't open is
+    /// not: it may be in a cache alone, until it is written again.
     fn is_settled(&self) -> bool {
         true
     }

@@ -19,7 +19,7 @@ use crate::encryption::Encryption;
 use crate::private::{self, PartyKeys, PartyKeysError};
 
 /// What may be there of a directory that somebody began to make.
-const OURS: [&str; 4] = [LOCK, "crest.json.new", private::FILE, private::NEW];
+const OURS: [&str; 3] = [LOCK, "crest.json.new", private::NEW];
 
 /// The version of the directory's arrangement.
 const LAYOUT: u32 = 2;

@@ -22,7 +22,7 @@ use crate::group::{self, Lookup, Lost, Message as ShardMessage, ShardGroup, Toke
 use crate::inbox::{Answer, Asked, Found, Incoming, Message, Parcel, ReturnTo, Returns};
 use crate::lookups::{IndexJob, IndexedFrames, RowIndex};
 use crate::memory::MemoryThread;
-use crate::snapshots::{Assignment, Part};
+use crate::snapshots::{AHEAD, Assignment, Part};
 use crate::space::DiskSpace;
 use crate::stages::{self, AppendTicks, GroupTicks, Stages, Ticks};
 use crate::{GroupHandle, LogThread, Now, SubmitError};
@@ -39,8 +39,6 @@ const IDLE_MARK: Duration = Duration::from_millis(100);
 /// 600,000 accounts in a quarter of a second, with less than a tenth of its core.
 const SLICE_KIB: usize = 128;
 const SLICE_EVERY: Duration = Duration::from_micros(500);
-/// Pieces that may wait to be written before no more than what has to be is saved.
-const AHEAD: usize = 8;
 
 /// Timers are looked at no more often than this.
 const TICK_MIN: Duration = Duration::from_millis(1);
@@ -224,8 +222,9 @@ impl GroupTask {
             }
             if let Some(taking) = &self.snapshot {
                 let (began, figures) = (Instant::now(), taking.assignment.figures.clone());
-                self.save();
-                figures.step(began.elapsed());
+                if self.save() {
+                    figures.step(began.elapsed());
+                }
             }
             self.send_lookups();
             self.returns.send();
@@ -394,23 +393,25 @@ impl GroupTask {
             .map_err(|_| ShardFailed::Log("the log thread has ended".to_string()))
     }
 
-    /// Goes on with the snapshot that is being taken.
-    fn save(&mut self) {
-        let Some(mut taking) = self.snapshot.take() else { return };
+    /// Goes on with the snapshot that is being taken. Says whether anything was saved.
+    fn save(&mut self) -> bool {
+        let Some(mut taking) = self.snapshot.take() else { return false };
         let Assignment { shard, parts, unwritten, .. } = &taking.assignment;
         if !self.group.is_saving() {
             // What it has decided last may have to be handed over first.
-            if let Some(end) = self.group.begin_snapshot(*shard) {
+            let begun = self.group.begin_snapshot(*shard);
+            if let Some(end) = begun {
                 let _ = parts.send(Part::Begun(end));
             }
             self.snapshot = Some(taking);
-            return;
+            return begun.is_some();
         }
         let is_time = self.now.monotonic >= taking.slice_at && unwritten.load(Relaxed) < AHEAD;
         if is_time {
             taking.slice_at = self.now.monotonic + SLICE_EVERY;
         }
         let (pieces, is_over) = self.group.save_some(if is_time { SLICE_KIB } else { 0 });
+        let did = is_time || !pieces.is_empty();
         unwritten.fetch_add(pieces.len(), Relaxed);
         let mut heard = pieces.is_empty() || parts.send(Part::Pieces(pieces)).is_ok();
         heard &= !is_over || parts.send(Part::Whole).is_ok();
@@ -420,6 +421,7 @@ impl GroupTask {
         } else if !is_over {
             self.snapshot = Some(taking);
         }
+        did
     }
 
     fn release(&mut self, done: Committed) -> Result<(), ShardFailed> {

@@ -48,7 +48,8 @@ pub enum OpenError {
     },
     /// Records aren't in the index, and can't be added to it.
     #[error(
-        "the index lacks records of shard {shard}, and these were trimmed and aren't in the          archive: what has left memory can't be found"
+        "the index lacks records of shard {shard}, and these were trimmed and aren't in the \
+         archive: what has left memory can't be found"
     )]
     NoIndex {
         /// The shard.
@@ -216,7 +217,6 @@ pub fn open(
     }
     let reserve = keeping.disk_reserve.unwrap_or(4 * dir.segment_bytes());
     let space = SpaceThread::spawn(dir.path(), reserve)?;
-    let disk = dir.log_read_only()?;
 
     let placement = dir.placement(groups, capacity);
     let seed = KeySeed(placement.hash_seed);
@@ -224,7 +224,7 @@ pub fn open(
     let mut recover = || {
         let opening = LocalLog::begin(log_disk.clone(), config)?;
         let beside = (&snapshots, &mut index, seed);
-        let history = || whole_log(disk.clone(), archive.clone());
+        let history = || whole_log(log_disk.clone(), archive.clone());
         placement.recovering(&memory, |wanted| recover_local(opening, beside, history, wanted))
     };
     let (log, recovered, recovery) = match (recover(), &archive) {
@@ -235,6 +235,8 @@ pub fn open(
         }
         (recovered, _) => recovered?,
     };
+    // Only now: a segment that was repaired has another key.
+    let disk = dir.log_read_only()?;
     let (policy, keep_words) = (keeping.snapshots, keeping.words(dir.shards()));
     let beside = Beside { snapshots, policy, disk, archive, index, keep_words, space };
     let opened = start(log, LocalLog::close, placement, memory, recovery, Some(beside))?;

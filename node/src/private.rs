@@ -14,6 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -26,9 +27,10 @@ use zeroize::Zeroizing;
 
 use crate::{GroupHandle, SubmitError};
 
-/// The file, and what it is before it takes the old one's place.
-pub(crate) const FILE: &str = "parties.keys";
+/// The file, what it is before it takes the old one's place, and what that is then.
+const FILE: &str = "parties.keys";
 pub(crate) const NEW: &str = "parties.keys.new";
+const OLD: &str = "parties.keys.old";
 /// What it begins with.
 const MAGIC: [u8; 16] = *b"crest parties 1\n";
 /// Bytes of a seed in it: the first party below it, its depth, and the seed.
@@ -71,26 +73,36 @@ pub struct PartyKeys {
     directory: PathBuf,
     key: DirectoryKey,
     seeds: RwLock<Seeds>,
-    /// Held while a key is erased, and the file written.
-    erasing: Mutex<()>,
+    /// Held while a key is erased, and the file written. Whether that failed the last time.
+    erasing: Mutex<bool>,
 }
 
 impl PartyKeys {
-    /// Makes the file, with a root that is drawn.
+    /// Makes the file, with a root that is drawn, under the name of one that is to take its place:
+    /// it does so when the directory is opened.
     pub(crate) fn make(directory: &Path, key: &DirectoryKey) -> Result<(), PartyKeysError> {
-        let seeds = Seeds::draw().map_err(io_at(&directory.join(FILE)))?;
-        write(directory, key, &seeds)
+        let new = directory.join(NEW);
+        let made = Seeds::draw().and_then(|seeds| write_new(&new, key, &seeds));
+        made.map_err(io_at(&new))
     }
 
-    /// Reads the file.
+    /// Reads the file, and ends what a crash may have left unfinished.
     pub(crate) fn open(directory: &Path, key: &DirectoryKey) -> Result<PartyKeys, PartyKeysError> {
-        let path = directory.join(FILE);
+        let (path, new) = (directory.join(FILE), directory.join(NEW));
+        if !path.exists() && new.exists() {
+            let renamed = fs::rename(&new, &path).and_then(|()| sync_dir(directory));
+            renamed.map_err(io_at(&path))?;
+        }
         let bytes = fs::read(&path).map_err(io_at(&path))?;
         let opened = bytes.strip_prefix(&MAGIC).and_then(|sealed| key.open(&MAGIC, sealed));
         let seeds = opened.and_then(|plain| Seeds::parse(&plain));
         let seeds = seeds.ok_or(PartyKeysError::Damaged { path })?;
+        for name in [NEW, OLD] {
+            let path = directory.join(name);
+            destroy(&path).map_err(io_at(&path))?;
+        }
         let (directory, key, seeds) = (directory.to_path_buf(), key.clone(), RwLock::new(seeds));
-        Ok(PartyKeys { directory, key, seeds, erasing: Mutex::new(()) })
+        Ok(PartyKeys { directory, key, seeds, erasing: Mutex::new(false) })
     }
 
     /// Encrypts the private part of an order in place: room for a nonce, the text, room for a tag.
@@ -133,16 +145,26 @@ impl PartyKeys {
         String::from_utf8(text.to_vec()).map_err(|_| damaged)
     }
 
-    /// Erases a party's key, durably: false if it was erased before. Blocks.
+    /// Erases a party's key, durably: false if it was erased before. Blocks. After an error it may
+    /// be erased or not; erasing it again finds out.
     pub fn erase(&self, party: Party) -> Result<bool, PartyKeysError> {
-        let _erasing = self.erasing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.erasing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seeds = self.seeds.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if !seeds.erase(party) {
+        let had = seeds.erase(party);
+        if !had && !*failed {
             return Ok(false);
         }
-        write(&self.directory, &self.key, &seeds)?;
+        *failed = true;
+        let [path, new, old] = [FILE, NEW, OLD].map(|name| self.directory.join(name));
+        write_new(&new, &self.key, &seeds).map_err(io_at(&new))?;
+        destroy(&old).and_then(|()| fs::hard_link(&path, &old)).map_err(io_at(&old))?;
+        fs::rename(&new, &path).map_err(io_at(&path))?;
+        // From here on a restart wouldn't have the key any more.
         *self.seeds.write().unwrap_or_else(PoisonError::into_inner) = seeds;
-        Ok(true)
+        let settled = sync_dir(&self.directory).and_then(|()| destroy(&old));
+        settled.and_then(|()| sync_dir(&self.directory)).map_err(io_at(&old))?;
+        *failed = false;
+        Ok(had)
     }
 
     fn key_of(&self, party: Party) -> Result<PartyKey, Unopened> {
@@ -183,24 +205,34 @@ fn about(realm: Realm, party: Party, order: OrderId) -> [u8; 25] {
     about
 }
 
-fn write(directory: &Path, key: &DirectoryKey, seeds: &Seeds) -> Result<(), PartyKeysError> {
-    let (new, path) = (directory.join(NEW), directory.join(FILE));
-    let sealed = key.seal(&MAGIC, &seeds.bytes()).map_err(io_at(&new))?;
-    let mut options = OpenOptions::new();
-    let mut file =
-        options.create(true).write(true).truncate(true).open(&new).map_err(io_at(&new))?;
-    let written = file.write_all(&MAGIC).and_then(|()| file.write_all(&sealed));
-    written.and_then(|()| file.sync_all()).map_err(io_at(&new))?;
-    let old = OpenOptions::new().write(true).open(&path).ok();
-    let renamed = fs::rename(&new, &path).and_then(|()| File::open(directory)?.sync_all());
-    renamed.map_err(io_at(&path))?;
-    // Its name is gone, its blocks aren't: overwritten as far as the disk does so in place.
-    if let Some(mut old) = old {
-        let length = old.metadata().map_err(io_at(&path))?.len();
-        let zeros = vec![0; length as usize];
-        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(io_at(&path))?;
+/// Writes seeds to a file of this name, durably. One that is there is destroyed.
+fn write_new(path: &Path, key: &DirectoryKey, seeds: &Seeds) -> io::Result<()> {
+    destroy(path)?;
+    let sealed = key.seal(&MAGIC, &seeds.bytes())?;
+    let mut file = File::create(path)?;
+    file.write_all(&MAGIC)?;
+    file.write_all(&sealed)?;
+    file.sync_all()
+}
+
+/// Removes a file, if it is there, and overwrites it before, as far as the disk does so in place:
+/// what was removed alone can be found on the disk. One that has another name, too, is somebody
+/// else's.
+fn destroy(path: &Path) -> io::Result<()> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    if found.nlink() == 1 {
+        file.write_all(&vec![0; found.len() as usize])?;
+        file.sync_all()?;
     }
-    Ok(())
+    fs::remove_file(path)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> PartyKeysError {
@@ -378,10 +410,41 @@ mod tests {
     }
 
     #[test]
+    fn nothing_of_an_erased_key_is_left_whatever_was_interrupted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let key = DirectoryKey::draw().unwrap();
+        PartyKeys::make(dir.path(), &key).unwrap();
+        let keys = PartyKeys::open(dir.path(), &key).unwrap();
+        let whole = fs::read(path(FILE)).unwrap();
+        // Before the new file had the name: the old one goes on.
+        fs::hard_link(path(FILE), path(OLD)).unwrap();
+        fs::write(path(NEW), b"half of it").unwrap();
+        drop(keys);
+        let keys = PartyKeys::open(dir.path(), &key).unwrap();
+        assert_eq!(fs::read(path(FILE)).unwrap(), whole);
+        assert!(!path(OLD).exists() && !path(NEW).exists());
+        // Behind that: the old one is overwritten, but not where it is a copy of somebody's.
+        let open = fs::File::open(path(FILE)).unwrap();
+        assert!(keys.erase(Party(1)).unwrap());
+        let mut left = Vec::new();
+        io::Read::read_to_end(&mut { open }, &mut left).unwrap();
+        assert_eq!(left, vec![0; whole.len()]);
+        let second = fs::read(path(FILE)).unwrap();
+        fs::hard_link(path(FILE), path("copy")).unwrap();
+        assert!(keys.erase(Party(2)).unwrap());
+        assert_eq!(fs::read(path("copy")).unwrap(), second);
+        let keys = PartyKeys::open(dir.path(), &key).unwrap();
+        assert!(keys.key_of(Party(1)).is_err() && keys.key_of(Party(2)).is_err());
+        assert!(keys.key_of(Party(3)).is_ok());
+    }
+
+    #[test]
     fn keys_that_are_damaged_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let key = DirectoryKey::draw().unwrap();
         PartyKeys::make(dir.path(), &key).unwrap();
+        drop(PartyKeys::open(dir.path(), &key).unwrap());
         let path = dir.path().join(FILE);
         let whole = fs::read(&path).unwrap();
         for at in 0..whole.len() {

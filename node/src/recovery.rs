@@ -73,8 +73,8 @@ pub fn recover_local(
         Err(error) if !lacks(&error) => return Err(error),
         first => first,
     };
-    let (log, found) = log.finish()?;
-    let settled = first.and_then(|recovery| recovery.settled(&log, Some(index)));
+    while log.next()?.is_some() {}
+    let settled = first.and_then(|recovery| recovery.settled(|id| log.end(id), Some(index)));
     let recovery = match settled {
         Err(error) if lacks(&error) => {
             let mut history = history()?;
@@ -82,10 +82,12 @@ pub fn recover_local(
                 return Err(error);
             }
             let recovery = wanted.recover(&mut history, Some((snapshots, &mut *index, seed)))?;
-            recovery.settled(&log, Some(index))?
+            recovery.settled(|id| log.end(id), Some(index))?
         }
         settled => settled?,
     };
+    // Whoever reads a log needs it to rest, so nothing was changed before.
+    let (log, found) = log.finish()?;
     // They would only take the place of good ones.
     for (id, _) in &recovery.passed_over {
         snapshots.remove(*id)?;
@@ -96,7 +98,7 @@ pub fn recover_local(
 
 /// Makes shards of a log alone.
 pub fn recover(log: &impl Log, wanted: &Wanted<'_>) -> Result<Recovery, OpenError> {
-    wanted.recover(&mut *log.read_all()?, None)?.settled(log, None)
+    wanted.recover(&mut *log.read_all()?, None)?.settled(|id| log.end(id), None)
 }
 
 impl Wanted<'_> {
@@ -223,10 +225,14 @@ impl Wanted<'_> {
 impl Recovery {
     /// Holds what was made against the log's end: it must have all that snapshots and the index
     /// know of, and they all that it has no longer.
-    fn settled(self, log: &impl Log, index: Option<&LogIndex>) -> Result<Recovery, OpenError> {
+    fn settled(
+        self,
+        end: impl Fn(ShardId) -> LogEnd,
+        index: Option<&LogIndex>,
+    ) -> Result<Recovery, OpenError> {
         for (seek, shard) in self.seeks.iter().zip(&self.shards) {
             let shard = shard.seat().id;
-            let next = log.end(shard).next;
+            let next = end(shard).next;
             let known = index.map(|index| index.known(shard));
             let behind = |offset| Err(OpenError::LogBehind { shard, offset, next });
             if let Some(known) = known

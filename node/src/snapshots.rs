@@ -45,8 +45,11 @@ pub struct SnapshotPolicy {
     pub every_bytes: Option<u64>,
 }
 
-/// A snapshot is written half again as fast as the log, no more, so that the disk is the log's:
-/// that is enough for as many bytes of snapshots as of the log. This much may be ahead of that,
+/// Pieces that may wait to be written before no more than what has to be is saved.
+pub(crate) const AHEAD: usize = 8;
+/// Unless it is said how often, a snapshot is written half again as fast as the log, no more, so
+/// that the disk is the log's: that is enough for as many bytes of snapshots as of the log. This
+/// much may be ahead of that,
 const PACE_AHEAD: u64 = 4 << 20;
 /// and so many bytes a second come on top, for when nothing is logged.
 const PACE_IDLE: u64 = 8 << 20;
@@ -317,10 +320,13 @@ impl Keeper {
     ) -> Result<bool, SnapshotError> {
         let (began, logged) = (Instant::now(), self.stages.log_bytes());
         let mut written = 0;
-        // What isn't written yet keeps the group from handing over more.
+        // What isn't written yet keeps the group from handing over more, but for pages that
+        // changes save first: these aren't to pile up.
         let may_write = |written| {
             let idle = began.elapsed().as_millis() as u64 * PACE_IDLE / 1_000;
-            written <= PACE_AHEAD + idle + (self.stages.log_bytes() - logged) / 2 * 3
+            self.policy.every_bytes.is_some()
+                || unwritten.load(Relaxed) > AHEAD
+                || written <= PACE_AHEAD + idle + (self.stages.log_bytes() - logged) / 2 * 3
         };
         loop {
             match parts.recv() {

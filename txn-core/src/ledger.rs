@@ -348,7 +348,7 @@ impl Ledger {
             found => found.flatten(),
         };
         let mut found = Vec::new();
-        let (mut last, mut last_used) = (behind, None);
+        let (mut last, mut last_used, mut last_firm) = (behind, None, None);
         for (pos, account) in self.accounts.iter_behind(behind).take(LIST_LOOKS) {
             last = Some(pos);
             if !account.is_used() {
@@ -357,14 +357,17 @@ impl Ledger {
             last_used = last;
             if account.kind == kind as u8 {
                 found.push(account.view());
+                last_firm = last;
+            } else if account.flags & OPENED != 0 {
+                last_firm = last;
             }
             if found.len() == most {
                 break;
             }
         }
         let has_more = self.accounts.iter_behind(last).next().is_some();
-        // One that came into being in passing may be gone after a restart.
-        let next = last_used.or(last).filter(|_| has_more);
+        // One that came into being in passing may be gone after a restart, or stand elsewhere.
+        let next = last_firm.or(last_used).or(last).filter(|_| has_more);
         Listed::Accounts(found, next.map(|pos| self.accounts.get(pos).view().name()))
     }
 

@@ -148,9 +148,9 @@ fn fields_that_are_unknown_missing_or_twice() {
             one.replace("}]}", &format!("}}],\"lines\":{ONE}}}")),
         ],
         expect![[r#"
-            400 invalid [colour] unknown field `colour`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
+            400 invalid [colour] unknown field `colour`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`, `private`
             400 invalid [lines[0].rebate] unknown field `rebate`, expected one of `item`, `quantity`, `unit_price`, `list_price`, `payee`, `discount`, `kind`
-            400 invalid [Buyer] unknown field `Buyer`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
+            400 invalid [Buyer] unknown field `Buyer`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`, `private`
             400 invalid [buyer] missing field `buyer`
             400 invalid [currency] missing field `currency`
             400 invalid [lines[0].quantity] missing field `quantity`
@@ -353,7 +353,7 @@ fn deep_nesting_is_refused_and_not_followed() {
             400 invalid [buyer] invalid type: sequence, expected an integer from 1 to 18446744073709551615
             400 invalid [lines[0]] invalid type: sequence, expected an object
             400 invalid [lines[0].quantity] invalid type: map, expected an integer from 1 to 1000000000
-            400 invalid [more] unknown field `more`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`
+            400 invalid [more] unknown field `more`, expected one of `buyer`, `id`, `currency`, `payment`, `payments`, `lines`, `deadline_ms`, `forfeit`, `private`
         "#]],
     );
 }

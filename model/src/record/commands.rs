@@ -87,13 +87,12 @@ impl CommandBuffer {
     }
 
     /// Has private parts encrypted in place. Each is shown with whose it is and of which order:
-    /// room for a nonce, the text, room for a tag. After an error some may be encrypted and
-    /// others not, and the commands are of no use.
+    /// room for a nonce, the text, room for a tag. An error empties the buffer.
     pub fn seal<E>(
         &mut self,
         mut seal: impl FnMut(Realm, Party, OrderId, &mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        for start in self.unsealed.drain(..) {
+        for start in std::mem::take(&mut self.unsealed) {
             let (header, rest) =
                 Header::mut_from_prefix(&mut self.bytes[start..]).expect("it was written whole");
             let rest = &mut rest[..header.length.get() as usize - size_of::<Header>()];
@@ -102,7 +101,10 @@ impl CommandBuffer {
             let at = rest.len() - length.next_multiple_of(8);
             let (party, id) = (Party(header.scope.get()), OrderId(header.id.get()));
             let realm = if header.realm == Realm::Drill as u8 { Realm::Drill } else { Realm::Live };
-            seal(realm, party, id, &mut rest[at..at + length])?;
+            if let Err(error) = seal(realm, party, id, &mut rest[at..at + length]) {
+                self.clear();
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -264,4 +264,9 @@ impl FrameSource for LocalReader {
     fn next(&mut self) -> Result<Option<Frame<'_>>, LogError> {
         Ok(self.next_frame()?.map(|(_, frame)| frame))
     }
+
+    fn is_settled(&self) -> bool {
+        let last = self.survey.last.as_ref().map(WriteHeader::position);
+        last.is_none() || self.write.as_ref().map(|write| write.header.position()) != last
+    }
 }

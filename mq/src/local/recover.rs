@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use model::ShardId;
 use model::frame::Frame;
 
 use crate::aligned::AlignedBuf;
@@ -24,7 +25,7 @@ use crate::local::scan::{PIECE_BYTES, Scan, Step};
 use crate::local::survey::{Live, Survey};
 use crate::local::write::order;
 use crate::local::{LocalConfig, LocalLog, SPARES_MAX, length_of, open_segment};
-use crate::{Broken, FrameSource, LogError, LogStats};
+use crate::{Broken, FrameSource, LogEnd, LogError, LogStats};
 
 /// What opening a log found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +54,6 @@ pub struct Opening {
     segments: VecDeque<Segment>,
     /// The segment that is being read.
     at: usize,
-    /// Whether the last write has been reached.
-    is_last: bool,
 }
 
 impl Opening {
@@ -76,7 +75,12 @@ impl Opening {
         };
         let mut segments: VecDeque<Segment> = survey.live.iter().map(segment).collect();
         segments.push_back(Segment::new(first.id));
-        Ok(Opening { disk, config, reader, first, segments, at: 0, is_last: false })
+        Ok(Opening { disk, config, reader, first, segments, at: 0 })
+    }
+
+    /// Where a shard ends, as far as was read.
+    pub fn end(&self, shard: ShardId) -> LogEnd {
+        self.reader.end(shard)
     }
 
     /// Reads what wasn't read yet, and makes the log one that can be written to.
@@ -92,7 +96,6 @@ impl FrameSource for Opening {
         let last = self.reader.survey().last.map(|last| last.position());
         let Some(placed) = self.reader.next_placed()? else { return Ok(None) };
         if Some(placed.write_position) == last {
-            self.is_last = true;
             let segment = self.segments.back_mut().expect("it was pushed at the beginning");
             segment.note(placed.frame.header, self.first.id.first());
         } else {
@@ -105,7 +108,7 @@ impl FrameSource for Opening {
     }
 
     fn is_settled(&self) -> bool {
-        !self.is_last
+        self.reader.is_settled()
     }
 }
 
