@@ -458,3 +458,45 @@ impl Fingerprint {
         Fingerprint { bytes: 0, modified_ns: 0, head: 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn what_is_set_aside_can_be_put_right_and_is_no_row_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("accounts.csv");
+        let rows = "party,currency,balance\r\n1,GBP,5\r\n7,GBP,1,000\r\n8,GBP,x\r\n";
+        std::fs::write(&source, rows).unwrap();
+        let check = |path: &Path| {
+            let input = Input::File(path.to_path_buf());
+            super::check(Table::Accounts, &input, Some(dir.path()), 10)
+        };
+        let (sums, set_aside, _) = check(&source).unwrap();
+        assert_eq!((sums.rows(), set_aside), (1, 2));
+        let rejected = dir.path().join("accounts.rejected.csv");
+        let text = std::fs::read_to_string(&rejected).unwrap();
+        expect![[r#"
+            party,currency,balance,overdraft,rejected_line,rejected_why
+            ,,,,3,"it has 4 fields, and the first line names 3: 7,GBP,1,000"
+            8,GBP,x,,4,"balance: ""x"" is not an integer from 0 to 1000000000000000"
+        "#]]
+        .assert_eq(&text);
+        let error = check(&rejected).unwrap_err().to_string();
+        assert!(
+            error.ends_with("it is what is imported; name another folder for what is rejected")
+        );
+        assert_eq!(std::fs::read_to_string(&rejected).unwrap(), text);
+    }
+
+    #[test]
+    fn rehearsal_and_trade_are_two_platforms() {
+        let mut target = Target::from_url("http://127.0.0.1:1").unwrap();
+        let trade = platform(&target);
+        target.headers = "crest-drill: 1.2\r\n".to_string();
+        assert_ne!(platform(&target), trade);
+    }
+}

@@ -295,7 +295,19 @@ impl<R: Read> RowReader<R> {
         batch.begin(self.batches, self.table);
         let begun = self.rows;
         batch.end = Place::default();
-        while batch.rows < most && self.read()? {
+        while batch.rows < most {
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    // What came before it is sent.
+                    self.failed = Some(error);
+                    if let Some(at) = self.record.position() {
+                        batch.end = self.place_at(at);
+                    }
+                    break;
+                }
+            }
             let line = self.line();
             if batch.lines.is_empty() {
                 batch.first_line = line;
@@ -500,6 +512,23 @@ mod tests {
             expect![[r#"{"accounts":[{"party":1,"currency":"GBP","balance":5}]}"#]],
         );
         check(Table::Accounts, "party,currency,balance\n", expect![""]);
+    }
+
+    #[test]
+    fn a_quote_that_isnt_closed_ends_it_behind_the_rows_before() {
+        let rest = "2,GBP,5\n".repeat(1 << 18);
+        let text = format!("party,currency,balance\n1,GBP,5\n\n7,GBP,\"5\n{rest}");
+        let mut reader = RowReader::open(Table::Accounts, "a.csv", text.as_bytes()).unwrap();
+        let mut batch = Batch::default();
+        let mut next = || {
+            reader.next_batch(&mut batch, 100, |_| Ok(())).map(|some| (some, batch.rows, batch.end))
+        };
+        let (some, rows, end) = next().unwrap();
+        assert!(some && rows == 1 && end.row == 1 && end.byte <= 33, "{end:?}");
+        expect![
+            "a.csv, line 3: it doesn't end for a megabyte: is there a quote that isn't closed?"
+        ]
+        .assert_eq(&next().unwrap_err().to_string());
     }
 
     #[test]

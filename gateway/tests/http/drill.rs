@@ -113,6 +113,11 @@ fn a_mark_that_is_not_good_is_refused_and_nothing_is_done() {
             assert_eq!(answer.problem(), (kind.to_string(), Some(DRILL_HEADER.to_string())));
         }
     }
+    for (mark, status) in [("yes", 400), (&forged, 403), (&good, 403)] {
+        // Not even with a good one: trade has the same keys.
+        let answer = ask(&shop, mark, "DELETE", "/v1/parties/1/private", "");
+        assert_eq!(answer.status, status, "{mark:?}: {}", answer.body);
+    }
     assert_eq!(shop.next_offset(), before + 1, "something was executed");
     assert_eq!(ask(&shop, &good, "POST", "/v1/accounts", &account(1)).status, 201);
 }
