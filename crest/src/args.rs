@@ -107,7 +107,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     pub(crate) drill_key: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) data_key: DataKeyAt,
+    pub(crate) open: OpenWith,
+    #[command(flatten)]
+    pub(crate) log: LogAt,
     /// Threads that serve connections, each with its part of the shards. Default: one for each
     /// core.
     #[arg(long, value_name = "N")]
@@ -318,9 +320,10 @@ pub(crate) struct Drill {
     /// < 80ms" or "audit ok". Can be given several times.
     #[arg(long, value_name = "WHAT", value_parser = loadgen::threshold::Threshold::parse)]
     pub(crate) threshold: Vec<loadgen::threshold::Threshold>,
-    /// Drive a platform that runs already, such as http://127.0.0.1:8080. Every acknowledged
-    /// order is read back at the end instead of an audit.
-    #[arg(long, value_name = "URL", conflicts_with_all = ["data", "data_key"])]
+    /// Drive a platform that runs already, such as http://127.0.0.1:8080. Acknowledged
+    /// orders are read back at the end instead of an audit: all of them, or of very many as many
+    /// as a minute allows, spread over the run.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["data", "data_key", "log"])]
     pub(crate) target: Option<String>,
     /// With --target: mark everything as rehearsal, with the key in this file, which the platform
     /// has to have (`serve --drill-key`). Trade isn't touched.
@@ -334,7 +337,9 @@ pub(crate) struct Drill {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) data_key: DataKeyAt,
+    pub(crate) open: OpenWith,
+    #[command(flatten)]
+    pub(crate) log: LogAt,
     #[command(flatten)]
     pub(crate) files: ReportFiles,
     /// Replay recorded purchases (.csv or .csv.gz) instead of a profile.
@@ -494,7 +499,7 @@ pub(crate) struct Audit {
     #[command(flatten)]
     pub(crate) archive: ArchiveAt,
     #[command(flatten)]
-    pub(crate) data_key: DataKeyAt,
+    pub(crate) open: OpenWith,
     /// Where to begin: at the first record, in the archive if need be, or at each shard's older or
     /// newer snapshot. What was traded is counted from there.
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = AuditFrom::Beginning)]
@@ -569,6 +574,47 @@ pub(crate) struct DataKeyAt {
     pub(crate) data_key: Option<PathBuf>,
 }
 
+/// What it takes to open a data directory.
+#[derive(ClapArgs)]
+pub(crate) struct OpenWith {
+    #[command(flatten)]
+    pub(crate) data_key: DataKeyAt,
+    /// Servers of a log that is a JetStream stream: nats://USER:PASSWORD@HOST:PORT, several with
+    /// commas between. Default: the environment variable CREST_NATS.
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats: Option<String>,
+    /// The same with a user of the system account, who is asked how the servers sync when the log
+    /// is opened. Default: the environment variable CREST_NATS_SYSTEM.
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats_system: Option<String>,
+}
+
+/// Where a new data directory's log is.
+#[derive(ClapArgs)]
+pub(crate) struct LogAt {
+    /// Where the log of a new data directory is: in it, or on the NATS servers of --nats, as a
+    /// stream. Snapshots and the index are in the directory either way.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(crate) log: Option<LogEngine>,
+    /// With --log jetstream: the stream, which is made if it isn't there. Subjects begin with its
+    /// name. Default `crest`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) nats_stream: Option<String>,
+    /// With --log jetstream: how many servers keep the stream, 3 or 5. With 1, which is for trying
+    /// out, what was acknowledged is gone with that server's disk. Default 3.
+    #[arg(long, value_name = "N")]
+    pub(crate) nats_replicas: Option<usize>,
+}
+
+/// A log's engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum LogEngine {
+    /// A directory.
+    Local,
+    /// A stream on NATS servers.
+    Jetstream,
+}
+
 #[derive(ClapArgs)]
 pub(crate) struct Rekey {
     /// The data directory.
@@ -626,7 +672,7 @@ pub(crate) struct ProfileReplay {
     #[arg(value_name = "DIR")]
     pub(crate) data: PathBuf,
     #[command(flatten)]
-    pub(crate) data_key: DataKeyAt,
+    pub(crate) open: OpenWith,
     /// How often everything is executed and timed.
     #[arg(long, value_name = "N", default_value = "3")]
     pub(crate) rounds: NonZeroUsize,

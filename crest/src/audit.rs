@@ -13,9 +13,9 @@ pub(crate) fn audit(args: &args::Audit) -> Result<ExitCode, Failure> {
         args::AuditFrom::Oldest => AuditFrom::Oldest,
         args::AuditFrom::Newest => AuditFrom::Newest,
     };
-    let data_key = args.data_key.read()?;
+    let access = args.open.access()?;
     let archive = args.archive.location();
-    let audit = node::audit(&args.data, data_key.as_ref(), &archive, from, |_, _, _| {})?;
+    let audit = node::audit(&args.data, &access, &archive, from, |_, _, _| {})?;
     let mut report = Report::new();
     report.add_audit(&audit, None);
     report.add_disk(&args.data);

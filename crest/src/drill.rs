@@ -14,7 +14,7 @@ use loadgen::engine::unix_ms;
 use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, Trust, engine, setup};
 use model::Outcome;
 use model::record::Body;
-use node::{ArchiveLocation, AuditFrom, DataKey};
+use node::{Access, ArchiveLocation, AuditFrom};
 
 use crate::profile::Sampler;
 use crate::report::times::Times;
@@ -121,7 +121,7 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let mut acks = Acks::new(run, requests.batch);
     ran.loads.into_iter().for_each(|load| acks.merge(load.acks));
     if let Some(data) = scene.stop(&mut report)? {
-        audit(&mut report, &data, args.data_key.read()?, &profile, acks)?;
+        audit(&mut report, &data, &args.open.access()?, &profile, acks)?;
         say("audited");
     } else {
         let connections = requests.connections.min(64);
@@ -137,13 +137,13 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
 fn audit(
     report: &mut Report,
     data: &std::path::Path,
-    data_key: Option<DataKey>,
+    access: &Access,
     profile: &Profile,
     mut acks: Acks,
 ) -> Result<(), Failure> {
     let mut lost = Vec::new();
-    let (data_key, from) = (data_key.as_ref(), AuditFrom::Beginning);
-    let audit = node::audit(data, data_key, &ArchiveLocation::Beside, from, |record, _, _| {
+    let from = AuditFrom::Beginning;
+    let audit = node::audit(data, access, &ArchiveLocation::Beside, from, |record, _, _| {
         let (Some(id), Some(outcome)) = (record.order(), record.outcome()) else { return };
         match record.body {
             Body::Place { .. } => lost.extend(acks.check(profile, record.party(), id, outcome)),

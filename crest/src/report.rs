@@ -196,6 +196,8 @@ pub(crate) struct SecondFigures {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ReadBack {
     pub(crate) orders: u64,
+    /// Orders that were acknowledged: of very many, only some are read.
+    pub(crate) of: u64,
     pub(crate) lost: u64,
     /// Whether these are there, nobody said.
     pub(crate) unread: u64,
@@ -751,7 +753,11 @@ impl fmt::Display for Report {
         }
         if let Some(read) = &self.read_back {
             let (orders, lost) = (thousands(read.orders), thousands(read.lost));
-            row("read back", format!("{orders} acknowledged orders, {lost} lost"))?;
+            let of = match read.of > read.orders {
+                true => format!(" of {}", thousands(read.of)),
+                false => String::new(),
+            };
+            row("read back", format!("{orders}{of} acknowledged orders, {lost} lost"))?;
         }
         if let Some(trace) = &self.trace {
             let text = format!(

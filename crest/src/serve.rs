@@ -35,9 +35,10 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         shards: args.shards.map(Into::into),
         segment_bytes: args.segment_bytes.map(Into::into),
         settle_step_s: args.settle_step.map(|step| step.as_secs()),
+        on_nats: args.log.log == Some(args::LogEngine::Jetstream),
     };
-    let data_key = args.data_key.read()?;
-    let dir = DataDir::create_or_open(&args.data, make, data_key.as_ref())?;
+    let access = args.open.access_with(Some(&args.log))?;
+    let dir = DataDir::create_or_open(&args.data, make, &access)?;
     let reactors = match args.reactors {
         Some(reactors) => reactors.get(),
         None => thread::available_parallelism()?.get(),

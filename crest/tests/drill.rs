@@ -194,9 +194,15 @@ fn orders_that_nobody_pays_expire() {
     assert!(matches!(status, 0 | 3), "{status}");
     assert_eq!(figures["audit"]["ok"], true);
     let mut expired = 0;
-    node::audit(&data, None, &ArchiveLocation::Beside, AuditFrom::Beginning, |record, _, _| {
-        expired += u64::from(matches!(record.body, model::record::Body::Timer(_)));
-    })
+    node::audit(
+        &data,
+        &node::Access::default(),
+        &ArchiveLocation::Beside,
+        AuditFrom::Beginning,
+        |record, _, _| {
+            expired += u64::from(matches!(record.body, model::record::Body::Timer(_)));
+        },
+    )
     .unwrap();
     assert!(expired > 0, "nothing expired");
 }

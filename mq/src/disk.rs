@@ -27,6 +27,16 @@ pub trait Disk: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes names durable.
     fn sync_dir(&self) -> io::Result<()>;
+    /// Whether files are only appended to, keep the name that they got when they were whole, and
+    /// show nothing that isn't durable. Such a file has the length of what was written to it,
+    /// whatever it was created with.
+    fn is_append_only(&self) -> bool {
+        false
+    }
+    /// The most bytes of a write.
+    fn write_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// A file. Memory, positions and lengths are whole blocks, as in an [`AlignedBuf`].

@@ -200,6 +200,14 @@ impl Disk for EncryptedDisk {
     fn sync_dir(&self) -> io::Result<()> {
         self.disk.sync_dir()
     }
+
+    fn is_append_only(&self) -> bool {
+        self.disk.is_append_only()
+    }
+
+    fn write_bytes_max(&self) -> u64 {
+        self.disk.write_bytes_max()
+    }
 }
 
 struct EncryptedFile {

@@ -408,10 +408,11 @@ fn broken(what: &str) -> io::Error {
 }
 
 /// Vigna's generator: a seed gives the same numbers everywhere.
-struct SplitMix(u64);
+#[derive(Default)]
+pub(crate) struct SplitMix(pub u64);
 
 impl SplitMix {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -48,6 +48,13 @@ pub struct DataKey {
     secret: Zeroizing<Vec<u8>>,
 }
 
+/// What is shown of it says nothing.
+impl std::fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a data key")
+    }
+}
+
 /// A data key has too few bytes, or too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a data key has {} to {} bytes, and this one has {found}", DataKey::MIN, DataKey::MAX)]

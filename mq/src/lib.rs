@@ -6,8 +6,9 @@
 //! back. So two owners can't interleave, and a reader gets a chain or an error.
 //!
 //! Two engines keep the same contract: [`MemoryLog`] for tests and simulations, and
-//! [`LocalLog`], a segmented write-ahead log on a [`Disk`]. [`LocalReader`] walks a local log
-//! without changing it; [`FaultyDisk`] is a disk in memory that fails as told, and
+//! [`LocalLog`], a segmented write-ahead log on a [`Disk`]: a directory ([`DirDisk`]), or a stream
+//! of messages that other machines keep ([`StreamDisk`]). [`LocalReader`] walks such a log without
+//! changing it; [`FaultyDisk`] and [`FaultyStream`] are in memory and fail as told, and
 //! [`EncryptedDisk`] hides what is on any of them.
 
 mod aligned;
@@ -20,8 +21,10 @@ mod index;
 mod keys;
 mod local;
 mod memory;
+mod nats;
 mod repair;
 mod snapshot;
+mod stream;
 mod xts;
 
 use std::io;
@@ -39,10 +42,14 @@ pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
 pub use keys::{DataKey, DataKeyLength, DirectoryKey};
 pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Opening, Prepare, Recovered};
 pub use memory::MemoryLog;
+pub use nats::{NatsConfig, NatsError, NatsStream};
 pub use repair::Repair;
 pub use snapshot::{
     PIECE_BYTES_MAX, SNAPSHOTS_KEPT, SnapshotError, SnapshotId, SnapshotPlace, SnapshotReader,
     SnapshotWriter, Snapshots,
+};
+pub use stream::{
+    FaultyStream, Message, PublishError, Stored, Stream, StreamDisk, StreamEnd, StreamFault,
 };
 
 /// Frames of several shards, appended durably.
@@ -259,6 +266,9 @@ pub enum LogError {
         /// What the store said.
         source: io::Error,
     },
+    /// The stream that the log is on takes nothing more from this process.
+    #[error(transparent)]
+    Stream(StreamEnd),
     /// An earlier call failed with [`LogError::Io`]. Only opening the log again helps.
     #[error("an earlier write failed; the log must be opened again")]
     Poisoned,
@@ -357,6 +367,9 @@ impl LogError {
 
     /// Wraps what the store said.
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> LogError {
-        move |source| LogError::Io { doing, source }
+        move |source| match StreamEnd::of(&source) {
+            Some(end) => LogError::Stream(end),
+            None => LogError::Io { doing, source },
+        }
     }
 }

@@ -63,6 +63,8 @@ pub struct LocalConfig {
     /// The most bytes of a frame that is taken. Default [`FRAME_BYTES_MAX`]. A segment must have
     /// room for two, so a log of small segments needs a lower one.
     pub frame_bytes_max: usize,
+    /// The most bytes of a write, blocks of 4 KiB. Default 8 MiB. A disk may take less.
+    pub write_bytes_max: u64,
     /// Who makes the next segment. Default a thread.
     pub prepare: Prepare,
 }
@@ -73,6 +75,7 @@ impl Default for LocalConfig {
             segment_bytes: 64 << 20,
             salt: 0,
             frame_bytes_max: FRAME_BYTES_MAX,
+            write_bytes_max: WRITE_BYTES_MAX,
             prepare: Prepare::default(),
         }
     }
@@ -95,6 +98,8 @@ impl LocalConfig {
             frame_min,
             FRAME_BYTES_MAX as u64,
         )?;
+        let (min, max) = (write_bytes(self.frame_bytes_max), WRITE_BYTES_MAX);
+        check("write_bytes_max", self.write_bytes_max, BLOCK, min, max)?;
         let min = SEGMENT_BYTES_MIN.max(BLOCK + 2 * write_bytes(self.frame_bytes_max));
         check("segment_bytes", self.segment_bytes, BLOCK, min, SEGMENT_BYTES_MAX)
     }
@@ -103,7 +108,17 @@ impl LocalConfig {
     /// a write doesn't fit, but always room for a frame.
     fn write_bytes_max(&self) -> u64 {
         let share = self.segment_bytes / 8 / BLOCK * BLOCK;
-        share.max(write_bytes(self.frame_bytes_max)).min(WRITE_BYTES_MAX)
+        share.max(write_bytes(self.frame_bytes_max)).min(self.write_bytes_max)
+    }
+
+    /// As far as a disk takes it.
+    fn on(self, disk: &dyn Disk) -> LocalConfig {
+        let write_bytes_max = self.write_bytes_max.min(disk.write_bytes_max() / BLOCK * BLOCK);
+        let room = (write_bytes_max as usize).saturating_sub(WRITE_HEADER_BYTES);
+        let frame_bytes_max = self.frame_bytes_max.min(room);
+        // A segment is made by a write like any other there.
+        let prepare = if disk.is_append_only() { Prepare::Inline } else { self.prepare };
+        LocalConfig { write_bytes_max, frame_bytes_max, prepare, ..self }
     }
 
     fn limits(&self) -> Limits {
@@ -186,7 +201,7 @@ impl LocalLog {
             return Err(LogError::Poisoned);
         }
         let result = run(self);
-        self.poisoned = matches!(result, Err(LogError::Io { .. }));
+        self.poisoned = matches!(result, Err(LogError::Io { .. } | LogError::Stream(_)));
         result
     }
 
@@ -219,7 +234,8 @@ impl LocalLog {
             let name = segment_name(index);
             let length = length_of(&*self.disk, &name)?;
             // One that was cut to its content would have to grow again while it is written.
-            if self.spares.len() < SPARES_MAX && length == Some(self.config.segment_bytes) {
+            let is_whole = length == Some(self.config.segment_bytes);
+            if is_whole && self.spares.len() < SPARES_MAX && !self.disk.is_append_only() {
                 let spare = spare_name(index);
                 self.disk.rename(&name, &spare).map_err(LogError::io("retiring a segment"))?;
                 self.spares.push(spare);

@@ -36,6 +36,10 @@ impl Repair {
         segment_bytes: u64,
         found: &LogError,
     ) -> Result<Option<Repair>, LogError> {
+        // Whoever keeps such a disk keeps copies of it.
+        if disk.is_append_only() {
+            return Ok(None);
+        }
         let archived = Arc::new(ArchiveDisk(archive.clone()));
         let mut repair = Repair { disk: disk.clone(), archived, damaged: Vec::new() };
         let Some(damage) = place(found, segment_bytes) else { return Ok(None) };

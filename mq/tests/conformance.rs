@@ -2,12 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+#[path = "common/nats.rs"]
+mod nats;
 
 use std::sync::Arc;
 
-use common::{Cover, Random, Writer, append, frame_at, open, read, small};
+use common::{Cover, Random, Writer, append, frame_at, open, read, seeds, small};
 use model::{Epoch, Offset, ShardId};
-use mq::{DirDisk, FaultyDisk, LocalConfig, LocalLog, Log, LogEnd, LogError, MemoryLog, Prepare};
+use mq::{
+    DirDisk, FaultyDisk, FaultyStream, LocalConfig, LocalLog, Log, LogEnd, LogError, MemoryLog,
+    Prepare, StreamDisk,
+};
 
 /// A log and how it is closed and opened again.
 type Reopen<'a> = &'a dyn Fn(Box<dyn Log>) -> Box<dyn Log>;
@@ -150,6 +155,69 @@ fn local_in_a_directory() {
             open()
         });
     }
+}
+
+#[test]
+fn on_a_stream() {
+    for cover in [Cover::none(), Cover::encrypted()] {
+        let stream = FaultyStream::new();
+        let open = || -> Box<dyn Log> { Box::new(open_on(&stream, &cover)) };
+        conforms(open(), &|log| {
+            drop(log);
+            open()
+        });
+    }
+}
+
+/// One of four calls has no answer, is late, or is answered by a leader that has slept.
+#[test]
+fn on_a_stream_that_misbehaves() {
+    for seed in seeds(40) {
+        let cover = Cover::of(seed);
+        let stream = FaultyStream::new();
+        stream.misbehave(seed, 4);
+        println!("CREST_SEED={seed} cargo test -p mq --test conformance");
+        let open = || -> Box<dyn Log> { Box::new(open_on(&stream, &cover)) };
+        conforms(open(), &|log| {
+            drop(log);
+            open()
+        });
+    }
+}
+
+#[test]
+fn on_jetstream() {
+    let Some(program) = nats::server() else { return };
+    let cluster = nats::Cluster::start(program, &nats::Settings::default());
+    for (name, cover) in [("plain", Cover::none()), ("encrypted", Cover::encrypted())] {
+        let config = nats::config(&cluster, name);
+        let salts = std::cell::Cell::new(0);
+        let open = || -> Box<dyn Log> {
+            salts.set(salts.get() + 1);
+            let disk = StreamDisk::own(nats::connect(&config), salts.get()).unwrap();
+            Box::new(LocalLog::open(cover.over(disk), small()).unwrap().0)
+        };
+        conforms(open(), &|log| {
+            drop(log);
+            open()
+        });
+    }
+}
+
+/// Opens a log on a stream; again, where that didn't answer for too long.
+fn open_on(stream: &FaultyStream, cover: &Cover) -> LocalLog {
+    for salt in 0..100 {
+        let disk = match StreamDisk::own(Arc::new(stream.clone()), salt) {
+            Ok(disk) => cover.over(disk),
+            Err(_) => continue,
+        };
+        match LocalLog::open(disk, small()) {
+            Ok((log, _)) => return log,
+            Err(LogError::Io { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("it can't be opened")
 }
 
 #[test]

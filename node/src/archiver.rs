@@ -15,6 +15,7 @@ use model::{Offset, ShardId};
 use mq::{Archive, ArchiveDisk, ArchiveError, DirectoryKey, Disk, LocalReader, LogError};
 
 use crate::commit::Job;
+use crate::threads::{self, Priority};
 
 /// The default's name in a data directory.
 const BESIDE: &str = "archive";
@@ -101,8 +102,8 @@ impl Archiver {
     /// whole or nothing.
     pub(crate) fn spawn(self) -> std::io::Result<Sender<Before>> {
         let (sender, trimmable) = channel();
-        let thread = std::thread::Builder::new().name("crest-archive".to_string());
-        thread.spawn(move || self.run(&trimmable))?;
+        let run = move || self.run(&trimmable);
+        drop(threads::spawn("crest-archive", Priority::Background, run)?);
         Ok(sender)
     }
 

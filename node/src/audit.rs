@@ -17,7 +17,7 @@ use model::{
     LegState, LegView, LineKind, Offset, OrderId, OrderState, OrderView, Outcome, Party, Realm,
     ShardId,
 };
-use mq::{ArchiveError, DataKey, Ending, LocalReader, LogError, Repair, SnapshotError, Snapshots};
+use mq::{ArchiveError, Ending, LocalReader, LogError, Repair, SnapshotError, Snapshots};
 use txn_core::{Capacity, Shard, SpareRegions, images_in, refunded_in};
 
 use crate::archiver::ArchiveLocation;
@@ -25,7 +25,7 @@ use crate::conservation::Imbalance;
 use crate::recovery::{Seek, whole_log};
 use crate::replay::{Difference, Replay};
 use crate::snapshots::{RestoredShard, restore_shard};
-use crate::{DataDir, DataDirError, Placement};
+use crate::{Access, DataDir, DataDirError, Placement};
 
 /// What an audit found. `ok` only when nothing at all is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,15 +147,15 @@ impl AuditFrom {
 }
 
 /// Audits the directory and its archive, and shows `visit` every record with its shard and offset
-/// there. `data_key` is the directory's, if it is encrypted.
+/// there. `access` is what it takes to open the directory.
 pub fn audit(
     path: &Path,
-    data_key: Option<&DataKey>,
+    access: &Access,
     archive: &ArchiveLocation,
     from: AuditFrom,
     mut visit: impl FnMut(&Record<'_>, ShardId, Offset),
 ) -> Result<Audit, AuditError> {
-    let dir = DataDir::open(path, data_key)?;
+    let dir = DataDir::open(path, access)?;
     let disk = dir.log_read_only()?;
     let placement = dir.placement(1, Capacity::default());
     let opened = match from {

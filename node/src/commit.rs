@@ -15,7 +15,7 @@ use mq::{FrameSource, Log, LogError, LogStats, SealedSegment};
 use tokio::sync::oneshot;
 
 use crate::stages::{AppendTicks, LogRecorder};
-use crate::threads::LOG_THREAD;
+use crate::threads::{self, LOG_THREAD, Priority};
 
 /// What the log thread is asked for.
 pub(crate) enum Job {
@@ -90,9 +90,8 @@ impl LogThread {
         close: impl FnOnce(L) -> Result<(), LogError> + Send + 'static,
     ) -> std::io::Result<LogThread> {
         let (jobs, inbox) = channel();
-        let thread = std::thread::Builder::new()
-            .name(LOG_THREAD.to_string())
-            .spawn(move || run(log, recorder, inbox, close))?;
+        let run = move || run(log, recorder, inbox, close);
+        let thread = threads::spawn(LOG_THREAD, Priority::Urgent, run)?;
         Ok(LogThread { jobs: Some(Arc::new(jobs)), thread: Mutex::new(Some(thread)) })
     }
 

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq::{Archive, ArchiveError, DataKey, DirDisk, DirectoryKey, Disk, EncryptedDisk};
+use mq::{
+    Archive, ArchiveError, DataKey, DirDisk, DirectoryKey, Disk, EncryptedDisk, NatsConfig,
+    NatsError, NatsStream, StreamDisk,
+};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use txn_core::{Capacity, Seat};
@@ -50,6 +53,25 @@ struct Meta {
     /// Without it nothing is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encryption: Option<Encryption>,
+    /// The stream on NATS servers that its log is; without it the log is in the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stream: Option<String>,
+}
+
+/// What it takes to open a data directory.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// The key of one that is encrypted.
+    pub data_key: Option<DataKey>,
+    /// The servers of one whose log is a stream. Which stream, a directory knows that was made.
+    pub nats: Option<NatsConfig>,
+}
+
+impl Access {
+    /// With this data key, and nothing else.
+    pub fn with_key(data_key: Option<DataKey>) -> Access {
+        Access { data_key, nats: None }
+    }
 }
 
 /// A data directory that this process owns until it is dropped.
@@ -58,6 +80,8 @@ pub struct DataDir {
     path: PathBuf,
     meta: Meta,
     key: Option<DirectoryKey>,
+    /// Of its log, if that is a stream.
+    nats: Option<NatsConfig>,
     _lock: File,
 }
 
@@ -138,6 +162,38 @@ pub enum DataDirError {
     /// The keys of its parties.
     #[error(transparent)]
     PartyKeys(#[from] PartyKeysError),
+    /// Its log is a stream, and nobody said where.
+    #[error(
+        "the log of {} is the stream {stream} on NATS servers: --nats says where they are",
+        path.display()
+    )]
+    NeedsNats {
+        /// The directory.
+        path: PathBuf,
+        /// The stream.
+        stream: String,
+    },
+    /// Its log is in it.
+    #[error("{} was made with its log in it, and keeps it there", path.display())]
+    NotOnNats {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The servers, or the stream.
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    /// The stream is another directory's log.
+    #[error(
+        "stream {stream} is the log of another data directory than {}; in the place of one that \
+         was encrypted comes a copy of its crest.json and parties.keys",
+        path.display()
+    )]
+    OtherStream {
+        /// The directory.
+        path: PathBuf,
+        /// The stream.
+        stream: String,
+    },
     /// A number of shards that can't be, or isn't that of the directory.
     #[error("{shards} shards: {why}")]
     Shards {
@@ -167,6 +223,9 @@ pub struct MakeDir {
     /// Seconds of a settlement step, 1 to ten years: what sellers earn is pending until the step
     /// in which they earned it and the next one are over. A day unless told.
     pub settle_step_s: Option<u64>,
+    /// Whether its log is a stream on NATS servers ([`Access::nats`]). If that stream was the log
+    /// of a directory that is gone, this one takes its place.
+    pub on_nats: bool,
 }
 
 /// Why a directory's archive can't be opened.
@@ -185,8 +244,9 @@ impl DataDir {
     pub fn create_or_open(
         path: &Path,
         make: MakeDir,
-        data_key: Option<&DataKey>,
+        access: &Access,
     ) -> Result<DataDir, DataDirError> {
+        let data_key = access.data_key.as_ref();
         let shards = make.shards.unwrap_or(SHARDS);
         let settle_step_s = make.settle_step_s.unwrap_or(Seat::SETTLE_STEP.as_secs());
         supported(shards, settle_step_s)?;
@@ -208,7 +268,12 @@ impl DataDir {
                     settle_step_s,
                     hash_seed: format!("{:016x}", random(path)?),
                     encryption: None,
+                    stream: None,
                 };
+                let stream = make.on_nats.then(|| connect(path, access)).transpose()?;
+                if let Some((name, stream)) = &stream {
+                    meta = meta.on_stream(path, name, stream, data_key)?;
+                }
                 let drawn = |_: &DataKey| DirectoryKey::draw().map_err(|e| io_at(path, e));
                 let key = data_key.map(drawn).transpose()?;
                 if let (Some(key), Some(data_key)) = (&key, data_key) {
@@ -216,14 +281,21 @@ impl DataDir {
                     meta.keep(path, key, data_key)?;
                 }
                 write_meta(path, &meta)?;
+                if let Some((_, stream)) = &stream {
+                    stream.describe(&meta.text())?;
+                }
                 let log = path.join(LOG);
                 fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
                 sync_dir(path)?;
                 sync_dir(&path.join(".."))?;
-                return Ok(DataDir { path: path.to_path_buf(), meta, key, _lock: lock });
+                let nats = access.nats.clone();
+                return Ok(DataDir { path: path.to_path_buf(), meta, key, nats, _lock: lock });
             }
         }
-        let dir = DataDir::open(path, data_key)?;
+        let dir = DataDir::open(path, access)?;
+        if make.on_nats && dir.meta.stream.is_none() {
+            return Err(DataDirError::NotOnNats { path: path.to_path_buf() });
+        }
         if let Some(shards) = make.shards.filter(|shards| *shards != dir.meta.shards) {
             let why = format!("{} was made with {}", path.display(), dir.meta.shards);
             return Err(DataDirError::Shards { shards, why });
@@ -237,22 +309,24 @@ impl DataDir {
     }
 
     /// Opens an existing directory: with its data key, if it was made with one.
-    pub fn open(path: &Path, data_key: Option<&DataKey>) -> Result<DataDir, DataDirError> {
+    pub fn open(path: &Path, access: &Access) -> Result<DataDir, DataDirError> {
         if !path.join(META).exists() {
             return Err(DataDirError::NoData { path: path.to_path_buf() });
         }
         let lock = lock(path)?;
         let meta = Meta::read(path)?;
-        let key = meta.key(path, data_key)?;
+        let key = meta.key(path, access.data_key.as_ref())?;
         let log = path.join(LOG);
         fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
-        Ok(DataDir { path: path.to_path_buf(), meta, key, _lock: lock })
+        let nats = access.nats.clone();
+        Ok(DataDir { path: path.to_path_buf(), meta, key, nats, _lock: lock })
     }
 
     /// Has a directory's data key replaced, durably. Nothing but what it says of itself is
     /// written again.
     pub fn rekey(path: &Path, old: &DataKey, new: &DataKey) -> Result<(), DataDirError> {
-        let mut dir = DataDir::open(path, Some(old))?;
+        let access = Access { data_key: Some(old.clone()), nats: None };
+        let mut dir = DataDir::open(path, &access)?;
         let key = dir.key.as_ref().expect("a directory that takes a data key has one");
         dir.meta.keep(path, key, new)?;
         write_meta(path, &dir.meta)?;
@@ -305,14 +379,30 @@ impl DataDir {
         self.path.join(LOG)
     }
 
-    /// The disk of its log.
+    /// The disk of its log, whose writer this process is from now on.
     pub fn log(&self) -> Result<Arc<dyn Disk>, DataDirError> {
-        self.disk(LOG, DirDisk::open)
+        let Some(name) = &self.meta.stream else { return self.disk(LOG, DirDisk::open) };
+        let stream = Arc::new(NatsStream::connect(&self.stream(name)?)?);
+        let described = stream.described().and_then(|text| Meta::parse(text.as_bytes()).ok());
+        if described.is_none_or(|meta| meta.hash_seed != self.meta.hash_seed) {
+            let (path, stream) = (self.path.clone(), name.clone());
+            return Err(DataDirError::OtherStream { path, stream });
+        }
+        let disk = StreamDisk::own(stream, self.draw_salt()?);
+        Ok(self.covered(disk.map_err(|source| io_at(&self.path, source))?))
     }
 
     /// The same, only to be read.
     pub fn log_read_only(&self) -> Result<Arc<dyn Disk>, DataDirError> {
-        self.disk(LOG, DirDisk::read_only)
+        let Some(name) = &self.meta.stream else { return self.disk(LOG, DirDisk::read_only) };
+        let stream = Arc::new(NatsStream::read_only(&self.stream(name)?)?);
+        let disk = StreamDisk::read_only(stream).map_err(|source| io_at(&self.path, source))?;
+        Ok(self.covered(disk))
+    }
+
+    fn stream(&self, name: &str) -> Result<NatsConfig, DataDirError> {
+        let nats = self.nats.clone().ok_or_else(|| needs_nats(&self.path, name))?;
+        Ok(NatsConfig { stream: name.to_string(), ..nats })
     }
 
     /// The disk of the index of its log.
@@ -344,11 +434,15 @@ impl DataDir {
         open: impl FnOnce(PathBuf) -> io::Result<DirDisk>,
     ) -> Result<Arc<dyn Disk>, DataDirError> {
         let path = self.path.join(name);
-        let disk = Arc::new(open(path.clone()).map_err(|source| io_at(&path, source))?);
-        Ok(match &self.key {
-            Some(key) => Arc::new(EncryptedDisk::new(disk, key.clone())),
-            None => disk,
-        })
+        Ok(self.covered(open(path.clone()).map_err(|source| io_at(&path, source))?))
+    }
+
+    /// A disk as the directory uses it.
+    fn covered(&self, disk: impl Disk + 'static) -> Arc<dyn Disk> {
+        match &self.key {
+            Some(key) => Arc::new(EncryptedDisk::new(Arc::new(disk), key.clone())),
+            None => Arc::new(disk),
+        }
     }
 
     /// Where it is.
@@ -366,16 +460,43 @@ impl Meta {
     fn read(path: &Path) -> Result<Meta, DataDirError> {
         let meta_path = path.join(META);
         let text = fs::read(&meta_path).map_err(|source| io_at(&meta_path, source))?;
-        let unreadable = |error: sonic_rs::Error| DataDirError::Meta {
-            path: meta_path.clone(),
-            detail: error.to_string().lines().next().unwrap_or_default().to_string(),
-        };
-        let meta: Meta = sonic_rs::from_slice(&text).map_err(unreadable)?;
+        let unreadable = |detail| DataDirError::Meta { path: meta_path.clone(), detail };
+        let meta = Meta::parse(&text).map_err(unreadable)?;
         if meta.layout != LAYOUT {
             return Err(DataDirError::Layout { path: path.to_path_buf(), found: meta.layout });
         }
         supported(meta.shards, meta.settle_step_s)?;
         Ok(meta)
+    }
+
+    fn parse(text: &[u8]) -> Result<Meta, String> {
+        let first = |text: &str| text.lines().next().unwrap_or_default().to_string();
+        sonic_rs::from_slice(text).map_err(|error| first(&error.to_string()))
+    }
+
+    fn text(&self) -> String {
+        sonic_rs::to_string(self).expect("plain fields have a form")
+    }
+
+    /// Of a directory whose log is this stream: that of the directory it was before, if any.
+    fn on_stream(
+        self,
+        path: &Path,
+        name: &str,
+        stream: &NatsStream,
+        data_key: Option<&DataKey>,
+    ) -> Result<Meta, DataDirError> {
+        let Some(text) = stream.described() else {
+            return Ok(Meta { stream: Some(name.to_string()), ..self });
+        };
+        match Meta::parse(text.as_bytes()) {
+            // What is encrypted needs keys that were in the directory.
+            Ok(meta) if meta.encryption.is_none() && data_key.is_none() => Ok(meta),
+            _ => {
+                let (path, stream) = (path.to_path_buf(), name.to_string());
+                Err(DataDirError::OtherStream { path, stream })
+            }
+        }
     }
 
     /// The directory's key.
@@ -419,6 +540,16 @@ fn supported(shards: u16, settle_step_s: u64) -> Result<(), DataDirError> {
         return Err(DataDirError::SettleStep { seconds: settle_step_s, why });
     }
     Ok(())
+}
+
+fn needs_nats(path: &Path, stream: &str) -> DataDirError {
+    DataDirError::NeedsNats { path: path.to_path_buf(), stream: stream.to_string() }
+}
+
+/// The stream of a new directory's log, and its name.
+fn connect(path: &Path, access: &Access) -> Result<(String, NatsStream), DataDirError> {
+    let nats = access.nats.as_ref().ok_or_else(|| needs_nats(path, "to be"))?;
+    Ok((nats.stream.clone(), NatsStream::connect(nats)?))
 }
 
 fn io_at(path: &Path, source: io::Error) -> DataDirError {
@@ -469,18 +600,27 @@ fn sync_dir(path: &Path) -> Result<(), DataDirError> {
 mod tests {
     use super::*;
 
-    const NEW: MakeDir = MakeDir { shards: None, segment_bytes: None, settle_step_s: None };
+    const NEW: MakeDir =
+        MakeDir { shards: None, segment_bytes: None, settle_step_s: None, on_nats: false };
+
+    fn with(key: &DataKey) -> Access {
+        Access::with_key(Some(key.clone()))
+    }
 
     #[test]
     fn a_directory_keeps_what_it_was_made_with_and_has_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
         let seed = |dir: &DataDir| dir.placement(1, Capacity::default()).hash_seed;
-        let made = DataDir::create_or_open(&path, NEW, None).unwrap();
-        assert!(matches!(DataDir::open(&path, None), Err(DataDirError::InUse { .. })));
+        let made = DataDir::create_or_open(&path, NEW, &Access::default()).unwrap();
+        assert!(matches!(
+            DataDir::open(&path, &Access::default()),
+            Err(DataDirError::InUse { .. })
+        ));
         let first = seed(&made);
         drop(made);
-        let again = DataDir::create_or_open(&path, MakeDir { shards: Some(16), ..NEW }, None);
+        let again =
+            DataDir::create_or_open(&path, MakeDir { shards: Some(16), ..NEW }, &Access::default());
         let again = again.unwrap();
         assert_eq!((again.shards(), seed(&again)), (16, first));
     }
@@ -489,27 +629,33 @@ mod tests {
     fn what_it_can_not_use_it_refuses_with_words() {
         let dir = tempfile::tempdir().unwrap();
         let refused = |path: &Path, make| {
-            DataDir::create_or_open(path, make, None).map(|_| ()).unwrap_err().to_string()
+            DataDir::create_or_open(path, make, &Access::default())
+                .map(|_| ())
+                .unwrap_err()
+                .to_string()
         };
         let error = refused(dir.path(), MakeDir { shards: Some(257), ..NEW });
         assert!(error.starts_with("257 shards: there can be 1 to 256"), "{error}");
         let error = refused(dir.path(), MakeDir { settle_step_s: Some(0), ..NEW });
         assert!(error.starts_with("a settlement step of 0 s: it can be 1 to"), "{error}");
-        let error = DataDir::open(dir.path(), None).unwrap_err().to_string();
+        let error = DataDir::open(dir.path(), &Access::default()).unwrap_err().to_string();
         assert!(error.contains("holds no data of Crest"), "{error}");
         fs::write(dir.path().join("holiday.jpg"), "x").unwrap();
         let error = refused(dir.path(), NEW);
         assert!(error.contains("is not empty"), "{error}");
 
         let made = dir.path().join("data");
-        drop(DataDir::create_or_open(&made, MakeDir { shards: Some(4), ..NEW }, None).unwrap());
+        drop(
+            DataDir::create_or_open(&made, MakeDir { shards: Some(4), ..NEW }, &Access::default())
+                .unwrap(),
+        );
         let error = refused(&made, MakeDir { shards: Some(16), ..NEW });
         assert!(error.contains("was made with 4"), "{error}");
         let error = refused(&made, MakeDir { settle_step_s: Some(7), ..NEW });
         assert!(error.contains("was made with 86400 s"), "{error}");
         let meta = r#"{"layout":9,"shards":1,"segment_bytes":1,"settle_step_s":1,"hash_seed":"0"}"#;
         fs::write(made.join(META), meta).unwrap();
-        let error = DataDir::open(&made, None).unwrap_err().to_string();
+        let error = DataDir::open(&made, &Access::default()).unwrap_err().to_string();
         assert!(error.contains("has layout 9"), "{error}");
     }
 
@@ -519,8 +665,8 @@ mod tests {
         let key = |byte| DataKey::new(&[byte; 64]).unwrap();
         let (ours, other) = (key(b'a'), key(b'b'));
         let (plain, encrypted) = (dir.path().join("plain"), dir.path().join("encrypted"));
-        drop(DataDir::create_or_open(&plain, NEW, None).unwrap());
-        drop(DataDir::create_or_open(&encrypted, NEW, Some(&ours)).unwrap());
+        drop(DataDir::create_or_open(&plain, NEW, &Access::default()).unwrap());
+        drop(DataDir::create_or_open(&encrypted, NEW, &with(&ours)).unwrap());
         // Of one without, nothing is said of encryption: other versions read it.
         let text = fs::read_to_string(plain.join(META)).unwrap();
         let names = ["layout", "shards", "segment_bytes", "settle_step_s", "hash_seed"];
@@ -530,8 +676,14 @@ mod tests {
         );
 
         let refused = |path: &Path, key: Option<&DataKey>| {
-            let open = DataDir::open(path, key).map(drop).unwrap_err().to_string();
-            let made = DataDir::create_or_open(path, NEW, key).map(drop).unwrap_err().to_string();
+            let open = DataDir::open(path, &Access::with_key(key.cloned()))
+                .map(drop)
+                .unwrap_err()
+                .to_string();
+            let made = DataDir::create_or_open(path, NEW, &Access::with_key(key.cloned()))
+                .map(drop)
+                .unwrap_err()
+                .to_string();
             let at = ArchiveLocation::Beside;
             let archive = DataDir::archive_of(path, &at, key).map(drop).unwrap_err().to_string();
             assert!(open == made && open == archive, "{open}, {made}, {archive}");
@@ -547,7 +699,7 @@ mod tests {
         assert!(refused(&encrypted, Some(&other)).starts_with("the data key isn't that of"));
 
         let file = |key| {
-            let disk = DataDir::open(&encrypted, Some(key)).unwrap().log().unwrap();
+            let disk = DataDir::open(&encrypted, &with(key)).unwrap().log().unwrap();
             disk.open("file").or_else(|_| disk.create("file", 4096)).map(drop).unwrap();
         };
         file(&ours);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::frame::Frame;
 use model::record::{Record, RowKey};
@@ -22,6 +22,7 @@ use txn_core::{for_each_row, row_in};
 use crate::commit::{Job, LookedUp, Lookup as ReadJob};
 use crate::group::Lookup;
 use crate::inbox::Parcel;
+use crate::threads::{self, Priority};
 
 /// Threads that read records.
 const READERS: usize = 4;
@@ -164,17 +165,16 @@ impl LookupThreads {
         }
         let (merges, to_merge) = channel::<Merge>();
         let merged = jobs.clone();
-        let thread = std::thread::Builder::new().name("crest-merge".to_string());
         // It ends when the index's thread has.
-        drop(thread.spawn(move || {
+        drop(threads::spawn("crest-merge", Priority::Background, move || {
             while let Ok(merge) = to_merge.recv() {
                 drop(merged.send(IndexJob::Merged(merge.run())));
             }
         })?);
         let merges = (merges, false);
         let keeper = Keeper { index, seed, wanted, merges, figures: figures.clone() };
-        let thread = std::thread::Builder::new().name("crest-index".to_string());
-        let thread = Some(thread.spawn(move || keeper.run(&inbox))?);
+        let run = move || keeper.run(&inbox);
+        let thread = Some(threads::spawn("crest-index", Priority::Background, run)?);
         Ok(LookupThreads { jobs, seed, thread, figures })
     }
 
@@ -320,7 +320,27 @@ fn answer(to: &WeakUnboundedSender<Parcel>, ticket: usize, rows: Option<Vec<Vec<
     }
 }
 
+/// Says what fails, and not again for a second: it may be all of them.
+#[derive(Default)]
+struct Warned {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Warned {
+    fn warn(&mut self, error: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            self.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut self.unsaid);
+        tracing::warn!(error, unsaid, "what has left memory can't be read");
+        self.last = Some(Instant::now());
+    }
+}
+
 fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records, figures: &RowFigures) {
+    let mut warned = Warned::default();
     loop {
         let next = wanted.lock().expect("nothing panics while it holds the lock").recv();
         let Ok(Wanted { lookup, places, to }) = next else { return };
@@ -329,7 +349,7 @@ fn read(wanted: &Mutex<Receiver<Wanted>>, records: &Records, figures: &RowFigure
         let rows = rows.collect::<Result<Vec<_>, String>>();
         let rows = rows.inspect_err(|error| {
             figures.failed.fetch_add(1, Relaxed);
-            tracing::warn!(%error, "what has left memory can't be read");
+            warned.warn(error);
         });
         answer(&to, lookup.ticket, rows.ok());
     }

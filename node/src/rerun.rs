@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use model::ShardId;
 use model::frame::Frame;
-use mq::{ArchiveError, DataKey, LogError};
+use mq::{ArchiveError, LogError};
 use txn_core::{Capacity, Grown, Shard, SpareRegions};
 
 use crate::archiver::ArchiveLocation;
 use crate::memory;
 use crate::recovery::whole_log;
 use crate::replay::{Difference, Replay};
-use crate::{DataDir, DataDirError};
+use crate::{Access, DataDir, DataDirError};
 
 /// Why a log can't be executed again.
 #[derive(Debug, thiserror::Error)]
@@ -76,14 +76,14 @@ impl Step<'_> {
 ///
 /// `capacity` is what the platform was told to be ready for; with another one, tables grow at
 /// other moments than they did.
-/// `data_key` is the directory's, if it is encrypted.
+/// `access` is what it takes to open the directory.
 pub fn rerun<E: From<RerunError>>(
     path: &Path,
-    data_key: Option<&DataKey>,
+    access: &Access,
     capacity: Capacity,
     mut visit: impl FnMut(Step<'_>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
-    let dir = DataDir::open(path, data_key).map_err(RerunError::from)?;
+    let dir = DataDir::open(path, access).map_err(RerunError::from)?;
     let disk = dir.log_read_only().map_err(RerunError::from)?;
     let archive = dir.archive(&ArchiveLocation::Beside).map_err(RerunError::from)?;
     let mut reader = whole_log(disk, archive).map_err(RerunError::from)?;

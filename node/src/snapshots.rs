@@ -26,6 +26,7 @@ use crate::inbox::Parcel;
 use crate::lookups::{IndexJob, LookupThreads, RowFigures};
 use crate::space::{DiskSpace, SpaceThread};
 use crate::stages::Stages;
+use crate::threads::{self, Priority};
 use crate::{GroupHandle, Placement};
 
 /// A shard is saved again when so much was logged, or as much as all snapshots take, whichever is
@@ -171,8 +172,8 @@ impl SnapshotThread {
             stop: stop.clone(),
             figures: figures.clone(),
         };
-        let thread = std::thread::Builder::new().name("crest-snapshot".to_string());
-        let thread = Some(thread.spawn(move || keeper.run())?);
+        let run = move || keeper.run();
+        let thread = Some(threads::spawn("crest-snapshot", Priority::Background, run)?);
         Ok(SnapshotThread { stop, figures, thread, trims, lookups, space })
     }
 

@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,32 @@ use crate::stages::LogFigures;
 pub const THREAD_PREFIX: &str = "crest-";
 /// The thread that writes the log.
 pub(crate) const LOG_THREAD: &str = "crest-log";
+
+/// How much of a core a thread gets while others want it, too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Priority {
+    /// Everyone waits for it. Needs the right to it (`CAP_SYS_NICE`), and is like others without.
+    Urgent,
+    /// Nobody waits for it, as long as it keeps up.
+    Background,
+}
+
+/// Starts a thread. On Linux each has a nice value of its own: sched(7).
+pub(crate) fn spawn<T: Send + 'static>(
+    name: &str,
+    priority: Priority,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<JoinHandle<T>> {
+    let nice = match priority {
+        Priority::Urgent => -5,
+        Priority::Background => 5,
+    };
+    std::thread::Builder::new().name(name.to_string()).spawn(move || {
+        // Without it all is right, and only slower.
+        let _ = rustix::process::setpriority_process(None, nice);
+        run()
+    })
+}
 
 /// What a thread does at a moment. One of these at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

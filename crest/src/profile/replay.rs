@@ -195,8 +195,8 @@ fn each_frame(
     window: &Window,
     mut visit: impl FnMut(Step<'_>, bool) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let data_key = args.data_key.read()?;
-    node::rerun(&args.data, data_key.as_ref(), capacity, |step| {
+    let access = args.open.access()?;
+    node::rerun(&args.data, &access, capacity, |step| {
         let (first, count) = (step.frame.header.first_offset.get(), step.frame.header.count.get());
         let wanted = window.has_shard(&step.frame);
         if wanted && first > window.to {

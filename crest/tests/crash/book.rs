@@ -10,7 +10,7 @@ use std::path::Path;
 use loadgen::RunId;
 use model::record::{Body, Kind, clear_outcome};
 use model::{Offset, OrderState, Outcome, Party, ShardId, ids};
-use node::{ArchiveLocation, AuditFrom, DataKey};
+use node::{Access, ArchiveLocation, AuditFrom, DataKey};
 use serde::Deserialize;
 
 use crate::asks::{Ask, Key, Order};
@@ -212,10 +212,10 @@ impl LogImage {
     pub fn read(data: &Path, book: &Book) -> LogImage {
         let mut image = LogImage::none();
         let key = std::fs::read(key_file(data)).ok();
-        let key = key.map(|secret| DataKey::new(&secret).unwrap());
+        let access = Access::with_key(key.map(|secret| DataKey::new(&secret).unwrap()));
         let audit = node::audit(
             data,
-            key.as_ref(),
+            &access,
             &ArchiveLocation::Beside,
             AuditFrom::Beginning,
             |record, shard, Offset(offset)| {

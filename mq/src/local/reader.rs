@@ -267,6 +267,8 @@ impl FrameSource for LocalReader {
 
     fn is_settled(&self) -> bool {
         let last = self.survey.last.as_ref().map(WriteHeader::position);
-        last.is_none() || self.write.as_ref().map(|write| write.header.position()) != last
+        last.is_none()
+            || self.disk.is_append_only()
+            || self.write.as_ref().map(|write| write.header.position()) != last
     }
 }

@@ -8,6 +8,8 @@
 //! 3. Segments that end well before their file does are cut, so that a process that is started
 //!    again and again doesn't fill the disk.
 //! 4. Segments that are no part of the log any more become spares, or are removed.
+//!
+//! On a disk that is only appended to and shows nothing that isn't durable, 2 and 3 are done for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -58,6 +60,7 @@ pub struct Opening {
 
 impl Opening {
     pub(super) fn begin(disk: Arc<dyn Disk>, config: LocalConfig) -> Result<Opening, LogError> {
+        let config = config.on(&*disk);
         config.check()?;
         let reader = LocalReader::open(disk.clone())?;
         let survey = reader.survey();
@@ -93,7 +96,9 @@ impl Opening {
 
 impl FrameSource for Opening {
     fn next(&mut self) -> Result<Option<Frame<'_>>, LogError> {
-        let last = self.reader.survey().last.map(|last| last.position());
+        // What shows is durable, or it is written again.
+        let written_again = self.reader.survey().last.filter(|_| !self.disk.is_append_only());
+        let last = written_again.map(|last| last.position());
         let Some(placed) = self.reader.next_placed()? else { return Ok(None) };
         if Some(placed.write_position) == last {
             let segment = self.segments.back_mut().expect("it was pushed at the beginning");
@@ -133,14 +138,15 @@ fn open(
     let mut spares = sort_spares(&*disk, &survey.spares, config.segment_bytes)?;
     first.spare = spares.pop();
     let made = make(&*disk, first).map_err(LogError::io("making a segment"))?;
-    let superseded = supersede(&mut segments, &survey);
+    let is_durable = disk.is_append_only();
+    let superseded = if is_durable { Vec::new() } else { supersede(&mut segments, &survey) };
     let mut log = LocalLog {
         preparer: Preparer::new(disk.clone(), config.prepare)?,
         disk,
         config,
         segments,
         file: made.file,
-        synced: 0,
+        synced: if is_durable { survey.end() } else { 0 },
         oldest: survey.oldest(),
         next_counter: survey.next_counter + 1,
         spares,
@@ -150,10 +156,12 @@ fn open(
         stats: LogStats::default(),
         poisoned: false,
     };
-    if let (Some(last), Some(live)) = (survey.last, survey.live.last()) {
-        log.write_again(last, *live)?;
+    if !is_durable {
+        if let (Some(last), Some(live)) = (survey.last, survey.live.last()) {
+            log.write_again(last, *live)?;
+        }
+        log.cut_segments()?;
     }
-    log.cut_segments()?;
     log.retire(&[survey.unneeded, superseded].concat())?;
     log.order_segment(next_index + 1);
     Ok((log, recovered))

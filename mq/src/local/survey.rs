@@ -257,8 +257,16 @@ impl Surveyor {
                     let what = Damage::SyncedWrite { named_at: position, found };
                     return Err(LogError::Damage { position: start, what });
                 }
-                let torn = position == start && WriteHeader::resembles(block, id, position);
-                if torn && tail.is_none() {
+                if position != start {
+                    continue;
+                }
+                // What is only appended to is there as a whole or not at all.
+                if self.disk.is_append_only() {
+                    let found = if header.is_some() { Broken::Payload } else { Broken::Header };
+                    let what = Damage::SyncedWrite { named_at: position, found };
+                    return Err(LogError::Damage { position, what });
+                }
+                if WriteHeader::resembles(block, id, position) && tail.is_none() {
                     let bytes = header.map_or(BLOCK, |header| header.total());
                     tail = Some(Tail { position, bytes });
                 }

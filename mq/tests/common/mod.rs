@@ -46,6 +46,7 @@ pub fn small() -> LocalConfig {
         salt: 42,
         frame_bytes_max: 16 << 10,
         prepare: Prepare::Inline,
+        ..LocalConfig::default()
     }
 }
 

@@ -1,0 +1,423 @@
+//! A log on a stream of messages that other machines keep, such as JetStream's.
+//!
+//! To the log a stream is a disk: [`StreamDisk`]. A file is a subject, and a write is one message,
+//! with its position in a header. So what lies in the stream is what lies in a directory, and
+//! everything that reads, checks, indexes and archives a log works on both.
+//!
+//! Three things differ from a directory, and [`Disk`] says so. Files are only ever appended to, so
+//! none becomes another; a write has an upper bound; and reads show nothing that isn't durable, so
+//! opening a log writes nothing again.
+//!
+//! **One writer.** Each message names the sequence of the message before it, and the stream takes
+//! no other. A new writer begins with a message of its own ([`StreamDisk::own`]). Once that is
+//! taken, the writer before is over: its next message names a sequence that isn't the last one any
+//! more, and it is told that it was superseded. What it had sent and comes late is refused, too. So
+//! what is read behind that message is all there will ever be of earlier writers, and what a
+//! leader that had slept said of the stream's end doesn't matter.
+//!
+//! **What is unclear** (no answer, a lost connection, another leader) is settled by looking at
+//! what has the sequence that the message should have got: itself, and then it is durable;
+//! another one, and then somebody else writes; or nothing, and then it is sent again. It can't be
+//! in the stream twice, however often and late its copies arrive, because only one message gets a
+//! sequence.
+//!
+//! **What is lost**: a stream that ends before what it has acknowledged is refused for good. As
+//! long as this process runs, it knows; after its end, snapshots and the index do, if they are
+//! ahead.
+
+mod faulty;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use crate::disk::{Disk, DiskFile};
+
+pub use faulty::{FaultyStream, StreamFault};
+
+/// The file of the messages with which writers begin.
+const OWNER: &str = "owner";
+
+/// A stream of messages, each with a subject. Calls wait until they are answered.
+pub trait Stream: Send + Sync {
+    /// Adds a message behind the one with sequence `after`: it gets the next one. Durable when
+    /// this returns `Ok`.
+    fn publish(&self, after: u64, message: &Message) -> Result<(), PublishError>;
+    /// The newest sequence that was given, 0 before the first.
+    fn last(&self) -> io::Result<u64>;
+    /// The message with a sequence, as the stream's leader has it.
+    fn get(&self, sequence: u64) -> io::Result<Option<Message>>;
+    /// The files of which there are messages.
+    fn files(&self) -> io::Result<Vec<String>>;
+    /// Where the newest message of a file begins, and its bytes' length.
+    fn end(&self, file: &str) -> io::Result<Option<u64>>;
+    /// Messages of a file from a sequence on, in their order, of about `bytes` bytes together; none
+    /// only if there is none.
+    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>>;
+    /// Removes all messages of a file.
+    fn purge(&self, file: &str) -> io::Result<()>;
+    /// The most bytes of a message.
+    fn message_bytes_max(&self) -> usize;
+    /// Waits before what was tried so many times is tried again; false if that is enough.
+    fn wait(&self, tried: u32) -> bool;
+}
+
+/// A write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The file that is written to.
+    pub file: String,
+    /// Where in it.
+    pub position: u64,
+    /// With what.
+    pub bytes: Bytes,
+}
+
+impl Message {
+    fn holds(&self, position: u64) -> bool {
+        (self.position..self.position + self.bytes.len() as u64).contains(&position)
+    }
+}
+
+/// A message and its sequence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// The sequence.
+    pub sequence: u64,
+    /// The message.
+    pub message: Message,
+}
+
+/// Why a message wasn't acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The stream's last message is another one. Or it is this message, sent before.
+    #[error("the stream doesn't end where this message goes on")]
+    NotNext,
+    /// No answer, or none that says whether it was taken.
+    #[error("whether a message was taken is unclear: {0}")]
+    Unclear(io::Error),
+    /// It was not taken, and never will be.
+    #[error("the stream refused a message: {0}")]
+    Refused(io::Error),
+}
+
+/// Why nothing can be written to a stream any more, by this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamEnd {
+    /// Another process opened the log.
+    #[error("another process writes to this log now: the message after {after} is not ours")]
+    Superseded {
+        /// The sequence of the last message that was this process's.
+        after: u64,
+    },
+    /// What was acknowledged is gone.
+    #[error(
+        "the stream has lost what it acknowledged: it ends at sequence {last}, and {acknowledged} \
+         was durable"
+    )]
+    Lost {
+        /// Where it ends.
+        last: u64,
+        /// Where it ended.
+        acknowledged: u64,
+    },
+}
+
+impl StreamEnd {
+    /// Whether this is why a stream's disk failed.
+    pub fn of(error: &io::Error) -> Option<StreamEnd> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+/// A stream as the directory of a log. Clones are handles to the same.
+#[derive(Clone)]
+pub struct StreamDisk {
+    end: Arc<End>,
+    files: Arc<Mutex<BTreeMap<String, Arc<Mutex<File>>>>>,
+}
+
+/// The end of a stream, behind which it is written.
+struct End {
+    stream: Arc<dyn Stream>,
+    state: Mutex<EndState>,
+}
+
+struct EndState {
+    /// The newest sequence that this process knows to be durable.
+    last: u64,
+    /// Why nothing more is written.
+    ended: Option<StreamEnd>,
+}
+
+#[derive(Default)]
+struct File {
+    /// None as long as it isn't in the stream: it gets its messages with its name.
+    name: Option<String>,
+    length: u64,
+    /// Where messages begin, and their sequences, as far as is known, from the first one on.
+    known: Vec<(u64, u64)>,
+    /// Where the last of these ends.
+    known_length: u64,
+    /// Writes that weren't published yet.
+    unsent: Vec<(u64, Bytes)>,
+}
+
+impl StreamDisk {
+    /// The stream, of which this process is the writer from now on. `salt` is a number that no
+    /// other start of any process has drawn.
+    pub fn own(stream: Arc<dyn Stream>, salt: u64) -> io::Result<StreamDisk> {
+        let bytes = Bytes::copy_from_slice(&salt.to_le_bytes());
+        let message = Message { file: OWNER.to_string(), position: 0, bytes };
+        let mut tried = 0;
+        loop {
+            let last = stream.last()?;
+            let state = Mutex::new(EndState { last: last + 1, ended: None });
+            let end = Arc::new(End { stream: stream.clone(), state });
+            match end.publish(last, &message) {
+                Ok(()) => return Ok(StreamDisk { end, files: Arc::default() }),
+                // Others write, too, or the end was an old one.
+                Err(error) if StreamEnd::of(&error).is_some() => {}
+                Err(error) => return Err(error),
+            }
+            tried += 1;
+            if !stream.wait(tried) {
+                let text = "others write to this stream all the time";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+            }
+        }
+    }
+
+    /// The stream as it is now, to be read.
+    pub fn read_only(stream: Arc<dyn Stream>) -> io::Result<StreamDisk> {
+        let mut tried = 0;
+        let last = loop {
+            let last = stream.last()?;
+            // The newest message is never removed.
+            if last == 0 || stream.get(last).is_ok_and(|message| message.is_some()) {
+                break last;
+            }
+            tried += 1;
+            if !stream.wait(tried) {
+                let text = format!("message {last} is the stream's last one, and isn't there");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+        };
+        let state = Mutex::new(EndState { last, ended: None });
+        Ok(StreamDisk { end: Arc::new(End { stream, state }), files: Arc::default() })
+    }
+
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Mutex<File>>>> {
+        lock(&self.files)
+    }
+
+    fn handle(&self, file: Arc<Mutex<File>>) -> Box<dyn DiskFile> {
+        Box::new(StreamFile { end: self.end.clone(), file, read: Mutex::default() })
+    }
+}
+
+impl Disk for StreamDisk {
+    /// A file that is in the stream once it gets another name.
+    fn create(&self, name: &str, _: u64) -> io::Result<Box<dyn DiskFile>> {
+        let file = Arc::<Mutex<File>>::default();
+        self.files().insert(name.to_string(), file.clone());
+        Ok(self.handle(file))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let known = self.files().get(name).cloned();
+        if let Some(file) = known {
+            return Ok(self.handle(file));
+        }
+        let length = self.end.stream.end(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let file = File { name: Some(name.to_string()), length, ..File::default() };
+        let file = Arc::new(Mutex::new(file));
+        self.files().insert(name.to_string(), file.clone());
+        Ok(self.handle(file))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut files = self.end.stream.files()?;
+        files.retain(|file| file != OWNER);
+        Ok(files)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let file = self.files().remove(from).ok_or(io::ErrorKind::NotFound)?;
+        let mut writing = lock(&file);
+        if writing.name.is_some() {
+            let text = "a stream's files keep their names";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        writing.name = Some(to.to_string());
+        self.end.send(&mut writing)?;
+        self.files().insert(to.to_string(), file.clone());
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let file = self.files().remove(name);
+        if file.is_some_and(|file| lock(&file).name.is_none()) {
+            return Ok(());
+        }
+        self.end.stream.purge(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_append_only(&self) -> bool {
+        true
+    }
+
+    fn write_bytes_max(&self) -> u64 {
+        self.end.stream.message_bytes_max() as u64
+    }
+}
+
+impl End {
+    /// Publishes what was written to a file that has a name.
+    fn send(&self, file: &mut File) -> io::Result<()> {
+        let Some(name) = &file.name else { return Ok(()) };
+        let mut state = lock(&self.state);
+        for (position, bytes) in std::mem::take(&mut file.unsent) {
+            if let Some(ended) = state.ended {
+                return Err(io::Error::other(ended));
+            }
+            let message = Message { file: name.clone(), position, bytes };
+            if let Err(error) = self.publish(state.last, &message) {
+                state.ended = StreamEnd::of(&error);
+                return Err(error);
+            }
+            state.last += 1;
+            // Behind what isn't known nothing can be noted; who reads finds it.
+            if file.known_length == position {
+                file.known.push((position, state.last));
+                file.known_length += message.bytes.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a message, and finds out what became of it.
+    fn publish(&self, after: u64, message: &Message) -> io::Result<()> {
+        let mut tried = 0;
+        loop {
+            let failed = match self.stream.publish(after, message) {
+                Ok(()) => return Ok(()),
+                Err(PublishError::Refused(error)) => return Err(error),
+                Err(failed) => failed,
+            };
+            match self.stream.get(after + 1) {
+                Ok(Some(there)) if there == *message => return Ok(()),
+                Ok(Some(_)) => return Err(io::Error::other(StreamEnd::Superseded { after })),
+                Ok(None) | Err(_) => {}
+            }
+            tried += 1;
+            if self.stream.wait(tried) {
+                continue;
+            }
+            return Err(match failed {
+                PublishError::Unclear(error) => error,
+                // A leader that was asleep may say so for a while, but not for so long.
+                PublishError::NotNext => match self.stream.last() {
+                    Ok(last) if last < after => {
+                        io::Error::other(StreamEnd::Lost { last, acknowledged: after })
+                    }
+                    _ => io::Error::other(failed),
+                },
+                failed => io::Error::other(failed),
+            });
+        }
+    }
+}
+
+struct StreamFile {
+    end: Arc<End>,
+    file: Arc<Mutex<File>>,
+    /// What was read last, in the order of positions and without a gap.
+    read: Mutex<VecDeque<Stored>>,
+}
+
+impl DiskFile for StreamFile {
+    fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        let mut file = lock(&self.file);
+        if position != file.length {
+            let text = "a stream's files are only appended to";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        file.unsent.push((position, Bytes::copy_from_slice(bytes)));
+        file.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn read_at(&self, bytes: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut read = lock(&self.read);
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = position + done as u64;
+            let found = read.iter().find(|stored| stored.message.holds(at));
+            if let Some(Stored { message, .. }) = found {
+                let there = &message.bytes[(at - message.position) as usize..];
+                let length = there.len().min(bytes.len() - done);
+                bytes[done..done + length].copy_from_slice(&there[..length]);
+                done += length;
+            } else if !self.fetch(&mut read, at, bytes.len() - done)? {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.end.send(&mut lock(&self.file))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(lock(&self.file).length)
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        let text = "a stream's files are only appended to";
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+}
+
+impl StreamFile {
+    /// Fetches messages that hold `position`, or lead there; false if there are none.
+    fn fetch(&self, read: &mut VecDeque<Stored>, position: u64, wanted: usize) -> io::Result<bool> {
+        let mut file = lock(&self.file);
+        let Some(name) = file.name.clone() else { return Ok(false) };
+        if position >= file.length {
+            return Ok(false);
+        }
+        let is_known = position < file.known_length;
+        let from = if is_known {
+            let behind = file.known.partition_point(|(start, _)| *start <= position);
+            file.known[behind - 1].1
+        } else {
+            file.known.last().map_or(1, |(_, sequence)| sequence + 1)
+        };
+        let found = self.end.stream.read(&name, from, wanted)?;
+        let before = file.known_length;
+        for Stored { sequence, message } in &found {
+            if message.position == file.known_length {
+                file.known.push((message.position, *sequence));
+                file.known_length += message.bytes.len() as u64;
+            }
+        }
+        read.clear();
+        read.extend(found);
+        // What leads nowhere is a gap: the file ends there for who reads it.
+        let holds = read.iter().any(|stored| stored.message.holds(position));
+        Ok(holds || file.known_length > before)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds the lock")
+}
