@@ -1,5 +1,8 @@
 //! A stream of NATS JetStream's.
 //!
+//! Messages are compressed: three servers write and send each byte, and a log takes a fifth of its
+//! bytes then.
+//!
 //! Crest talks to the servers through a thread of its own: a log is written to by one that waits.
 //!
 //! What an acknowledgement means here depends on settings of the stream and of the servers, so both
@@ -10,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -23,11 +27,17 @@ use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr, StatusCode};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
+use zstd::bulk::Compressor;
 
 use crate::stream::{Message, PublishError, Stored, Stream};
 
 /// Where in its file a message stands.
 const POSITION: &str = "Crest-Position";
+/// How a message's payload is to be read, if it isn't the bytes themselves.
+const ENCODING: &str = "Content-Encoding";
+const ZSTD: &str = "zstd";
+/// A fifth of the bytes for 2 ns each; higher levels gain little.
+const LEVEL: i32 = 1;
 /// Under this a stream's metadata says whose it is.
 const OWNER: &str = "crest-directory";
 /// How long an answer is waited for.
@@ -103,6 +113,7 @@ pub struct NatsStream {
     stream: JetStream,
     name: String,
     message_bytes_max: usize,
+    compressor: Mutex<Compressor<'static>>,
 }
 
 impl NatsStream {
@@ -151,8 +162,8 @@ impl NatsStream {
             });
         }
         let message_bytes_max = payload.min(MESSAGE_BYTES_MAX) - HEADERS_BYTES;
-        let runtime = Some(runtime);
-        Ok(NatsStream { runtime, client, context, stream, name, message_bytes_max })
+        let (runtime, compressor) = (Some(runtime), Mutex::new(Compressor::new(LEVEL)?));
+        Ok(NatsStream { runtime, client, context, stream, name, message_bytes_max, compressor })
     }
 
     /// What was said of the stream's owner, when it had one.
@@ -182,14 +193,17 @@ impl NatsStream {
         headers: &HeaderMap,
         bytes: bytes::Bytes,
     ) -> io::Result<Message> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        let bytes = match headers.get(ENCODING).map(|value| value.as_str()) {
+            None => bytes,
+            Some(ZSTD) => zstd::bulk::decompress(&bytes, MESSAGE_BYTES_MAX)?.into(),
+            Some(other) => return Err(invalid(format!("a message is encoded as {other}"))),
+        };
         let file = subject.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.'));
         let position = headers.get(POSITION).and_then(|value| value.as_str().parse().ok());
         match (file, position) {
             (Some(file), Some(position)) => Ok(Message { file: file.to_string(), position, bytes }),
-            _ => {
-                let text = format!("a message on {subject} that isn't of a log: no {POSITION}");
-                Err(io::Error::new(io::ErrorKind::InvalidData, text))
-            }
+            _ => Err(invalid(format!("a message on {subject} has no {POSITION}"))),
         }
     }
 
@@ -237,8 +251,16 @@ impl Drop for NatsStream {
 
 impl Stream for NatsStream {
     fn publish(&self, after: u64, message: &Message) -> Result<(), PublishError> {
-        let publish = PublishMessage::build()
-            .payload(message.bytes.clone())
+        let mut compressor = self.compressor.lock().expect("nothing panics while it holds it");
+        let packed = compressor.compress(&message.bytes);
+        drop(compressor);
+        let publish = match packed {
+            Ok(packed) if packed.len() < message.bytes.len() => {
+                PublishMessage::build().header(ENCODING, ZSTD).payload(packed.into())
+            }
+            _ => PublishMessage::build().payload(message.bytes.clone()),
+        };
+        let publish = publish
             .header(POSITION, message.position.to_string())
             .expected_stream(&self.name)
             .expected_last_sequence(after);

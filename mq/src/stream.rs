@@ -324,7 +324,7 @@ impl End {
             return Err(match failed {
                 PublishError::Unclear(error) => error,
                 // A leader that was asleep may say so for a while, but not for so long.
-                PublishError::NotNext => match self.stream.last() {
+                PublishError::NotNext if tried > 2 => match self.stream.last() {
                     Ok(last) if last < after => {
                         io::Error::other(StreamEnd::Lost { last, acknowledged: after })
                     }

@@ -7,8 +7,9 @@ use model::frame::{Frame, FrameBuilder};
 use model::record::{RULE_VERSION, Records, RowKey, clear_outcome};
 use model::{Offset, Realm, ShardId, Time};
 use mq::{
-    AlignedBuf, Disk, FaultyDisk, IndexError, LocalConfig, LocalLog, LocalReader, Log, LogError,
-    LogIndex, Prepare, SealedSegment, SnapshotWriter, Snapshots, UnionDisk,
+    AlignedBuf, Disk, FaultyDisk, FaultyStream, IndexError, LocalConfig, LocalLog, LocalReader,
+    Log, LogError, LogIndex, Prepare, SealedSegment, SnapshotWriter, Snapshots, StreamDisk,
+    UnionDisk,
 };
 use node::{
     Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token, Wanted,
@@ -37,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) shards: Vec<ShardId>,
     groups: usize,
     pub(crate) disk: FaultyDisk,
+    /// Its log, if that isn't on the disk.
+    pub(crate) stream: Option<FaultyStream>,
     /// Where segments go that its log needs no longer: a store that never fails.
     archive: FaultyDisk,
     /// By how much its wall clock is off, in µs.
@@ -92,12 +95,19 @@ pub(crate) enum Down {
 }
 
 impl Node {
-    pub(crate) fn new(number: usize, shards: Vec<ShardId>, groups: usize, keep: [u64; 2]) -> Node {
+    pub(crate) fn new(
+        number: usize,
+        shards: Vec<ShardId>,
+        groups: usize,
+        keep: [u64; 2],
+        on_stream: bool,
+    ) -> Node {
         Node {
             number,
             shards,
             groups,
             disk: FaultyDisk::new(),
+            stream: on_stream.then(FaultyStream::new),
             archive: FaultyDisk::new(),
             clock_off_us: 0,
             up: None,
@@ -123,7 +133,16 @@ impl Node {
             prepare: Prepare::Inline,
             ..LocalConfig::default()
         };
-        let opening = match LocalLog::begin(Arc::new(self.disk.clone()), config) {
+        if let Some(stream) = &self.stream {
+            stream.impatient(false);
+        }
+        let owned = match &self.stream {
+            Some(stream) => StreamDisk::own(Arc::new(stream.clone()), config.salt)
+                .map(|disk| Arc::new(disk) as Arc<dyn Disk>),
+            None => Ok(Arc::new(self.disk.clone()) as Arc<dyn Disk>),
+        };
+        let Ok(log_disk) = owned else { return Err(Down::Fault) };
+        let opening = match LocalLog::begin(log_disk, config) {
             Ok(opening) => opening,
             Err(LogError::Io { .. } | LogError::Poisoned) => return Err(Down::Fault),
             Err(error) => return Err(Down::Damaged(error.to_string())),
@@ -191,9 +210,17 @@ impl Node {
         Now { time: up.clock.advance(wall, monotonic), monotonic }
     }
 
+    /// Its log's files, to be read.
+    fn log_disk(&self) -> Result<Arc<dyn Disk>, LogError> {
+        let Some(stream) = &self.stream else { return Ok(Arc::new(self.disk.clone())) };
+        let opened = StreamDisk::read_only(Arc::new(stream.clone()));
+        let failed = |source| LogError::Io { doing: "reading a stream", source };
+        Ok(Arc::new(opened.map_err(failed)?))
+    }
+
     /// Its log from the beginning.
     pub(crate) fn history(&self) -> Result<LocalReader, LogError> {
-        let (disk, archive) = (Arc::new(self.disk.clone()), Arc::new(self.archive.clone()));
+        let (disk, archive) = (self.log_disk()?, Arc::new(self.archive.clone()));
         let union = UnionDisk::new(disk, archive).expect("both are in memory");
         LocalReader::whole(Arc::new(union))
     }
@@ -214,15 +241,20 @@ impl Node {
             up.log.trim_through(&archived)?;
             return Ok(segments.iter().filter(|other| other.index() <= archived.index()).count());
         }
+        let disk = match segments.is_empty() {
+            true => return Ok(0),
+            false => self.log_disk()?,
+        };
         for segment in &segments {
-            segment.check(&self.disk)?;
-            let content =
-                self.disk.content(&segment.name()).expect("it is there until it is trimmed");
+            segment.check(&*disk)?;
+            let there = "it is there until it is trimmed";
+            let from = disk.open(&segment.name()).expect(there);
+            let mut content = AlignedBuf::new(from.len().expect(there) as usize);
+            from.read_at(content.bytes_mut(), 0).expect(there);
             let file = self.archive.create(&segment.name(), 0).expect("the store never fails");
-            let mut buffer = AlignedBuf::new(content.len());
-            buffer.bytes_mut()[..content.len()].copy_from_slice(&content);
-            file.write_at(buffer.bytes(), 0).expect("the store never fails");
+            file.write_at(content.bytes(), 0).expect("the store never fails");
         }
+        let up = self.up.as_mut().expect("it is up");
         up.archived = segments.last().copied();
         Ok(0)
     }

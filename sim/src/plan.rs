@@ -2,6 +2,8 @@
 
 use crate::random::Random;
 
+const STREAMS: u64 = 0x5354_5245_414d_5321;
+
 /// The settings of one run, all drawn from its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -22,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) save_every_us: u64,
     /// Words that each shard keeps of orders and of changes, before the oldest leave memory.
     pub(crate) keep: [u64; 2],
+    /// Logs are streams that other machines keep, and not files.
+    pub(crate) on_streams: bool,
     pub(crate) faults: Faults,
 }
 
@@ -47,12 +51,16 @@ pub(crate) struct Faults {
     pub(crate) misdirected: bool,
     /// Of a hundred crashes: those after which a bit of a snapshot is another.
     pub(crate) flip: u64,
+    /// Where logs are streams: of so many calls one goes wrong; 0: none.
+    pub(crate) stream_one_in: u64,
 }
 
 impl Plan {
     pub(crate) fn of(random: &mut Random) -> Plan {
         let nodes = random.range(1, 3) as usize;
         let shards = *random.pick(&[1, 2, 2, 3, 3, 4, 5, 8]);
+        // Apart, so that what a seed decides of the rest stays.
+        let mut apart = Random::new(random.clone().next() ^ STREAMS);
         let is_calm = random.percent(10);
         let chance = |random: &mut Random, share| !is_calm && random.percent(share);
         let every = |random: &mut Random, share, low, high| match chance(random, share) {
@@ -72,6 +80,7 @@ impl Plan {
             lying_disk: chance(random, 8),
             misdirected: chance(random, 8),
             flip: every(random, 40, 10, 60),
+            stream_one_in: every(&mut apart, 70, 3, 40),
         };
         let is_sale = random.percent(40);
         Plan {
@@ -87,6 +96,7 @@ impl Plan {
                 true => [random.range(0, 300), random.range(0, 200)],
                 false => [u64::MAX; 2],
             },
+            on_streams: apart.percent(30),
             save_every_us: if random.percent(80) { random.range(200, 20_000) } else { 0 },
             faults,
         }

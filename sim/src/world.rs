@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::frame::Frame;
 use model::record::{Body, CommandBuffer, Record};
 use model::{Outcome, ShardId, Time};
-use mq::LogError;
+use mq::{LogError, StreamEnd, StreamFault};
 use node::{Found, Message, Placement};
 use txn_core::{Capacity, SpareRegions};
 
@@ -124,7 +124,11 @@ impl World {
         let nodes = (0..plan.nodes).map(|number| {
             let ours = |shard: &ShardId| usize::from(shard.0) % plan.nodes == number;
             let shards = (0..plan.shards).map(ShardId).filter(ours).collect();
-            Node::new(number, shards, plan.groups, plan.keep)
+            let node = Node::new(number, shards, plan.groups, plan.keep, plan.on_streams);
+            if let Some(stream) = &node.stream {
+                stream.misbehave(seed ^ number as u64, plan.faults.stream_one_in);
+            }
+            node
         });
         World {
             now: Time(BEGINNING),
@@ -332,7 +336,19 @@ impl World {
                 if !self.is_calm {
                     let node = self.random.below(self.nodes.len() as u64) as usize;
                     self.liar = Some(node);
-                    if matches!(event, Event::Lie) {
+                    if let Some(stream) = self.nodes[node].stream.clone() {
+                        if matches!(event, Event::Lie) {
+                            stream.lose(self.random.range(1, 3) as usize);
+                            self.fault("streams that lost their ends");
+                        } else {
+                            let sequences = stream.sequences();
+                            if !sequences.is_empty() {
+                                let sequence = *self.random.pick(&sequences);
+                                stream.flip(sequence, self.random.below(4_000) as usize, 3);
+                            }
+                            self.fault("damaged messages");
+                        }
+                    } else if matches!(event, Event::Lie) {
                         self.nodes[node].disk.lie_after(self.random.below(4));
                         self.fault("lying disks");
                     } else {
@@ -465,6 +481,9 @@ impl World {
                 Err(LogError::Damage { .. }) if self.liar == Some(number) => {
                     self.fault("damages found when archiving");
                 }
+                Err(LogError::Stream(StreamEnd::Lost { .. })) if self.liar == Some(number) => {
+                    self.ran.refused = true;
+                }
                 Err(error) => return Err(format!("node {number}: {error}")),
             }
             return Ok(());
@@ -596,6 +615,10 @@ impl World {
         self.calm_since = self.now;
         self.cuts.clear();
         for node in 0..self.nodes.len() {
+            if let Some(stream) = &self.nodes[node].stream {
+                stream.misbehave(0, 0);
+                stream.deliver();
+            }
             if self.nodes[node].up.is_none() {
                 self.at(1, Event::Start(node));
             }
@@ -627,9 +650,16 @@ impl World {
             return Ok(());
         }
         if self.fails(self.plan.faults.fail_append, "failed appends") {
-            match self.random.percent(50) {
-                true => self.nodes[number].disk.fail_write(1),
-                false => self.nodes[number].disk.fail_sync(1),
+            let fault = self.random.below(4);
+            match &self.nodes[number].stream {
+                // And the process may end with it: what is on its way arrives, or doesn't.
+                Some(stream) => {
+                    use StreamFault::{Dropped, Late, Stale, Unanswered};
+                    stream.fail([Dropped, Late, Stale, Unanswered][fault as usize]);
+                    stream.impatient(self.random.percent(50));
+                }
+                None if fault < 2 => self.nodes[number].disk.fail_write(1),
+                None => self.nodes[number].disk.fail_sync(1),
             }
         }
         let now = self.nodes[number].now(self.now);
@@ -647,6 +677,10 @@ impl World {
             }
             Err(LogError::Io { .. } | LogError::Poisoned) => {
                 self.crash(number, "stops after a failed append");
+                Ok(())
+            }
+            Err(LogError::Stream(StreamEnd::Lost { .. })) if self.liar == Some(number) => {
+                self.ran.refused = true;
                 Ok(())
             }
             Err(error) => Err(format!("node {number}: {error}")),

@@ -45,6 +45,7 @@ struct State {
     one_in: u64,
     random: SplitMix,
     message_bytes_max: Option<usize>,
+    impatient: bool,
 }
 
 impl FaultyStream {
@@ -62,6 +63,11 @@ impl FaultyStream {
     /// The next message has this fault.
     pub fn fail(&self, fault: StreamFault) {
         self.state().next = Some(fault);
+    }
+
+    /// Whether who writes gives up what is unclear at once, as a process does that ends then.
+    pub fn impatient(&self, is_impatient: bool) {
+        self.state().impatient = is_impatient;
     }
 
     /// What is on its way arrives now, in the order in which it was sent.
@@ -214,6 +220,6 @@ impl Stream for FaultyStream {
     }
 
     fn wait(&self, tried: u32) -> bool {
-        tried < TRIES
+        tried < TRIES && !self.state().impatient
     }
 }
