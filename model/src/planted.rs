@@ -34,11 +34,15 @@ pub enum Bug {
     FreshForEver = 13,
     /// What was looked for too early is taken for true.
     StaleLoad = 14,
+    /// A message whose answer didn't come is taken for durable.
+    UnclearIsDurable = 15,
+    /// Who takes a stream over doesn't end the writer before.
+    Unfenced = 16,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 16] = [
         Bug::GrantTwice,
         Bug::ForgottenNumber,
         Bug::EarlyRelease,
@@ -53,6 +57,8 @@ impl Bug {
         Bug::SnapshotAhead,
         Bug::FreshForEver,
         Bug::StaleLoad,
+        Bug::UnclearIsDurable,
+        Bug::Unfenced,
     ];
 }
 

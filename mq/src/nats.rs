@@ -179,8 +179,11 @@ impl NatsStream {
         updated.map(drop).map_err(failed("describing the stream"))
     }
 
+    /// Waits here while the runtime's thread drives the connection. Who calls may wait inside
+    /// another runtime, which forbids its own kind.
     fn wait_for<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.as_ref().expect("it is there until this is dropped").block_on(future)
+        let _entered = self.runtime.as_ref().expect("it is there until this is dropped").enter();
+        futures_executor::block_on(future)
     }
 
     fn subject(&self, file: &str) -> String {

@@ -32,6 +32,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
+use model::planted::{Bug, is_planted};
 
 use crate::disk::{Disk, DiskFile};
 
@@ -175,6 +176,9 @@ impl StreamDisk {
         let mut tried = 0;
         loop {
             let last = stream.last()?;
+            if is_planted(Bug::Unfenced) {
+                return StreamDisk::read_only(stream);
+            }
             let state = Mutex::new(EndState { last: last + 1, ended: None });
             let end = Arc::new(End { stream: stream.clone(), state });
             match end.publish(last, &message) {
@@ -309,6 +313,7 @@ impl End {
         loop {
             let failed = match self.stream.publish(after, message) {
                 Ok(()) => return Ok(()),
+                Err(PublishError::Unclear(_)) if is_planted(Bug::UnclearIsDurable) => return Ok(()),
                 Err(PublishError::Refused(error)) => return Err(error),
                 Err(failed) => failed,
             };
