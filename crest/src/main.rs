@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("CREST_LOG")
-                .unwrap_or_else(|_| "info,object_store=warn".into()),
+                .unwrap_or_else(|_| "info,object_store=warn,async_nats=warn".into()),
         )
         .init();
     let done = match args.command {

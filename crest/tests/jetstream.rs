@@ -1,8 +1,8 @@
 //! The platform with its log on a real cluster of NATS servers, which are killed, restarted and
 //! paused under load.
 //!
-//! `CREST_NATS_SERVER` says where the server's program is; `cargo xtask test` installs it. Without
-//! it this is skipped.
+//! `CREST_NATS_SERVER` says where the server's program is, `CREST_PYTHON` where a Python is that has
+//! nats-py, xxhash and zstandard; `cargo xtask test` installs them. Without them this is skipped.
 
 // What a test does not expect is a failure.
 #![allow(clippy::unwrap_used)]
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use nats::{Cluster, Settings, server};
 use platform::Platform;
+use serde_json::Value;
 
 const LOG_FAILED: i32 = 70;
 
@@ -131,4 +132,40 @@ fn another_machine_takes_the_log_over() {
     let args = ["serve", "--data", data, "--log", "jetstream", "--data-key", key];
     let refused = crest(&cluster, &args).output().unwrap();
     assert!(said(&refused).contains("another data directory"), "{}", said(&refused));
+}
+
+/// A program in another language, written from the page on the log's bytes alone, reads what was
+/// traded from the stream.
+#[test]
+fn anybody_can_read_the_stream() {
+    let Some(program) = server() else { return };
+    let Some(python) = std::env::var_os("CREST_PYTHON") else {
+        println!(
+            "skipped: CREST_PYTHON names no Python with its packages; `cargo xtask test` does"
+        );
+        return;
+    };
+    let cluster = Cluster::start(program, &Settings::default());
+    drop(nats::connect(&nats::config(&cluster, "ready")));
+    let scratch = tempfile::tempdir().unwrap();
+    let json = scratch.path().join("drill.json");
+    let args = ["drill", "--log", "jetstream", "--nats-stream", "shop", "--duration", "1s"];
+    let load = ["--rate", "5000", "--batch", "100", "--buyers", "500", "--items", "200"];
+    let mut drill = crest(&cluster, &[&args[..], &load].concat());
+    passes(&drill.arg("--json").arg(&json).output().unwrap());
+    let drilled: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+
+    let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_log.py");
+    let read = Command::new(python).args([reader, &cluster.url(), "shop"]).output().unwrap();
+    passes(&read);
+    let read: Value = serde_json::from_slice(&read.stdout).unwrap();
+    for (of_page, of_audit) in [
+        ("/orders", "/audit/orders"),
+        ("/units", "/audit/units_sold"),
+        ("/total", "/audit/revenue/GBP"),
+        ("/orders", "/accepted"),
+    ] {
+        assert_eq!(read.pointer(of_page), drilled.pointer(of_audit), "{read} {drilled}");
+    }
+    assert_eq!((&read["items"], &read["shards"]), (&200.into(), &16.into()), "{read}");
 }

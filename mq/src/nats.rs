@@ -44,8 +44,8 @@ const OWNER: &str = "crest-directory";
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long servers are given to say how they sync.
 const SURVEY: Duration = Duration::from_secs(2);
-/// Tries of what is unclear: half a minute when answers come, two and a half when none do.
-const TRIES: u32 = 30;
+/// Tries of what is unclear: half a minute when answers come, four minutes when none do.
+const TRIES: u32 = 20;
 /// Of a message, what its headers take at most.
 const HEADERS_BYTES: usize = 1 << 10;
 /// Servers take messages of so many bytes unless they are told otherwise, and a frame needs them.
@@ -199,7 +199,10 @@ impl NatsStream {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         let bytes = match headers.get(ENCODING).map(|value| value.as_str()) {
             None => bytes,
-            Some(ZSTD) => zstd::bulk::decompress(&bytes, MESSAGE_BYTES_MAX)?.into(),
+            // What can't be unpacked is no write either, and is found to be damaged as that.
+            Some(ZSTD) => {
+                zstd::bulk::decompress(&bytes, MESSAGE_BYTES_MAX).map_or(bytes, Into::into)
+            }
             Some(other) => return Err(invalid(format!("a message is encoded as {other}"))),
         };
         let file = subject.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('.'));
@@ -351,7 +354,7 @@ impl Stream for NatsStream {
     }
 
     fn wait(&self, tried: u32) -> bool {
-        std::thread::sleep(Duration::from_millis(50 << tried.min(4)));
+        std::thread::sleep(Duration::from_millis(50 << tried.min(5)));
         tried < TRIES
     }
 }

@@ -236,7 +236,8 @@ impl Disk for StreamDisk {
         if let Some(file) = known {
             return Ok(self.handle(file));
         }
-        let length = self.end.stream.end(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let length = self.end.retried(|stream| stream.end(name))?;
+        let length = length.ok_or(io::ErrorKind::NotFound)?;
         let file = File { name: Some(name.to_string()), length, ..File::default() };
         let file = Arc::new(Mutex::new(file));
         self.files().insert(name.to_string(), file.clone());
@@ -244,7 +245,7 @@ impl Disk for StreamDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut files = self.end.stream.files()?;
+        let mut files = self.end.retried(|stream| stream.files())?;
         files.retain(|file| file != OWNER);
         Ok(files)
     }
@@ -267,7 +268,7 @@ impl Disk for StreamDisk {
         if file.is_some_and(|file| lock(&file).name.is_none()) {
             return Ok(());
         }
-        self.end.stream.purge(name)
+        self.end.retried(|stream| stream.purge(name))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -284,6 +285,23 @@ impl Disk for StreamDisk {
 }
 
 impl End {
+    /// Asks again while there is no answer: what is asked changes nothing that isn't to be gone.
+    fn retried<T>(&self, ask: impl Fn(&dyn Stream) -> io::Result<T>) -> io::Result<T> {
+        let mut tried = 0;
+        loop {
+            match ask(&*self.stream) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+                Err(error) => {
+                    tried += 1;
+                    if !self.stream.wait(tried) {
+                        return Err(error);
+                    }
+                }
+                answered => return answered,
+            }
+        }
+    }
+
     /// Publishes what was written to a file that has a name.
     fn send(&self, file: &mut File) -> io::Result<()> {
         let Some(name) = &file.name else { return Ok(()) };
@@ -407,7 +425,7 @@ impl StreamFile {
         } else {
             file.known.last().map_or(1, |(_, sequence)| sequence + 1)
         };
-        let found = self.end.stream.read(&name, from, wanted)?;
+        let found = self.end.retried(|stream| stream.read(&name, from, wanted))?;
         let before = file.known_length;
         for Stored { sequence, message } in &found {
             if message.position == file.known_length {

@@ -4,6 +4,8 @@
 mod bench;
 mod fuzz;
 mod instructions;
+#[cfg(test)]
+mod layout;
 mod lint;
 mod run;
 mod sim;

@@ -6,7 +6,7 @@ use crate::fuzz::search_all;
 use crate::instructions::instructions;
 use crate::lint::lint;
 use crate::run::{Failure, cargo, run};
-use crate::tools::{NATS, POSTGRES, WEED};
+use crate::tools::{NATS, POSTGRES, WEED, python_for_tests};
 
 /// Rounds of load, `kill -9` and recovery.
 const CRASH_ROUNDS: &str = "20";
@@ -26,6 +26,10 @@ pub(crate) fn test(long: bool) -> Result<(), Failure> {
     match NATS.get() {
         Ok(nats) => drop(tests.env("CREST_NATS_SERVER", nats)),
         Err(why) => eprintln!("without nats-server the log isn't tested on JetStream: {why}"),
+    }
+    match python_for_tests() {
+        Ok(python) => drop(tests.env("CREST_PYTHON", python)),
+        Err(why) => eprintln!("without Python nobody else reads the log: {why}"),
     }
     match POSTGRES.get() {
         Ok(postgres) => drop(tests.env("CREST_POSTGRES", postgres.with_file_name(""))),

