@@ -32,20 +32,50 @@ fn page() -> String {
         }
     };
     part("Frames", tables(&frame, &["FrameHeader"]));
-    part("Kinds of records", tables(&record, &["Kind"]));
-    part("Records", tables(&record, &[]));
+    let (kinds, records) =
+        tables(&record, &["Kind"]).into_iter().partition(|table| table.name == "Kind");
+    part("Kinds of records", kinds);
+    part("Records", records);
+    part("Flags", vec![flags(&record)]);
     part("Entries of streams between shards", tables(&entry, &["EntryKind", "StockOpKind"]));
     part("What bytes mean", tables(&outcome, &[]));
     text
+}
+
+/// The constants that are bits or marks of a field, which their comments name.
+fn flags(source: &str) -> Table {
+    let mut rows = Vec::new();
+    let mut doc = String::new();
+    for line in source.lines() {
+        if let Some(more) = line.strip_prefix("///") {
+            doc.push_str(if doc.is_empty() { more.trim() } else { more });
+            continue;
+        }
+        if let Some(constant) = line.strip_prefix("pub const ")
+            && doc.contains("`]: ")
+            && let Some((name, rest)) = constant.split_once(": u")
+            && let Some((_, value)) = rest.trim_end_matches(';').split_once(" = ")
+        {
+            let value = value.replace("u16::MAX", "65535");
+            rows.push(format!("| `{name}` | {value} | {} |", plain(&doc)));
+        }
+        doc.clear();
+    }
+    let columns = "| name | value | |\n|---|---|---|";
+    Table { columns, rows, ..named_table("Names of values", "Those that fields are said to have.") }
 }
 
 /// The tables of a file: those of `layout!` and `byte_enum!` and the types that are named.
 fn tables(source: &str, named: &[&str]) -> Vec<Table> {
     let mut tables = Vec::new();
     let (mut doc, mut open) = (String::new(), None::<(Table, usize)>);
-    let mut is_all = false;
+    let (mut is_all, mut in_attribute) = (false, false);
     for line in source.lines() {
         let text = line.trim();
+        if in_attribute || text.starts_with("#[") {
+            in_attribute = !text.ends_with(']');
+            continue;
+        }
         if line.starts_with("layout! {") || line.starts_with("byte_enum! {") {
             is_all = true;
         } else if line == "}" {
@@ -67,9 +97,7 @@ fn tables(source: &str, named: &[&str]) -> Vec<Table> {
         } else if let Some(name) = begins(text, is_all, named) {
             open = Some((Table { columns: columns(source, text), ..named_table(name, &doc) }, 0));
         }
-        if !text.starts_with("#[") {
-            doc.clear();
-        }
+        doc.clear();
     }
     tables
 }
