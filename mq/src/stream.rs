@@ -77,8 +77,12 @@ pub struct Message {
 }
 
 impl Message {
+    fn end(&self) -> u64 {
+        self.position + self.bytes.len() as u64
+    }
+
     fn holds(&self, position: u64) -> bool {
-        (self.position..self.position + self.bytes.len() as u64).contains(&position)
+        (self.position..self.end()).contains(&position)
     }
 }
 
@@ -159,12 +163,23 @@ struct File {
     /// None as long as it isn't in the stream: it gets its messages with its name.
     name: Option<String>,
     length: u64,
-    /// Where messages begin, and their sequences, as far as is known, from the first one on.
-    known: Vec<(u64, u64)>,
-    /// Where the last of these ends.
-    known_length: u64,
+    /// The messages that are known, in the order of their positions.
+    known: Vec<Known>,
     /// Writes that weren't published yet.
     unsent: Vec<(u64, Bytes)>,
+}
+
+/// Where a message stands in its file.
+struct Known {
+    start: u64,
+    end: u64,
+    sequence: u64,
+}
+
+impl File {
+    fn known_length(&self) -> u64 {
+        self.known.last().map_or(0, |known| known.end)
+    }
 }
 
 impl StreamDisk {
@@ -317,9 +332,9 @@ impl End {
             }
             state.last += 1;
             // Behind what isn't known nothing can be noted; who reads finds it.
-            if file.known_length == position {
-                file.known.push((position, state.last));
-                file.known_length += message.bytes.len() as u64;
+            if file.known_length() == position {
+                let (end, sequence) = (message.end(), state.last);
+                file.known.push(Known { start: position, end, sequence });
             }
         }
         Ok(())
@@ -383,14 +398,25 @@ impl DiskFile for StreamFile {
         let mut done = 0;
         while done < bytes.len() {
             let at = position + done as u64;
-            let found = read.iter().find(|stored| stored.message.holds(at));
-            if let Some(Stored { message, .. }) = found {
+            if let Some(Stored { message, .. }) = read.iter().find(|s| s.message.holds(at)) {
                 let there = &message.bytes[(at - message.position) as usize..];
                 let length = there.len().min(bytes.len() - done);
                 bytes[done..done + length].copy_from_slice(&there[..length]);
                 done += length;
-            } else if !self.fetch(&mut read, at, bytes.len() - done)? {
+                continue;
+            }
+            if !self.fetch(&mut read, at, bytes.len() - done)? {
                 break;
+            }
+            // Where messages are missing there are zeros: what stands behind them must be seen.
+            let behind =
+                read.iter().map(|stored| stored.message.position).find(|start| *start > at);
+            if let Some(behind) = behind
+                && !read.iter().any(|stored| stored.message.holds(at))
+            {
+                let length = (behind - at).min((bytes.len() - done) as u64) as usize;
+                bytes[done..done + length].fill(0);
+                done += length;
             }
         }
         Ok(done)
@@ -418,26 +444,29 @@ impl StreamFile {
         if position >= file.length {
             return Ok(false);
         }
-        let is_known = position < file.known_length;
-        let from = if is_known {
-            let behind = file.known.partition_point(|(start, _)| *start <= position);
-            file.known[behind - 1].1
-        } else {
-            file.known.last().map_or(1, |(_, sequence)| sequence + 1)
+        let behind = file.known.partition_point(|known| known.start <= position);
+        let before = file.known[..behind].last();
+        let from = match before {
+            Some(known) if position < known.end => known.sequence,
+            // There are messages missing, or this was never looked at.
+            _ => match (file.known.get(behind), file.known.last()) {
+                (Some(next), _) => next.sequence,
+                (None, Some(last)) => last.sequence + 1,
+                (None, None) => 1,
+            },
         };
         let found = self.end.retried(|stream| stream.read(&name, from, wanted))?;
-        let before = file.known_length;
+        let known_before = file.known_length();
         for Stored { sequence, message } in &found {
-            if message.position == file.known_length {
-                file.known.push((message.position, *sequence));
-                file.known_length += message.bytes.len() as u64;
+            let (start, end) = (message.position, message.end());
+            if start >= file.known_length() {
+                file.known.push(Known { start, end, sequence: *sequence });
             }
         }
         read.clear();
         read.extend(found);
-        // What leads nowhere is a gap: the file ends there for who reads it.
-        let holds = read.iter().any(|stored| stored.message.holds(position));
-        Ok(holds || file.known_length > before)
+        let leads = read.iter().any(|stored| stored.message.end() > position);
+        Ok(leads || file.known_length() > known_before)
     }
 }
 
