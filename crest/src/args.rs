@@ -600,6 +600,9 @@ pub(crate) struct LogAt {
     /// name. Default `crest`.
     #[arg(long, value_name = "NAME")]
     pub(crate) nats_stream: Option<String>,
+    /// With --log jetstream: refuse a stream that is a log already, instead of taking it over.
+    #[arg(long, requires = "log")]
+    pub(crate) new_stream: bool,
     /// With --log jetstream: how many servers keep the stream, 3 or 5. With 1, which is for trying
     /// out, what was acknowledged is gone with that server's disk. Default 3.
     #[arg(long, value_name = "N")]

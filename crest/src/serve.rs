@@ -36,6 +36,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         segment_bytes: args.segment_bytes.map(Into::into),
         settle_step_s: args.settle_step.map(|step| step.as_secs()),
         on_nats: args.log.log == Some(args::LogEngine::Jetstream),
+        new_stream: args.log.new_stream,
     };
     let access = args.open.access_with(Some(&args.log))?;
     let dir = DataDir::create_or_open(&args.data, make, &access)?;

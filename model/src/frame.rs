@@ -25,7 +25,11 @@ pub const LAYOUT_VERSION: u16 = 2;
 /// Small enough for a message of every log engine, large enough for some thousands of orders.
 pub const FRAME_BYTES_MAX: usize = 1 << 20;
 
-const _: () = assert!(RECORD_BYTES_MAX + size_of::<FrameHeader>() <= FRAME_BYTES_MAX);
+/// Frames that are made stay below: with what an engine puts around it, a frame fits into a
+/// message of 1 MiB.
+const FRAME_BYTES_FULL: usize = FRAME_BYTES_MAX - (16 << 10);
+
+const _: () = assert!(RECORD_BYTES_MAX + size_of::<FrameHeader>() <= FRAME_BYTES_FULL);
 
 /// What a frame begins with.
 #[derive(
@@ -217,9 +221,9 @@ impl FrameBuilder {
         self.count == 0
     }
 
-    /// Whether a record of `bytes` more would pass [`FRAME_BYTES_MAX`].
+    /// Whether a record of `bytes` more would make it too large: just below [`FRAME_BYTES_MAX`].
     pub fn is_full_for(&self, bytes: usize) -> bool {
-        self.bytes.len() + bytes > FRAME_BYTES_MAX
+        self.bytes.len() + bytes > FRAME_BYTES_FULL
     }
 
     /// Completes the frame: its bytes, and its hash, which the next frame names.

@@ -781,4 +781,8 @@ impl Disk for UnionDisk {
     fn sync_dir(&self) -> io::Result<()> {
         only_read()
     }
+
+    fn is_append_only(&self) -> bool {
+        self.local.is_append_only()
+    }
 }

@@ -232,10 +232,15 @@ impl LocalLog {
     fn retire(&mut self, segments: &[u32]) -> Result<(), LogError> {
         for &index in segments {
             let name = segment_name(index);
+            if self.disk.is_append_only() {
+                // What can't be removed now is removed when the log is opened.
+                drop(self.disk.remove(&name));
+                continue;
+            }
             let length = length_of(&*self.disk, &name)?;
             // One that was cut to its content would have to grow again while it is written.
             let is_whole = length == Some(self.config.segment_bytes);
-            if is_whole && self.spares.len() < SPARES_MAX && !self.disk.is_append_only() {
+            if is_whole && self.spares.len() < SPARES_MAX {
                 let spare = spare_name(index);
                 self.disk.rename(&name, &spare).map_err(LogError::io("retiring a segment"))?;
                 self.spares.push(spare);

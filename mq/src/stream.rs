@@ -38,6 +38,8 @@ use crate::disk::{Disk, DiskFile};
 
 pub use faulty::{FaultyStream, StreamFault};
 
+/// Files that are kept in mind before those that nobody uses are forgotten.
+const FILES_MAX: usize = 64;
 /// The file of the messages with which writers begin.
 const OWNER: &str = "owner";
 
@@ -255,7 +257,13 @@ impl Disk for StreamDisk {
         let length = length.ok_or(io::ErrorKind::NotFound)?;
         let file = File { name: Some(name.to_string()), length, ..File::default() };
         let file = Arc::new(Mutex::new(file));
-        self.files().insert(name.to_string(), file.clone());
+        let mut files = self.files();
+        if files.len() >= FILES_MAX {
+            // What is in use, or is only here, stays.
+            files.retain(|_, file| Arc::strong_count(file) > 1 || lock(file).name.is_none());
+        }
+        files.insert(name.to_string(), file.clone());
+        drop(files);
         Ok(self.handle(file))
     }
 
@@ -283,7 +291,7 @@ impl Disk for StreamDisk {
         if file.is_some_and(|file| lock(&file).name.is_none()) {
             return Ok(());
         }
-        self.end.retried(|stream| stream.purge(name))
+        self.end.stream.purge(name)
     }
 
     fn sync_dir(&self) -> io::Result<()> {

@@ -33,6 +33,8 @@ const SHARDS: u16 = 16;
 /// Segments of 64 MiB: some tenths of a second of the busiest log, made ahead in less.
 const SEGMENT_BYTES: u64 = 64 << 20;
 const META: &str = "crest.json";
+/// Before what a stream says of a directory that is encrypted.
+const ENCRYPTED: &str = "encrypted ";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
 const INDEX: &str = "index";
@@ -226,6 +228,8 @@ pub struct MakeDir {
     /// Whether its log is a stream on NATS servers ([`Access::nats`]). If that stream was the log
     /// of a directory that is gone, this one takes its place.
     pub on_nats: bool,
+    /// Whether a stream that was a log before is refused.
+    pub new_stream: bool,
 }
 
 /// Why a directory's archive can't be opened.
@@ -272,6 +276,10 @@ impl DataDir {
                 };
                 let stream = make.on_nats.then(|| connect(path, access)).transpose()?;
                 if let Some((name, stream)) = &stream {
+                    if make.new_stream && stream.described().is_some() {
+                        let (path, stream) = (path.to_path_buf(), name.clone());
+                        return Err(DataDirError::OtherStream { path, stream });
+                    }
                     meta = meta.on_stream(path, name, stream, data_key)?;
                 }
                 let drawn = |_: &DataKey| DirectoryKey::draw().map_err(|e| io_at(path, e));
@@ -282,7 +290,7 @@ impl DataDir {
                 }
                 write_meta(path, &meta)?;
                 if let Some((_, stream)) = &stream {
-                    stream.describe(&meta.text())?;
+                    stream.describe(&meta.described())?;
                 }
                 let log = path.join(LOG);
                 fs::create_dir_all(&log).map_err(|source| io_at(&log, source))?;
@@ -383,10 +391,17 @@ impl DataDir {
     pub fn log(&self) -> Result<Arc<dyn Disk>, DataDirError> {
         let Some(name) = &self.meta.stream else { return self.disk(LOG, DirDisk::open) };
         let stream = Arc::new(NatsStream::connect(&self.stream(name)?)?);
-        let described = stream.described().and_then(|text| Meta::parse(text.as_bytes()).ok());
-        if described.is_none_or(|meta| meta.hash_seed != self.meta.hash_seed) {
-            let (path, stream) = (self.path.clone(), name.clone());
-            return Err(DataDirError::OtherStream { path, stream });
+        match stream.described() {
+            Some(text)
+                if Meta::of_stream(&text)
+                    .0
+                    .is_ok_and(|meta| meta.hash_seed == self.meta.hash_seed) => {}
+            // It was made, and the process that made it ended.
+            None => stream.describe(&self.meta.described())?,
+            Some(_) => {
+                let (path, stream) = (self.path.clone(), name.clone());
+                return Err(DataDirError::OtherStream { path, stream });
+            }
         }
         let disk = StreamDisk::own(stream, self.draw_salt()?);
         Ok(self.covered(disk.map_err(|source| io_at(&self.path, source))?))
@@ -474,8 +489,19 @@ impl Meta {
         sonic_rs::from_slice(text).map_err(|error| first(&error.to_string()))
     }
 
-    fn text(&self) -> String {
-        sonic_rs::to_string(self).expect("plain fields have a form")
+    /// What a stream says of the directory whose log it is: nothing by which it could be read.
+    fn described(&self) -> String {
+        let open = Meta { encryption: None, ..self.clone() };
+        let text = sonic_rs::to_string(&open).expect("plain fields have a form");
+        if self.encryption.is_some() { format!("{ENCRYPTED}{text}") } else { text }
+    }
+
+    /// The same back, and whether that directory is encrypted.
+    fn of_stream(text: &str) -> (Result<Meta, String>, bool) {
+        match text.strip_prefix(ENCRYPTED) {
+            Some(text) => (Meta::parse(text.as_bytes()), true),
+            None => (Meta::parse(text.as_bytes()), false),
+        }
     }
 
     /// Of a directory whose log is this stream: that of the directory it was before, if any.
@@ -489,9 +515,12 @@ impl Meta {
         let Some(text) = stream.described() else {
             return Ok(Meta { stream: Some(name.to_string()), ..self });
         };
-        match Meta::parse(text.as_bytes()) {
+        match Meta::of_stream(&text) {
             // What is encrypted needs keys that were in the directory.
-            Ok(meta) if meta.encryption.is_none() && data_key.is_none() => Ok(meta),
+            (Ok(meta), false) if data_key.is_none() && meta.layout == LAYOUT => {
+                supported(meta.shards, meta.settle_step_s)?;
+                Ok(meta)
+            }
             _ => {
                 let (path, stream) = (path.to_path_buf(), name.to_string());
                 Err(DataDirError::OtherStream { path, stream })
@@ -600,8 +629,13 @@ fn sync_dir(path: &Path) -> Result<(), DataDirError> {
 mod tests {
     use super::*;
 
-    const NEW: MakeDir =
-        MakeDir { shards: None, segment_bytes: None, settle_step_s: None, on_nats: false };
+    const NEW: MakeDir = MakeDir {
+        shards: None,
+        segment_bytes: None,
+        settle_step_s: None,
+        on_nats: false,
+        new_stream: false,
+    };
 
     fn with(key: &DataKey) -> Access {
         Access::with_key(Some(key.clone()))

@@ -109,10 +109,18 @@ impl Scene {
         }
         let (open, log) = (&args.open, &args.log);
         let replicas = log.nats_replicas.map(|replicas| replicas.to_string());
+        // Never the stream that a shop is served with, unless it is named, and then it must be new.
+        let drawn = format!("crest-drill-{}", unix_ms());
+        let stream = Some(log.nats_stream.clone().unwrap_or(drawn));
+        let stream = stream.filter(|_| log.log == Some(args::LogEngine::Jetstream));
+        if let Some(stream) = &stream {
+            options.push("--new-stream".to_string());
+            say(&format!("its log is the stream {stream}"));
+        }
         for (name, value) in [
             ("--nats", &open.nats),
             ("--nats-system", &open.nats_system),
-            ("--nats-stream", &log.nats_stream),
+            ("--nats-stream", &stream),
             ("--nats-replicas", &replicas),
         ] {
             options.extend(value.iter().flat_map(|value| [name.to_string(), value.clone()]));
