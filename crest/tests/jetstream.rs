@@ -87,9 +87,7 @@ fn servers_fail_under_load_and_nothing_acknowledged_is_lost() {
     platform = serve(&cluster, &data, &small);
     passes(&drill(&platform, 3).output().unwrap());
     drop(platform);
-    let audited = audit(&cluster, &data);
-    passes(&audited);
-    assert!(said(&audited).contains("from the beginning") || said(&audited).contains("ok"));
+    passes(&audit(&cluster, &data));
     // Where the servers are has to be said.
     let lost = Command::new(env!("CARGO_BIN_EXE_crest")).arg("audit").arg(&data).output().unwrap();
     assert!(!lost.status.success() && said(&lost).contains("--nats"), "{}", said(&lost));

@@ -26,7 +26,8 @@ use async_nats::jetstream::stream::{
 use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr, StatusCode};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use zstd::bulk::Compressor;
 
 use crate::stream::{Message, PublishError, Stored, Stream};
@@ -109,9 +110,36 @@ pub enum NatsError {
     Runtime(#[from] io::Error),
 }
 
+/// A thread that drives connections for others, until this is dropped.
+struct Driver {
+    runtime: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+impl Driver {
+    fn start() -> io::Result<Driver> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let driver = Driver { runtime: runtime.handle().clone(), _stop: stop };
+        let drive = move || {
+            // Nothing is ever sent: it ends when the other side is dropped.
+            let _ = runtime.block_on(stopped);
+        };
+        std::thread::Builder::new().name("crest-nats".to_string()).spawn(drive)?;
+        Ok(driver)
+    }
+
+    /// Waits here for what that thread drives. Who calls may wait inside another runtime, which
+    /// forbids its own kind, and whose budget for a poll nobody would fill up again meanwhile.
+    fn wait_for<F: Future>(&self, future: F) -> F::Output {
+        let _entered = self.runtime.enter();
+        futures_executor::block_on(tokio::task::unconstrained(future))
+    }
+}
+
 /// A stream on NATS servers.
 pub struct NatsStream {
-    runtime: Option<Runtime>,
+    driver: Driver,
     client: Client,
     context: Context,
     stream: JetStream,
@@ -138,11 +166,7 @@ impl NatsStream {
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
             return Err(NatsError::Name { name });
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("crest-nats")
-            .enable_all()
-            .build()?;
+        let driver = Driver::start()?;
         let open = async || {
             let client = connect(&config.url).await?;
             let context = ContextBuilder::new().timeout(ANSWER).build(client.clone());
@@ -160,7 +184,7 @@ impl NatsStream {
         };
         let began = Instant::now();
         let (client, context, stream) = loop {
-            match runtime.block_on(open()) {
+            match driver.wait_for(open()) {
                 Err(NatsError::Server { .. }) if began.elapsed() < OPENING => {
                     std::thread::sleep(Duration::from_millis(500));
                 }
@@ -175,8 +199,8 @@ impl NatsStream {
             });
         }
         let message_bytes_max = payload.min(MESSAGE_BYTES_MAX) - HEADERS_BYTES;
-        let (runtime, compressor) = (Some(runtime), Mutex::new(Compressor::new(LEVEL)?));
-        Ok(NatsStream { runtime, client, context, stream, name, message_bytes_max, compressor })
+        let compressor = Mutex::new(Compressor::new(LEVEL)?);
+        Ok(NatsStream { driver, client, context, stream, name, message_bytes_max, compressor })
     }
 
     /// What was said of the stream's owner, when it had one.
@@ -192,12 +216,8 @@ impl NatsStream {
         updated.map(drop).map_err(failed("describing the stream"))
     }
 
-    /// Waits here while the runtime's thread drives the connection. Who calls may wait inside
-    /// another runtime, which forbids its own kind.
     fn wait_for<F: Future>(&self, future: F) -> F::Output {
-        let _entered = self.runtime.as_ref().expect("it is there until this is dropped").enter();
-        // That other runtime's budget for a poll would never be filled up again while this waits.
-        futures_executor::block_on(tokio::task::unconstrained(future))
+        self.driver.wait_for(future)
     }
 
     fn subject(&self, file: &str) -> String {
@@ -258,14 +278,6 @@ impl NatsStream {
             }
             let stored = StreamMessage::try_from(answer).map_err(io::Error::other)?;
             found.push(self.stored(stored)?);
-        }
-    }
-}
-
-impl Drop for NatsStream {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }

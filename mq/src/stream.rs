@@ -192,7 +192,13 @@ impl StreamDisk {
         let message = Message { file: OWNER.to_string(), position: 0, bytes };
         let mut tried = 0;
         loop {
-            let last = stream.last()?;
+            tried += 1;
+            let last = match stream.last() {
+                Ok(last) => last,
+                // They may be agreeing on who leads.
+                Err(_) if stream.wait(tried) => continue,
+                Err(error) => return Err(error),
+            };
             if is_planted(Bug::Unfenced) {
                 return StreamDisk::read_only(stream);
             }
@@ -204,7 +210,6 @@ impl StreamDisk {
                 Err(error) if StreamEnd::of(&error).is_some() => {}
                 Err(error) => return Err(error),
             }
-            tried += 1;
             if !stream.wait(tried) {
                 let text = "others write to this stream all the time";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));

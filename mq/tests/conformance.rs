@@ -160,12 +160,7 @@ fn local_in_a_directory() {
 #[test]
 fn on_a_stream() {
     for cover in [Cover::none(), Cover::encrypted()] {
-        let stream = FaultyStream::new();
-        let open = || -> Box<dyn Log> { Box::new(open_on(&stream, &cover)) };
-        conforms(open(), &|log| {
-            drop(log);
-            open()
-        });
+        conforms_on(&FaultyStream::new(), &cover);
     }
 }
 
@@ -173,16 +168,19 @@ fn on_a_stream() {
 #[test]
 fn on_a_stream_that_misbehaves() {
     for seed in seeds(40) {
-        let cover = Cover::of(seed);
+        println!("CREST_SEED={seed} cargo test -p mq --test conformance");
         let stream = FaultyStream::new();
         stream.misbehave(seed, 4);
-        println!("CREST_SEED={seed} cargo test -p mq --test conformance");
-        let open = || -> Box<dyn Log> { Box::new(open_on(&stream, &cover)) };
-        conforms(open(), &|log| {
-            drop(log);
-            open()
-        });
+        conforms_on(&stream, &Cover::of(seed));
     }
+}
+
+fn conforms_on(stream: &FaultyStream, cover: &Cover) {
+    let open = || -> Box<dyn Log> { Box::new(open_on(stream, cover)) };
+    conforms(open(), &|log| {
+        drop(log);
+        open()
+    });
 }
 
 #[test]

@@ -69,6 +69,8 @@ async fn read_lane(
     let mut connection = Connection::open(&target).await?;
     let (mut request, mut found) = (Vec::new(), Vec::new());
     let (mut seen, mut lost, mut unread) = (0, 0, 0);
+    let stride = if orders.len().is_multiple_of(STRIDE) { 1 } else { STRIDE };
+    let picked = |at: usize| &orders[at * stride % orders.len()];
     loop {
         let start = next.get();
         let end = (start + READS_AHEAD).min(orders.len());
@@ -78,8 +80,6 @@ async fn read_lane(
         next.set(end);
         seen += (end - start) as u64;
         request.clear();
-        let stride = if orders.len().is_multiple_of(STRIDE) { 1 } else { STRIDE };
-        let picked = |at: usize| &orders[at * stride % orders.len()];
         for (buyer, id, _) in (start..end).map(picked) {
             target.get(&format!("/v1/buyers/{buyer}/orders/{id}"), &mut request);
         }

@@ -44,7 +44,6 @@ struct State {
     /// Of so many calls one goes wrong; 0: none.
     one_in: u64,
     random: SplitMix,
-    message_bytes_max: Option<usize>,
     impatient: bool,
 }
 
@@ -83,11 +82,6 @@ impl FaultyStream {
         }
         state.last = state.messages.last_key_value().map_or(0, |(sequence, _)| *sequence);
         state.late.clear();
-    }
-
-    /// The most bytes that a message may have.
-    pub fn limit(&self, bytes: usize) {
-        self.state().message_bytes_max = Some(bytes);
     }
 
     /// Flips a bit of the message with a sequence; false if there is none.
@@ -216,7 +210,7 @@ impl Stream for FaultyStream {
     }
 
     fn message_bytes_max(&self) -> usize {
-        self.state().message_bytes_max.unwrap_or(1 << 20)
+        1 << 20
     }
 
     fn wait(&self, tried: u32) -> bool {
