@@ -18,7 +18,8 @@ use axum::routing::{get, post};
 use gateway::DrillDoor;
 use node::stages::{Figures, StageTimes};
 use node::{
-    DiskSpace, DrillSwitch, Inbox, RowFigures, SnapshotFigures, Stages, ThreadState, TrimFigures,
+    DiskSpace, DrillSwitch, Feed, Inbox, RowFigures, SnapshotFigures, Stages, ThreadState,
+    TrimFigures,
 };
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -44,8 +45,17 @@ pub(crate) struct Admin {
     drills: Drills,
 }
 
-/// What was saved and trimmed, what left memory, and the room on the disk.
-pub(crate) type Kept = (Arc<SnapshotFigures>, Arc<TrimFigures>, Arc<RowFigures>, Arc<DiskSpace>);
+/// What is beside the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) snapshots: Arc<SnapshotFigures>,
+    pub(crate) trims: Arc<TrimFigures>,
+    /// What left memory.
+    pub(crate) rows: Arc<RowFigures>,
+    /// The room on the disk.
+    pub(crate) space: Arc<DiskSpace>,
+    pub(crate) feed: Feed,
+}
 
 /// The switch for drills: at the doors, and at every group behind them.
 #[derive(Clone)]
@@ -228,7 +238,8 @@ impl Metrics {
     }
 
     fn encode_snapshots(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some((snapshots, trims, rows, space)) = &self.kept else { return Ok(()) };
+        let Some(Kept { snapshots, trims, rows, space, feed }) = &self.kept else { return Ok(()) };
+        let feed = feed.figures();
         for (name, help, count) in [
             ("crest_trimmed_segments", "Segments that were trimmed", trims.segments()),
             ("crest_archived_bytes", "Bytes the archive took", trims.archived_bytes()),
@@ -239,6 +250,8 @@ impl Metrics {
             ("crest_evicted_rows", "Orders and ids of changes that left memory", rows.evicted()),
             ("crest_row_lookups", "Look-ups of what had left memory", rows.lookups()),
             ("crest_row_lookups_failed", "Look-ups that came to nothing", rows.failed()),
+            ("crest_feed_events", "Events made while somebody read the feed", feed.events),
+            ("crest_feed_missed", "Appends that the feed read from the log later", feed.missed),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?
@@ -261,6 +274,8 @@ impl Metrics {
         gauge.encode_gauge(&snapshots.lag_bytes())?;
         let index = rows.index();
         for (name, help, figure) in [
+            ("crest_feed_readers", "Readers of the feed", feed.readers as u64),
+            ("crest_feed_behind", "Those that are behind, and read the log", feed.behind as u64),
             ("crest_disk_free_bytes", "Bytes free on the disk", space.free()),
             ("crest_disk_low", "Whether it is nearly full: 1", u64::from(space.is_low())),
             ("crest_index_entries", "Entries of the log's index", index.entries),

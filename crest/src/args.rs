@@ -147,6 +147,9 @@ pub(crate) struct Serve {
     /// there is room again; 0: never. Default: four segments of the log.
     #[arg(long, value_name = "BYTES")]
     pub(crate) disk_reserve: Option<u64>,
+    /// The most readers of the feed at once. Default 64.
+    #[arg(long, value_name = "N")]
+    pub(crate) feed_readers: Option<usize>,
     /// Orders in memory to be ready for: 11 to 21 bytes of index each, taken at the start.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) orders: u64,

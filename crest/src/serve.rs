@@ -11,7 +11,7 @@ use std::thread;
 
 use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
 use node::{
-    CommitStats, DataDir, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, PartyKeys,
+    CommitStats, DataDir, Feed, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, PartyKeys,
     ShardFailed, SnapshotPolicy, SnapshotThread,
 };
 use socket2::{Domain, Protocol, Socket, Type};
@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use txn_core::Capacity;
 
-use crate::admin::{Admin, Drills};
+use crate::admin::{Admin, Drills, Kept};
 use crate::{Failure, args};
 
 /// The log failed (`EX_SOFTWARE` of sysexits.h).
@@ -52,6 +52,7 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         archive: args.archive.location(),
         disk_reserve: args.disk_reserve,
         rows_bytes: args.orders_memory.map(Into::into),
+        feed_readers: args.feed_readers,
     };
     let (opened, recovered) = node::open(&dir, reactors, capacity, &keeping)?;
     for (_, damage) in &opened.passed_over {
@@ -83,8 +84,15 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     let switches = groups.values().map(|handle| handle.drill_switch()).collect();
     let drills = Drills { door: drill_door.clone(), groups: switches };
     let stages = opened.handles[0].1.stages().clone();
-    let kept = opened.snapshots.as_ref();
-    let kept = kept.map(|thread| (thread.figures(), thread.trims(), thread.rows(), thread.space()));
+    let feed = opened.feed;
+    let kept = opened.snapshots.as_ref().zip(feed.clone());
+    let kept = kept.map(|(thread, feed)| Kept {
+        snapshots: thread.figures(),
+        trims: thread.trims(),
+        rows: thread.rows(),
+        space: thread.space(),
+        feed,
+    });
     let watched = Admin::new(stages, inboxes, kept, stopped.clone(), drills);
     let router = Router::new(opened.handles);
     let mut tasks = opened.tasks.into_iter();
@@ -92,7 +100,8 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         .into_iter()
         .enumerate()
         .map(|(number, door)| {
-            let gateway = (router.clone(), drill_door.clone(), keys.clone());
+            let beside = (drill_door.clone(), keys.clone(), feed.clone());
+            let gateway = (router.clone(), beside);
             let stopped = stopped.clone();
             let group = tasks.next().map(|task| (task, failed.clone()));
             thread::Builder::new()
@@ -211,10 +220,13 @@ fn fail(failed: &ShardFailed) -> ExitCode {
     ExitCode::from(EXIT_LOG_FAILED)
 }
 
+/// What a gateway needs beside the shards.
+type BesideShards = (DrillDoor, Option<Arc<PartyKeys>>, Option<Feed>);
+
 /// One core's connections, and its shards.
 fn reactor(
     number: usize,
-    (router, drills, keys): (Router, DrillDoor, Option<Arc<PartyKeys>>),
+    (router, (drills, keys, feed)): (Router, BesideShards),
     door: Door,
     stopped: watch::Receiver<bool>,
     group: Option<(GroupTask, mpsc::Sender<ShardFailed>)>,
@@ -233,7 +245,7 @@ fn reactor(
             })
         });
         let gateway = Gateway::new(router, Limits::default(), number);
-        let gateway = gateway.with_drills(drills).with_keys(keys);
+        let gateway = gateway.with_drills(drills).with_keys(keys).with_feed(feed);
         gateway.serve(door, stopped).await?;
         if let Some(group) = group {
             group.await.map_err(std::io::Error::other)?;

@@ -1,10 +1,13 @@
 //! Answers: JSON for what was done or found, problem details (RFC 9457) for what was not.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
@@ -16,9 +19,47 @@ use model::reply::Query;
 use model::{OrderId, Outcome, Party, Reply};
 
 use crate::drill::DRILL_HEADER;
+use crate::feed::{FeedBody, FeedBroke};
 use crate::route::Single;
 
-pub(crate) type Body = Full<Bytes>;
+/// The body of an answer.
+pub(crate) enum Body {
+    /// It is there.
+    Whole(Full<Bytes>),
+    /// It goes on.
+    Feed(FeedBody),
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = FeedBroke;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, FeedBroke>>> {
+        match self.get_mut() {
+            Body::Whole(whole) => {
+                Pin::new(whole).poll_frame(cx).map_err(|never: Infallible| match never {})
+            }
+            Body::Feed(feed) => feed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Whole(whole) => whole.is_end_stream(),
+            Body::Feed(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Whole(whole) => whole.size_hint(),
+            Body::Feed(_) => SizeHint::default(),
+        }
+    }
+}
 
 /// Room for one result.
 const RESULT_BYTES: usize = 128;
@@ -181,6 +222,32 @@ impl Problem {
         Problem { header: Some(Header::RetryAfter), ..problem }
     }
 
+    pub(crate) fn not_acceptable(found: &str, expected: &str) -> Problem {
+        let detail = format!("the feed comes as {expected}; {found:?} is none of them");
+        let problem = Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail);
+        Problem { field: Some("Accept".into()), ..problem }
+    }
+
+    pub(crate) fn no_filter(detail: &str) -> Problem {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
+        Problem { field: Some("Accept".into()), ..problem }
+    }
+
+    pub(crate) fn bad_start(detail: &str) -> Problem {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
+        Problem { field: Some("from".into()), ..problem }
+    }
+
+    pub(crate) fn too_many_readers(detail: &str) -> Problem {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_readers", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
+    }
+
+    pub(crate) fn no_feed() -> Problem {
+        let detail = "no feed is served here";
+        Problem::new(StatusCode::NOT_FOUND, "no_feed", detail)
+    }
+
     pub(crate) fn malformed_mark() -> Problem {
         let detail = format!(
             "`{DRILL_HEADER}` is one mark: Unix seconds, a dot, and their HMAC-SHA256 in 64 \
@@ -241,8 +308,13 @@ pub(crate) fn json(status: StatusCode, text: Vec<u8>) -> Response<Body> {
     typed(status, text, HeaderValue::from_static("application/json"))
 }
 
-fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
+/// A JSON Schema.
+pub(crate) fn schema(text: &'static str) -> Response<Body> {
+    typed(StatusCode::OK, text, HeaderValue::from_static("application/schema+json"))
+}
+
+fn typed(status: StatusCode, text: impl Into<Bytes>, content_type: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(Full::new(text.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
@@ -252,7 +324,7 @@ fn typed(status: StatusCode, text: Vec<u8>, content_type: HeaderValue) -> Respon
 pub(crate) fn without_body(mut response: Response<Body>) -> Response<Body> {
     let length = response.body().size_hint().exact().unwrap_or_default();
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
-    *response.body_mut() = Full::default();
+    *response.body_mut() = Body::Whole(Full::default());
     response
 }
 

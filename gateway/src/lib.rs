@@ -12,6 +12,7 @@ mod buffers;
 mod connections;
 mod door;
 mod drill;
+mod feed;
 mod listing;
 mod route;
 mod shards;
@@ -35,7 +36,7 @@ use model::record::CommandBuffer;
 use model::reply::{Query, View};
 use model::{OrderId, Outcome, Party, Realm};
 use node::stages::{ReactorRecorder, Ticks, WriteTicks};
-use node::{Courier, PartyKeys, SubmitError, Unopened};
+use node::{Courier, Feed, PartyKeys, SubmitError, Unopened};
 use tokio::sync::watch;
 
 use answer::{Body, Problem};
@@ -88,13 +89,15 @@ impl Default for Limits {
 
 /// Answers the requests of one reactor.
 pub struct Gateway {
-    shards: Shards,
+    shards: Rc<Shards>,
     couriers: Vec<Courier>,
     limits: Limits,
     pool: Pool,
     recorder: Rc<ReactorRecorder>,
     drill: DrillDoor,
     keys: Option<Arc<PartyKeys>>,
+    feed: Option<Feed>,
+    stop: watch::Receiver<bool>,
 }
 
 impl Gateway {
@@ -104,13 +107,19 @@ impl Gateway {
         let pool = Pool::new(limits.bodies_bytes);
         let recorder = Rc::new(router.first().stages().reactor(reactor));
         let (shards, couriers) = Shards::new(&router);
-        let drill = DrillDoor::default();
-        Gateway { shards, couriers, limits, pool, recorder, drill, keys: None }
+        let (shards, drill) = (Rc::new(shards), DrillDoor::default());
+        let (keys, feed, stop) = (None, None, watch::channel(false).1);
+        Gateway { shards, couriers, limits, pool, recorder, drill, keys, feed, stop }
     }
 
     /// One that takes what is private, encrypts it, and shows it again. Without this it takes none.
     pub fn with_keys(self, keys: Option<Arc<PartyKeys>>) -> Gateway {
         Gateway { keys, ..self }
+    }
+
+    /// One that shows what happens. Without this it has no feed.
+    pub fn with_feed(self, feed: Option<Feed>) -> Gateway {
+        Gateway { feed, ..self }
     }
 
     /// One that takes drills, too. Without this it takes none.
@@ -127,6 +136,7 @@ impl Gateway {
         mut stop: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
         let mut door = door.open()?;
+        self.stop = stop.clone();
         for courier in std::mem::take(&mut self.couriers) {
             tokio::task::spawn_local(courier.run());
         }
@@ -226,6 +236,21 @@ impl Gateway {
                     Ok(realm) => self.private(realm, buyer, order).await,
                     Err(problem) => Err(problem),
                 }
+            }
+            Ok(Route::Feed(query)) => {
+                self.recorder.count_read();
+                match (self.realm(request.headers()), &self.feed) {
+                    (Ok(realm), Some(feed)) => {
+                        let of = (realm, request.headers());
+                        feed::answer(feed, &self.shards, query, of, self.stop.clone()).await
+                    }
+                    (Ok(_), None) => Err(Problem::no_feed()),
+                    (Err(problem), _) => Err(problem),
+                }
+            }
+            Ok(Route::FeedSchema) => {
+                self.recorder.count_read();
+                Ok(answer::schema(feed::SCHEMA))
             }
             Ok(Route::Erase(party)) => {
                 self.recorder.count_write();

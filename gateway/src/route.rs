@@ -7,10 +7,11 @@ use model::{AccountKind, ChangeId, Currency, ItemId, Offset, OrderId, Party};
 use node::{MOVEMENTS_MAX, ORDERS_MAX};
 
 use crate::answer::Problem;
+use crate::feed::FeedQuery;
 use crate::listing::{Rows, RowsPage};
 
 /// What a request wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// To see something.
     Read(Query),
@@ -22,6 +23,10 @@ pub(crate) enum Route {
     Private(Party, OrderId),
     /// That nobody can read any more what is private of a party's.
     Erase(Party),
+    /// To see what happens.
+    Feed(FeedQuery),
+    /// To see what events look like.
+    FeedSchema,
     /// To see all accounts or items.
     Rows(RowsPage),
     /// To change something; alone, or a batch whose answer is a list of results.
@@ -160,6 +165,14 @@ impl Route {
                     _ => Err(Problem::no_path(path)),
                 }
             }
+            ["feed"] => match *method {
+                Method::GET => Ok(Route::Feed(FeedQuery::parse(uri.query())?)),
+                _ => Err(Problem::wrong_method("GET")),
+            },
+            ["feed", "schema"] => match *method {
+                Method::GET | Method::HEAD => Ok(Route::FeedSchema),
+                _ => Err(Problem::wrong_method("GET, HEAD")),
+            },
             ["parties", party, "private"] => match *method {
                 Method::DELETE => Ok(Route::Erase(Party(number("party", party)?))),
                 _ => Err(Problem::wrong_method("DELETE")),
@@ -333,6 +346,16 @@ mod tests {
             (Method::GET, "/v1/buyers/x/orders", 400),
             (Method::GET, "/v1/buyers/1/orders?limit=0", 400),
             (Method::GET, "/v1/buyers/1/orders?state=paid", 400),
+            (Method::POST, "/v1/feed", 405),
+            (Method::GET, "/v1/feed?from=3-x", 400),
+            (Method::GET, "/v1/feed?from=yesterday", 400),
+            (Method::GET, "/v1/feed?from=3-1-0", 400),
+            (Method::GET, "/v1/feed?until=2026-11-11T00:00:00Z", 400),
+            (Method::GET, "/v1/feed?type=order.lost", 400),
+            (Method::GET, "/v1/feed?type=", 400),
+            (Method::GET, "/v1/feed?buyer=x", 400),
+            (Method::GET, "/v1/feed?shop=1", 400),
+            (Method::GET, "/v1/feed/schemas", 404),
         ] {
             assert_eq!(route(method, uri), Err(status), "{uri}");
         }

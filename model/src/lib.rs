@@ -3,8 +3,10 @@
 //! A command is written once, as little-endian bytes ([`record`]), by whoever receives it. The
 //! same bytes are what the core reads, what the log stores and what its consumers read back; the
 //! core only fills in the fields that say what became of the command. [`frame`] wraps a batch of
-//! records for the log. [`json`] is the human form of the same commands.
+//! records for the log. [`event`] is what a record means to those who only read, and [`json`] the
+//! human form of commands, answers and events.
 
+pub mod event;
 pub mod frame;
 pub mod ids;
 pub mod json;

@@ -29,6 +29,7 @@ macro_rules! byte_enum {
         }
     };
 }
+pub(crate) use byte_enum;
 
 byte_enum! {
     /// What became of a command. Only a caller whose command got no outcome needs to try again.

@@ -35,7 +35,7 @@ use crate::keys::{self, DirectoryKey, SALT_BYTES, TAG_BYTES};
 use crate::local::layout::{Kind, MarkEntry, Name, SegmentHeader, SegmentId, segment_name};
 use crate::local::open_segment;
 use crate::local::scan::{PIECE_BYTES, Scan, Step};
-use crate::{Damage, LogError, SealedSegment};
+use crate::{Damage, LogError, LogSegment, SegmentReader};
 
 /// Bytes of a piece before it is compressed.
 const PIECE: usize = 1 << 20;
@@ -109,6 +109,21 @@ impl ArchivedSegment {
 
     fn place_of(&self, shard: ShardId) -> Option<usize> {
         self.ends.iter().position(|(id, _)| *id == shard.0)
+    }
+
+    /// As a part of the log.
+    pub fn known(&self) -> LogSegment {
+        LogSegment { id: self.id(), end: self.id().base() + self.bytes }
+    }
+
+    /// A position from which on all records of a shard from `from` on stand that it has.
+    fn seek(&self, shard: ShardId, from: Offset) -> u64 {
+        let is_before = |(_, nexts): &(u64, Vec<u64>)| {
+            let place = self.place_of(shard);
+            place.is_some_and(|place| nexts.get(place).is_none_or(|next| *next <= from.0))
+        };
+        let point = self.points.partition_point(is_before).saturating_sub(1);
+        self.points.get(point).map_or(self.id().first(), |point| point.0)
     }
 
     /// Where a shard's log goes on behind it.
@@ -326,7 +341,7 @@ impl Archive {
     pub fn put(
         &self,
         disk: &dyn Disk,
-        sealed: &SealedSegment,
+        sealed: &LogSegment,
     ) -> Result<Arc<ArchivedSegment>, ArchiveError> {
         let path = self.path(sealed.id.index);
         if let Some(there) = self.segment(sealed.id.index)? {
@@ -430,6 +445,12 @@ impl Archive {
         zstd::bulk::decompress(packed, PIECE).map_err(|_| damaged("a piece can't be unpacked"))
     }
 
+    /// A position in the log from which on all archived records of a shard from `from` on stand;
+    /// `None` if that one isn't archived.
+    pub fn seek(&self, shard: ShardId, from: Offset) -> Result<Option<u64>, ArchiveError> {
+        Ok(self.find(shard, from)?.map(|segment| segment.seek(shard, from)))
+    }
+
     /// A record of a shard, and when it was decided; `None` if it isn't there.
     pub fn record(
         self: &Arc<Archive>,
@@ -437,21 +458,11 @@ impl Archive {
         offset: Offset,
     ) -> Result<Option<(Time, Vec<u8>)>, ArchiveError> {
         let Some(segment) = self.find(shard, offset)? else { return Ok(None) };
-        let is_before = |(_, nexts): &(u64, Vec<u64>)| {
-            let place = segment.place_of(shard);
-            place.is_some_and(|place| nexts.get(place).is_none_or(|next| *next <= offset.0))
-        };
-        let point = segment.points.partition_point(is_before).saturating_sub(1);
-        let start = segment.points.get(point).map_or(segment.id().first(), |point| point.0);
-        let end = segment.id().base() + segment.bytes;
-        let file = Box::new(ArchivedFile::new(self.clone(), segment.clone()));
-        let mut scan = Scan::new(file, segment.id(), PIECE_BYTES, AlignedBuf::default())?;
-        scan.limit(start, end);
-        while let Step::Write(header, payload) = scan.step()? {
-            if header.kind() != Kind::Frames {
-                continue;
-            }
-            let mut rest = &scan.bytes()[payload];
+        let start = segment.seek(shard, offset);
+        let disk = ArchiveDisk(self.clone());
+        let mut reader = SegmentReader::open(&disk, &segment.known(), start)?;
+        while let Some(write) = reader.next_write()? {
+            let mut rest = write.frames;
             while let Ok((frame, after)) = Frame::split(rest) {
                 rest = after;
                 let place = frame.place();
@@ -529,10 +540,10 @@ fn foreign(path: &Path) -> ArchiveError {
 /// Reads a sealed segment and checks all of it: what there is to say of it, but for its pieces.
 pub(crate) fn describe(
     disk: &dyn Disk,
-    sealed: &SealedSegment,
+    sealed: &LogSegment,
     ends: Vec<(u16, u64)>,
 ) -> Result<ArchivedSegment, LogError> {
-    let SealedSegment { id, end } = *sealed;
+    let LogSegment { id, end } = *sealed;
     let file = open_segment(disk, id)?;
     let mut block = AlignedBuf::new(BLOCK_BYTES);
     let read = file.read_at(block.bytes_mut(), 0).map_err(LogError::io("reading a segment"))?;
@@ -604,7 +615,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(disk: &dyn Disk, sealed: &SealedSegment) -> Result<Pieces, LogError> {
+    fn new(disk: &dyn Disk, sealed: &LogSegment) -> Result<Pieces, LogError> {
         let compressor = zstd::bulk::Compressor::new(LEVEL);
         Ok(Pieces {
             file: open_segment(disk, sealed.id)?,

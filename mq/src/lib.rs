@@ -40,7 +40,10 @@ pub use encrypted::EncryptedDisk;
 pub use fault::FaultyDisk;
 pub use index::{IndexError, IndexFigures, LogIndex, Merge, Merged};
 pub use keys::{DataKey, DataKeyLength, DirectoryKey};
-pub use local::{Ending, LocalConfig, LocalLog, LocalReader, Opening, Prepare, Recovered};
+pub use local::{
+    Ending, LocalConfig, LocalLog, LocalReader, LogWrite, Opening, Prepare, Recovered,
+    SegmentReader,
+};
 pub use memory::MemoryLog;
 pub use nats::{NatsConfig, NatsError, NatsStream};
 pub use repair::Repair;
@@ -83,13 +86,30 @@ pub trait Log: Send {
 
     /// Segments that [`Log::trim`] would forget, the oldest first: what is to be archived before.
     /// None where the engine has no segments.
-    fn trimmable(&self, _before: &[(ShardId, Offset)]) -> Vec<SealedSegment> {
+    fn trimmable(&self, _before: &[(ShardId, Offset)]) -> Vec<LogSegment> {
         Vec::new()
     }
 
     /// Forgets the oldest segments, up to this one, which was trimmable.
-    fn trim_through(&mut self, _segment: &SealedSegment) -> Result<(), LogError> {
+    fn trim_through(&mut self, _segment: &LogSegment) -> Result<(), LogError> {
         Ok(())
+    }
+
+    /// The segments that are kept, the oldest first, each as far as it is durable: what a
+    /// [`SegmentReader`] reads beside the log. None where the engine has no segments.
+    fn segments(&self) -> Vec<LogSegment> {
+        Vec::new()
+    }
+
+    /// A position in the log from which on all records of a shard from `from` on stand, if the
+    /// shard's log goes as far; before the oldest that is kept it is [`LogError::Trimmed`].
+    fn seek(&self, _shard: ShardId, _from: Offset) -> Result<Option<u64>, LogError> {
+        Ok(None)
+    }
+
+    /// Where the last write ends. Zero for an engine that has no positions.
+    fn position(&self) -> u64 {
+        0
     }
 
     /// What the next frame of a shard must follow.
@@ -99,15 +119,20 @@ pub trait Log: Send {
     fn stats(&self) -> LogStats;
 }
 
-/// A segment that nothing is written to any more.
+/// A segment of a log, and how far it goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SealedSegment {
+pub struct LogSegment {
     pub(crate) id: local::layout::SegmentId,
     /// The position at which its writes end.
     pub(crate) end: u64,
 }
 
-impl SealedSegment {
+impl LogSegment {
+    /// The position of its first write.
+    pub fn start(&self) -> u64 {
+        self.id.first()
+    }
+
     /// Its number in the log.
     pub fn index(&self) -> u32 {
         self.id.index
@@ -116,6 +141,11 @@ impl SealedSegment {
     /// Its file.
     pub fn name(&self) -> String {
         local::layout::segment_name(self.id.index)
+    }
+
+    /// The position at which its writes end.
+    pub fn end(&self) -> u64 {
+        self.end
     }
 
     /// Reads all of it: every write must be there, as it was written, and hold whole frames.

@@ -21,6 +21,7 @@ mod prepare;
 mod reader;
 mod recover;
 pub(crate) mod scan;
+mod segment_reader;
 mod survey;
 mod write;
 
@@ -44,11 +45,12 @@ use crate::local::layout::{
 };
 use crate::local::prepare::Preparer;
 use crate::local::scan::{GLANCE_BYTES, PIECE_BYTES, Scan, Step};
-use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogStats, SealedSegment};
+use crate::{Broken, Damage, FrameSource, Log, LogEnd, LogError, LogSegment, LogStats};
 
 pub use prepare::Prepare;
 pub use reader::{Ending, LocalReader};
 pub use recover::{Opening, Recovered};
+pub use segment_reader::{LogWrite, SegmentReader};
 
 /// How a local log is kept.
 #[derive(Clone, Copy, Debug)]
@@ -187,11 +189,6 @@ impl LocalLog {
         self.mark()
     }
 
-    /// Where the last write ends.
-    pub fn position(&self) -> u64 {
-        self.synced
-    }
-
     /// Runs what writes. If the store fails, this was the last time.
     fn guard(
         &mut self,
@@ -203,6 +200,21 @@ impl LocalLog {
         let result = run(self);
         self.poisoned = matches!(result, Err(LogError::Io { .. } | LogError::Stream(_)));
         result
+    }
+
+    /// Number of the segment, and a position in it, from which on all frames stand that a reader
+    /// from `from` wants; `None` if there are none yet.
+    fn start_of(&self, shard: ShardId, from: Offset) -> Result<Option<(usize, u64)>, LogError> {
+        if self.poisoned {
+            return Err(LogError::Poisoned);
+        }
+        let first = self.segments.iter().find_map(|segment| segment.first(shard));
+        let first = first.unwrap_or(self.end(shard).next);
+        if from < first {
+            return Err(LogError::Trimmed { shard, first });
+        }
+        let mut segments = self.segments.iter().enumerate();
+        Ok(segments.find_map(|(at, segment)| Some((at, segment.seek(shard, from)?))))
     }
 
     /// How many of the oldest segments hold nothing but frames before these offsets.
@@ -239,8 +251,7 @@ impl LocalLog {
             }
             let length = length_of(&*self.disk, &name)?;
             // One that was cut to its content would have to grow again while it is written.
-            let is_whole = length == Some(self.config.segment_bytes);
-            if is_whole && self.spares.len() < SPARES_MAX {
+            if self.spares.len() < SPARES_MAX && length == Some(self.config.segment_bytes) {
                 let spare = spare_name(index);
                 self.disk.rename(&name, &spare).map_err(LogError::io("retiring a segment"))?;
                 self.spares.push(spare);
@@ -263,20 +274,8 @@ impl Log for LocalLog {
     }
 
     fn read(&self, shard: ShardId, from: Offset) -> Result<Box<dyn FrameSource + '_>, LogError> {
-        if self.poisoned {
-            return Err(LogError::Poisoned);
-        }
         let from = from.max(Offset(1));
-        let first = self.segments.iter().find_map(|segment| segment.first(shard));
-        let first = first.unwrap_or(self.end(shard).next);
-        if from < first {
-            return Err(LogError::Trimmed { shard, first });
-        }
-        let start = self
-            .segments
-            .iter()
-            .enumerate()
-            .find_map(|(at, segment)| Some((at, segment.seek(shard, from)?)));
+        let start = self.start_of(shard, from)?;
         let (segment, position) = start.unwrap_or((self.segments.len(), 0));
         let (shard, payload) = (Some(shard), 0..0);
         Ok(Box::new(LocalFrames { log: self, shard, from, segment, position, scan: None, payload }))
@@ -302,12 +301,28 @@ impl Log for LocalLog {
         self.guard(|log| log.trim_segments(count))
     }
 
-    fn trimmable(&self, before: &[(ShardId, Offset)]) -> Vec<SealedSegment> {
+    fn trimmable(&self, before: &[(ShardId, Offset)]) -> Vec<LogSegment> {
         let segments = self.segments.iter().take(self.trimmable_count(before));
-        segments.map(|segment| SealedSegment { id: segment.id, end: segment.end }).collect()
+        segments.map(Segment::known).collect()
     }
 
-    fn trim_through(&mut self, segment: &SealedSegment) -> Result<(), LogError> {
+    fn segments(&self) -> Vec<LogSegment> {
+        self.segments.iter().map(Segment::known).collect()
+    }
+
+    fn seek(&self, shard: ShardId, from: Offset) -> Result<Option<u64>, LogError> {
+        let next = self.end(shard).next;
+        if from >= next {
+            return Ok((from == next).then_some(self.synced));
+        }
+        Ok(self.start_of(shard, from.max(Offset(1)))?.map(|(_, position)| position))
+    }
+
+    fn position(&self) -> u64 {
+        self.synced
+    }
+
+    fn trim_through(&mut self, segment: &LogSegment) -> Result<(), LogError> {
         let at = self.segments.iter().position(|other| other.id == segment.id);
         let count = at.map_or(0, |at| (at + 1).min(self.segments.len() - 1));
         self.guard(|log| log.trim_segments(count))

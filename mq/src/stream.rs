@@ -144,6 +144,8 @@ impl StreamEnd {
 #[derive(Clone)]
 pub struct StreamDisk {
     end: Arc<End>,
+    /// Others write, and files that are known may have grown.
+    is_read_only: bool,
     files: Arc<Mutex<BTreeMap<String, Arc<Mutex<File>>>>>,
 }
 
@@ -205,7 +207,9 @@ impl StreamDisk {
             let state = Mutex::new(EndState { last: last + 1, ended: None });
             let end = Arc::new(End { stream: stream.clone(), state });
             match end.publish(last, &message) {
-                Ok(()) => return Ok(StreamDisk { end, files: Arc::default() }),
+                Ok(()) => {
+                    return Ok(StreamDisk { end, is_read_only: false, files: Arc::default() });
+                }
                 // Others write, too, or the end was an old one.
                 Err(error) if StreamEnd::of(&error).is_some() => {}
                 Err(error) => return Err(error),
@@ -233,7 +237,8 @@ impl StreamDisk {
             }
         };
         let state = Mutex::new(EndState { last, ended: None });
-        Ok(StreamDisk { end: Arc::new(End { stream, state }), files: Arc::default() })
+        let end = Arc::new(End { stream, state });
+        Ok(StreamDisk { end, is_read_only: true, files: Arc::default() })
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Mutex<File>>>> {
@@ -255,11 +260,17 @@ impl Disk for StreamDisk {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let known = self.files().get(name).cloned();
-        if let Some(file) = known {
+        if let Some(file) = known.clone().filter(|_| !self.is_read_only) {
             return Ok(self.handle(file));
         }
         let length = self.end.retried(|stream| stream.end(name))?;
         let length = length.ok_or(io::ErrorKind::NotFound)?;
+        if let Some(file) = known {
+            let mut growing = lock(&file);
+            growing.length = growing.length.max(length);
+            drop(growing);
+            return Ok(self.handle(file));
+        }
         let file = File { name: Some(name.to_string()), length, ..File::default() };
         let file = Arc::new(Mutex::new(file));
         let mut files = self.files();

@@ -9,7 +9,7 @@ use common::{Cover, Random, Writer, append, open, read_all_of};
 use model::{Offset, ShardId};
 use mq::{
     Archive, ArchiveDisk, ArchiveError, DirectoryKey, Disk, FaultyDisk, LocalLog, LocalReader, Log,
-    LogError, Repair, SealedSegment, UnionDisk,
+    LogError, LogSegment, Repair, UnionDisk,
 };
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
@@ -223,7 +223,7 @@ fn what_is_damaged_or_of_another_log_is_not_archived() {
     let (mut random, disk) = (Random(9), FaultyDisk::new());
     let (log, writer, _) = filled(&disk, &mut random);
     let (_, archive) = memory();
-    let segments: Vec<SealedSegment> = log.trimmable(&ends(&writer));
+    let segments: Vec<LogSegment> = log.trimmable(&ends(&writer));
     let damaged = disk.fork();
     damaged.flip(&segments[1].name(), 4096 + 100, 3);
     archive.put(&damaged, &segments[0]).unwrap();

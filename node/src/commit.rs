@@ -11,9 +11,10 @@ use std::thread::JoinHandle;
 
 use model::record::Record;
 use model::{Offset, ShardId, Time};
-use mq::{FrameSource, Log, LogError, LogStats, SealedSegment};
+use mq::{FrameSource, Log, LogError, LogSegment, LogStats};
 use tokio::sync::oneshot;
 
+use crate::feed::{Sought, Tap};
 use crate::stages::{AppendTicks, LogRecorder};
 use crate::threads::{self, LOG_THREAD, Priority};
 
@@ -22,9 +23,14 @@ pub(crate) enum Job {
     Append(Group),
     Read(Lookup),
     /// Which segments hold nothing but records before these offsets.
-    Trimmable(Vec<(ShardId, Offset)>, Sender<Vec<SealedSegment>>),
+    Trimmable(Vec<(ShardId, Offset)>, Sender<Vec<LogSegment>>),
     /// Segments up to this one are archived, and are to be forgotten.
-    Trim(SealedSegment),
+    Trim(LogSegment),
+    /// The log's segments; and where a shard's log goes on, and from which position on it stands
+    /// from this record on.
+    Segments(Option<(ShardId, Offset)>, Sender<(Vec<LogSegment>, Option<Sought>)>),
+    /// Whoever reads the feed wants to know of what is appended.
+    Listen(Tap),
 }
 
 /// A record that somebody wants to see.
@@ -116,6 +122,7 @@ fn run<L: Log>(
     let mut groups = Vec::new();
     let mut lookups = VecDeque::new();
     let (mut trim, mut asked) = (None, None);
+    let mut tap: Option<Tap> = None;
     loop {
         let first = if lookups.is_empty() { Some(inbox.recv()) } else { None };
         let Ok(first) = first.transpose() else { break };
@@ -125,6 +132,12 @@ fn run<L: Log>(
                 Job::Read(lookup) => lookups.push_back(lookup),
                 Job::Trimmable(before, answer) => asked = Some((before, answer)),
                 Job::Trim(segment) => trim = Some(segment),
+                Job::Segments(record, answer) => {
+                    let seek = |(shard, from)| (log.end(shard).next, log.seek(shard, from));
+                    // Whoever asked may have gone away.
+                    let _ = answer.send((log.segments(), record.map(seek)));
+                }
+                Job::Listen(other) => tap = Some(other),
             }
         }
         if let Some(Lookup { shard, offset, answer }) = lookups.pop_front() {
@@ -146,8 +159,12 @@ fn run<L: Log>(
         let begun = recorder.now();
         let frames: Vec<&[u8]> =
             groups.iter().flat_map(|group| group.frames.iter().map(Vec::as_slice)).collect();
+        let before = log.position();
         match log.append(&frames) {
             Ok(()) => {
+                if let Some(tap) = tap.as_mut().filter(|tap| tap.is_open()) {
+                    tap.appended(before..log.position(), &frames);
+                }
                 let records = groups.iter().map(|group| group.records).sum();
                 let append = recorder.record(begun, records, log.stats());
                 for Group { frames, done, .. } in groups.drain(..) {

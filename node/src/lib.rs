@@ -25,6 +25,7 @@ mod commit;
 mod conservation;
 mod data_dir;
 mod encryption;
+mod feed;
 mod group;
 mod group_task;
 mod inbox;
@@ -49,6 +50,10 @@ pub use clock::{Clock, Now};
 pub use commit::{CommitStats, LogThread};
 pub use conservation::Imbalance;
 pub use data_dir::{Access, ArchiveOfError, DataDir, DataDirError, MakeDir};
+pub use feed::{
+    EventFilter, Feed, FeedChunk, FeedError, FeedEvent, FeedFigures, FeedReader, FeedStart,
+    FeedWish, Matches,
+};
 pub use group::{Found, Lookup, Lost, Message, ShardGroup, Token};
 pub use group_task::{GroupTask, ShardFailed};
 pub use inbox::{Answer, DrillSwitch, GroupHandle, Inbox, Overloaded, SubmitError};

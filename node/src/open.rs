@@ -17,7 +17,7 @@ use crate::recovery::{Recovery, Wanted, recover, recover_local, whole_log};
 use crate::replay::Difference;
 use crate::snapshots::{SnapshotPolicy, SnapshotThread};
 use crate::space::SpaceThread;
-use crate::{DataDir, DataDirError, GroupHandle, GroupTask, LogThread, Stages};
+use crate::{DataDir, DataDirError, Feed, GroupHandle, GroupTask, LogThread, Stages};
 
 /// Why a data directory can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +144,8 @@ pub struct Opened {
     pub log: LogThread,
     /// To be dropped before the log is joined. `None` without snapshots.
     pub snapshots: Option<SnapshotThread>,
+    /// What became durable, for those who only read. `None` on a log that has no segments.
+    pub feed: Option<Feed>,
     /// Records that were executed again.
     pub replayed: u64,
     /// Shards that were made of a snapshot.
@@ -165,7 +167,12 @@ pub struct Keeping {
     pub rows_bytes: Option<u64>,
     /// Bytes of the disk below which new orders are refused. Default: four segments of the log.
     pub disk_reserve: Option<u64>,
+    /// The most readers of the feed. Default 64.
+    pub feed_readers: Option<usize>,
 }
+
+/// Readers of the feed unless it is said how many.
+const FEED_READERS: usize = 64;
 
 impl Keeping {
     /// How many words each of so many shards keeps of orders, and of changes.
@@ -194,6 +201,7 @@ struct Beside {
     index: LogIndex,
     keep_words: [u64; 2],
     space: SpaceThread,
+    feed_readers: usize,
 }
 
 /// Recovers the directory's shards and makes this process their owner.
@@ -238,7 +246,9 @@ pub fn open(
     // Only now: a segment that was repaired has another key.
     let disk = dir.log_read_only()?;
     let (policy, keep_words) = (keeping.snapshots, keeping.words(dir.shards()));
-    let beside = Beside { snapshots, policy, disk, archive, index, keep_words, space };
+    let feed_readers = keeping.feed_readers.unwrap_or(FEED_READERS);
+    let beside =
+        Beside { snapshots, policy, disk, archive, index, keep_words, space, feed_readers };
     let opened = start(log, LocalLog::close, placement, memory, recovery, Some(beside))?;
     Ok((opened, recovered))
 }
@@ -301,9 +311,12 @@ fn start<L: Log + 'static>(
     });
     let (mut tasks, mut of_group): (Vec<GroupTask>, Vec<GroupHandle>) = started.unzip();
     let jobs = Arc::downgrade(&log.jobs());
-    let mut threads = None;
+    let (mut threads, mut feed) = (None, None);
     if let Some(beside) = beside {
-        let Beside { snapshots, policy, disk, archive, index, keep_words, space } = beside;
+        let Beside { snapshots, policy, disk, archive, index, keep_words, space, feed_readers } =
+            beside;
+        let places = (disk.clone(), archive.clone());
+        feed = Some(Feed::start(&log.jobs(), places, &placement, feed_readers)?);
         let settle_step = placement.settle_step;
         let records = Records { log: jobs.clone(), archive: archive.clone(), settle_step };
         let lookups = LookupThreads::spawn(index, seed, records)?;
@@ -327,5 +340,5 @@ fn start<L: Log + 'static>(
     };
     let snapshots = threads.map(spawn).transpose()?;
     let Recovery { replayed, restored, passed_over, .. } = recovery;
-    Ok(Opened { tasks, handles, log, snapshots, replayed, restored, passed_over })
+    Ok(Opened { tasks, handles, log, snapshots, feed, replayed, restored, passed_over })
 }

@@ -8,8 +8,7 @@ use model::record::{RULE_VERSION, Records, RowKey, clear_outcome};
 use model::{Offset, Realm, ShardId, Time};
 use mq::{
     AlignedBuf, Disk, FaultyDisk, FaultyStream, IndexError, LocalConfig, LocalLog, LocalReader,
-    Log, LogError, LogIndex, Prepare, SealedSegment, SnapshotWriter, Snapshots, StreamDisk,
-    UnionDisk,
+    Log, LogError, LogIndex, LogSegment, Prepare, SnapshotWriter, Snapshots, StreamDisk, UnionDisk,
 };
 use node::{
     Clock, IndexedFrames, KeySeed, Lookup, Now, OpenError, Placement, ShardGroup, Token, Wanted,
@@ -70,7 +69,7 @@ pub(crate) struct Up {
     /// By group: the snapshot that is being written.
     saving: Vec<Option<SnapshotWriter>>,
     /// Segments up to this one are archived.
-    archived: Option<SealedSegment>,
+    archived: Option<LogSegment>,
 }
 
 /// How a step of taking snapshots went.

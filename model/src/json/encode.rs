@@ -20,18 +20,28 @@ impl JsonWriter {
         JsonWriter { text }
     }
 
+    /// Bytes that were written so far.
+    pub fn length(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Ends a line.
+    pub fn end_line(&mut self) {
+        self.raw("\n");
+    }
+
     /// What was written.
     pub fn finish(self) -> Vec<u8> {
         self.text
     }
 
-    fn raw(&mut self, text: &str) -> &mut JsonWriter {
+    pub(super) fn raw(&mut self, text: &str) -> &mut JsonWriter {
         self.text.extend_from_slice(text.as_bytes());
         self
     }
 
     /// An integer; past 2⁵³ as a string.
-    fn integer(&mut self, value: u64) -> &mut JsonWriter {
+    pub(super) fn integer(&mut self, value: u64) -> &mut JsonWriter {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(value);
         if value <= EXACT_MAX { self.raw(digits) } else { self.raw("\"").raw(digits).raw("\"") }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use model::frame::FrameHeader;
 use model::{Offset, ShardId};
 
-use crate::ends;
 use crate::local::layout::SegmentId;
+use crate::{LogSegment, ends};
 
 /// Bytes of log between two points of a shard. A reader passes over as many on average before
 /// it finds its frame: some tens of microseconds. Fewer cost memory, 16 bytes per shard and point.
@@ -32,6 +32,11 @@ struct Span {
 impl Segment {
     pub fn new(id: SegmentId) -> Segment {
         Segment { id, end: id.first(), shards: BTreeMap::new() }
+    }
+
+    /// As others see it.
+    pub fn known(&self) -> LogSegment {
+        LogSegment { id: self.id, end: self.end }
     }
 
     /// Notes a frame, in the write at `position`.

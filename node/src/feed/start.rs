@@ -1,0 +1,135 @@
+//! Where a reader of the feed begins.
+
+use model::event::EventId;
+use model::frame::Frame;
+use model::{Offset, Time};
+
+use super::FeedError;
+use super::history::{Source, first_time};
+
+/// Where a reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedStart {
+    /// With the oldest event that the log or its archive keeps.
+    Earliest,
+    /// With what happens from now on.
+    Now,
+    /// With the first event of this time or later. The clocks of shards differ, and a clock may be
+    /// set back: events that stand in the log before others by more than a minute of their times
+    /// may be left out, or be there although they are older.
+    At(Time),
+    /// With this event, or the first one behind it.
+    From(EventId),
+    /// Behind this event.
+    After(EventId),
+}
+
+/// How much clocks of shards may differ for [`FeedStart::At`].
+const CLOCKS_DIFFER_US: u64 = 60_000_000;
+
+/// Records that stand before a reader's first one in the same write, or before in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Skip {
+    /// All before this event.
+    Before(EventId),
+    /// Frames before this time.
+    Older(Time),
+}
+
+impl Skip {
+    /// Whether a frame holds the first record that isn't skipped.
+    pub(super) fn ends_in(&self, frame: &Frame<'_>) -> bool {
+        let place = frame.place();
+        match self {
+            Skip::Before(id) => place.shard == id.shard && frame.next_offset() > id.offset,
+            Skip::Older(time) => place.time >= *time,
+        }
+    }
+
+    /// The first event of that frame that isn't skipped.
+    pub(super) fn first(&self) -> EventId {
+        match self {
+            Skip::Before(id) => *id,
+            Skip::Older(_) => EventId::default(),
+        }
+    }
+}
+
+/// What was found.
+pub(super) struct Begin {
+    pub position: u64,
+    pub skip: Option<Skip>,
+    /// Where the log ends.
+    pub end: u64,
+}
+
+/// Finds the position of a start.
+pub(super) fn find(source: &Source, start: &FeedStart) -> Result<Begin, FeedError> {
+    match *start {
+        FeedStart::Earliest => {
+            let (segments, _) = source.look(None)?;
+            let archived = source.archived_before(&segments)?.first().copied();
+            let archived = archived.map(|index| source.archived(index)).transpose()?;
+            let first = archived.as_ref().or(segments.first()).ok_or(FeedError::Stopped)?;
+            Ok(Begin { position: first.start(), skip: None, end: end(&segments) })
+        }
+        FeedStart::Now => {
+            let (segments, _) = source.look(None)?;
+            Ok(Begin { position: end(&segments), skip: None, end: end(&segments) })
+        }
+        FeedStart::At(time) => at(source, time),
+        FeedStart::From(id) => from(source, id, id),
+        FeedStart::After(id) => from(source, id, EventId { part: id.part.saturating_add(1), ..id }),
+    }
+}
+
+fn end(segments: &[mq::LogSegment]) -> u64 {
+    segments.last().map_or(0, mq::LogSegment::end)
+}
+
+/// At the record of `id`; events before `first` are skipped.
+fn from(source: &Source, id: EventId, first: EventId) -> Result<Begin, FeedError> {
+    let EventId { shard, offset, .. } = id;
+    if shard.0 >= source.shards {
+        return Err(FeedError::NoShard { shard, shards: source.shards });
+    }
+    let offset = offset.max(Offset(1));
+    let (segments, sought) = source.look(Some((shard, offset)))?;
+    let (next, position) = sought.ok_or(FeedError::Stopped)?;
+    let position = match position {
+        Ok(Some(position)) => position,
+        Ok(None) => return Err(FeedError::NotYet { shard, offset, next }),
+        Err(mq::LogError::Trimmed { .. }) => {
+            let archive = source.archive.as_ref().ok_or(FeedError::Trimmed)?;
+            archive.seek(shard, offset)?.ok_or(FeedError::Trimmed)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let skip = (offset < next).then_some(Skip::Before(first));
+    Ok(Begin { position, skip, end: end(&segments) })
+}
+
+/// In the last segment that begins well before a time.
+fn at(source: &Source, time: Time) -> Result<Begin, FeedError> {
+    let (live, _) = source.look(None)?;
+    let archived = source.archived_before(&live)?;
+    let count = archived.len() + live.len();
+    let segment = |number: usize| match archived.get(number) {
+        Some(index) => source.archived(*index),
+        None => Ok(live[number - archived.len()]),
+    };
+    let well_before = Time(time.0.saturating_sub(CLOCKS_DIFFER_US));
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = (low + high) / 2;
+        let first = first_time(source, &segment(middle)?)?;
+        // One without frames tells nothing, and only the last one can be so.
+        if first.is_some_and(|first| first < well_before) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    let position = segment(low.saturating_sub(1))?.start();
+    Ok(Begin { position, skip: Some(Skip::Older(time)), end: end(&live) })
+}
