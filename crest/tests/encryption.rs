@@ -7,13 +7,11 @@
 mod platform;
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use platform::Platform;
+use platform::{Platform, request};
 
 /// Ids whose bytes are found nowhere by chance.
 const BUYER: u64 = 0x1bad_5eed_cafe_f00d;
@@ -31,21 +29,6 @@ fn ask(url: &str, path: &str, body: &str) -> String {
     let (status, body) = request(url, method, path, body);
     assert!((200..300).contains(&status), "{status}: {body}");
     body
-}
-
-/// Status and body of an answer.
-fn request(url: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
-    let length = body.len();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: crest\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
 }
 
 fn id(n: u64) -> String {

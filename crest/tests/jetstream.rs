@@ -11,12 +11,13 @@
 mod nats;
 mod platform;
 
+use std::io::BufRead;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nats::{Cluster, Settings, server};
-use platform::Platform;
+use platform::{Platform, open_feed, read_feed};
 use serde_json::Value;
 
 const LOG_FAILED: i32 = 70;
@@ -66,6 +67,12 @@ fn servers_fail_under_load_and_nothing_acknowledged_is_lost() {
     let small = ["--segment-bytes", "2109440", "--snapshot-every", "500000"];
     let mut platform = serve(&cluster, &data, &small);
 
+    let (status, reader) = open_feed(&platform.url, "from=earliest", "");
+    assert_eq!(status, 200);
+    let reading = std::thread::spawn(move || -> Vec<String> {
+        let lines = reader.lines().map_while(Result::ok);
+        lines.filter(|line| serde_json::from_str::<Value>(line).is_ok()).collect()
+    });
     let load = drill(&platform, 20).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(3));
     for number in 0..3 {
@@ -86,6 +93,12 @@ fn servers_fail_under_load_and_nothing_acknowledged_is_lost() {
     passes(&audit(&cluster, &data));
     platform = serve(&cluster, &data, &small);
     passes(&drill(&platform, 3).output().unwrap());
+    // What the feed showed while servers failed is what is there, archive and stream together.
+    let (seen, all) = (reading.join().unwrap(), read_feed(&platform.url, "from=earliest", ""));
+    assert!(seen.len() > 2_500 && all.starts_with(&seen), "{} of {}", seen.len(), all.len());
+    assert!(data.join("archive/segments").read_dir().unwrap().count() > 0);
+    let placed = all.iter().filter(|line| line.contains("order.placed")).count();
+    assert!(placed >= 60_000, "{placed}");
     drop(platform);
     passes(&audit(&cluster, &data));
     // Where the servers are has to be said.

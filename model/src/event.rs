@@ -15,7 +15,7 @@ byte_enum! {
     EventType {
         /// An order was placed: it is paid, or waits for its payments.
         OrderPlaced = 1 "order.placed",
-        /// An order was refused, or withdrawn before it was decided.
+        /// An order was refused, withdrawn before it was decided, or came too late.
         OrderRefused = 2 "order.refused",
         /// An order was cancelled before it was paid.
         OrderCancelled = 3 "order.cancelled",
@@ -77,8 +77,6 @@ byte_enum! {
         HoldRefused = 31 "hold.refused",
         /// A coupon was issued.
         CouponIssued = 32 "coupon.issued",
-        /// A coupon was not issued.
-        CouponRefused = 33 "coupon.refused",
     }
 }
 
@@ -250,7 +248,7 @@ pub fn for_each_event<'a>(record: &Record<'a>, mut found: impl FnMut(Event<'a>))
         Body::SettleHold(body) => {
             (or(if body.op == 0 { HoldReleased } else { HoldCaptured }, HoldRefused), party)
         }
-        Body::IssueCoupon(_) => (or(CouponIssued, CouponRefused), party),
+        Body::IssueCoupon(_) if done => (CouponIssued, party),
         Body::Timer(body) if done => {
             let is_order = body.kind == TimerKind::Order as u8;
             (if is_order { OrderExpired } else { HoldExpired }, party)
@@ -271,6 +269,7 @@ pub fn for_each_event<'a>(record: &Record<'a>, mut found: impl FnMut(Event<'a>))
             return;
         }
         Body::Timer(_)
+        | Body::IssueCoupon(_)
         | Body::Sweep(_)
         | Body::Stock(_)
         | Body::Evict { .. }

@@ -167,7 +167,7 @@ impl JsonWriter {
                 let step = PayStep::from_byte(body.step).unwrap_or(PayStep::External);
                 self.word("step", step.word());
                 if body.leg.get() != ANY_LEG {
-                    self.field("payment", body.leg.get().into());
+                    self.field("leg", body.leg.get().into());
                 }
                 self.field("amount", amount);
             }
