@@ -233,9 +233,21 @@ impl Problem {
         Problem { field: Some("Accept".into()), ..problem }
     }
 
-    pub(crate) fn bad_start(detail: &str) -> Problem {
+    pub(crate) fn bad_start(field: &str, detail: &str) -> Problem {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
-        Problem { field: Some("from".into()), ..problem }
+        Problem { field: Some(field.into()), ..problem }
+    }
+
+    pub(crate) fn archive_away() -> Problem {
+        let detail = "what is asked for is in the archive, which can't be read now; try again";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "archive_away", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
+    }
+
+    pub(crate) fn stopping() -> Problem {
+        let detail = "the platform is being stopped";
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", detail);
+        Problem { header: Some(Header::RetryAfter), ..problem }
     }
 
     pub(crate) fn too_many_readers(detail: &str) -> Problem {

@@ -31,8 +31,8 @@ const PIECE_BYTES: usize = 64 << 10;
 const PIECES_AHEAD: usize = 2;
 /// The most values that a filter may name of one kind.
 const VALUES_MAX: usize = 100;
-/// Look-ups that run at once.
-const LOOKUPS_MAX: usize = 64;
+/// Look-ups of a reader that run at once: those who order wait for the same shards and archive.
+const LOOKUPS_MAX: usize = 8;
 /// Sellers of items that are remembered.
 const SELLERS_MAX: usize = 100_000;
 /// How long a look-up waits to be tried again.
@@ -228,7 +228,10 @@ pub(crate) async fn answer(
     let feed = feed.clone();
     // It may ask the archive.
     let reader = tokio::task::spawn_blocking(move || feed.read(wish)).await;
-    let reader = reader.map_err(|_| Problem::stopped())?.map_err(refused)?;
+    let reader = reader.map_err(|_| Problem::stopping())?.map_err(|error| {
+        let is_last = headers.get(LAST_EVENT_ID).is_some_and(|value| !value.is_empty());
+        refused(&error, if is_last { "Last-Event-ID" } else { "from" })
+    })?;
     let (pieces, body) = mpsc::channel(PIECES_AHEAD);
     let writer = Writer { shards: shards.clone(), form, pieces, sellers: HashMap::new() };
     tokio::task::spawn_local(writer.run(reader, stop));
@@ -239,18 +242,20 @@ pub(crate) async fn answer(
     Ok(response)
 }
 
-fn refused(error: FeedError) -> Problem {
+/// `field` says where it was to begin.
+fn refused(error: &FeedError, field: &str) -> Problem {
     match error {
         FeedError::TooManyReaders { .. } => Problem::too_many_readers(&error.to_string()),
-        FeedError::NoShard { .. } | FeedError::NotYet { .. } => {
-            Problem::bad_start(&error.to_string())
+        FeedError::NoShard { .. } | FeedError::NotYet { .. } | FeedError::NotNow => {
+            Problem::bad_start(field, &error.to_string())
         }
         FeedError::Trimmed => Problem::trimmed(),
-        FeedError::Stopped => Problem::stopped(),
-        FeedError::Log(_)
-        | FeedError::Unreadable { .. }
-        | FeedError::Archive(_)
-        | FeedError::Thread(_) => {
+        FeedError::Stopped => Problem::stopping(),
+        FeedError::Archive(_) => {
+            tracing::warn!(%error, "the feed can't be read");
+            Problem::archive_away()
+        }
+        FeedError::Log(_) | FeedError::Unreadable { .. } | FeedError::Thread(_) => {
             tracing::error!(%error, "the feed can't be read");
             Problem::unreadable()
         }
@@ -282,7 +287,7 @@ struct Writer {
     form: Form,
     pieces: mpsc::Sender<Result<Bytes, FeedBroke>>,
     /// Who sells items, as far as that was looked up.
-    sellers: HashMap<ItemId, Option<Party>>,
+    sellers: HashMap<ItemId, Party>,
 }
 
 /// What the orders of a chunk are about.
@@ -294,9 +299,13 @@ impl Writer {
         loop {
             let chunk = tokio::select! {
                 biased;
-                _ = stop.wait_for(|&stop| stop) => return,
+                _ = stop.wait_for(|&stop| stop) => {
+                    // Not a proper end: there is more. Nobody may be there to be told.
+                    let _ = self.pieces.send(Err(FeedBroke("it is stopped".to_string()))).await;
+                    return;
+                }
                 () = self.pieces.closed() => return,
-                chunk = reader.next() => chunk,
+                // Before the next chunk: there may always be one, and nothing in it that is wanted.
                 () = sleep_until(silent_since + HEARTBEAT) => {
                     silent_since = Instant::now();
                     if let Some(heartbeat) = self.form.heartbeat()
@@ -306,7 +315,10 @@ impl Writer {
                     }
                     continue;
                 }
+                chunk = reader.next() => chunk,
             };
+            // Chunks may come one after the other, and orders share this thread.
+            tokio::task::consume_budget().await;
             let written = match chunk {
                 Ok(Some(chunk)) => self.write(reader.filter(), chunk).await,
                 Ok(None) => return,
@@ -331,17 +343,17 @@ impl Writer {
 
     /// Writes what the reader wants of a chunk; whether that was anything.
     async fn write(&mut self, filter: &EventFilter, chunk: Arc<FeedChunk>) -> Result<bool, Gone> {
-        if self.form == Form::Frames {
-            let frames = Bytes::from_owner(FramesOf(chunk));
-            let any = !frames.is_empty();
-            self.send(frames).await?;
-            return Ok(any);
-        }
-        if self.form == Form::Lines && filter.is_all() && chunk.is_of(filter.realm) {
-            let lines = Bytes::from_owner(JsonOf(chunk));
-            let any = !lines.is_empty();
+        let whole = match self.form {
+            Form::Frames => Some(Bytes::from_owner(FramesOf(chunk.clone()))),
+            Form::Lines if filter.is_all() && chunk.is_of(filter.realm) => {
+                Some(Bytes::from_owner(JsonOf(chunk.clone())))
+            }
+            _ => None,
+        };
+        if let Some(whole) = whole {
+            let any = !whole.is_empty();
             if any {
-                self.send(lines).await?;
+                self.send(whole).await?;
             }
             return Ok(any);
         }
@@ -399,7 +411,7 @@ impl Writer {
     }
 
     fn concerns(&self, filter: &EventFilter, items: &[ItemId], sellers: &[Party]) -> bool {
-        let known = items.iter().filter_map(|item| self.sellers.get(item).copied().flatten());
+        let known = items.iter().filter_map(|item| self.sellers.get(item).copied());
         let sellers: Vec<Party> = sellers.iter().copied().chain(known).collect();
         filter.concerns(items, &sellers) == Matches::Known(true)
     }
@@ -425,7 +437,16 @@ impl Writer {
             let ask = |&(buyer, id): &(Party, OrderId)| Query::Order(buyer, id);
             let found = self.ask_all(realm, part.iter().map(ask)).await?;
             for (key, view) in part.iter().zip(found) {
-                let Some(View::Order(order)) = view else { continue };
+                let order = match view {
+                    Some(View::Order(order)) if !order.lines.is_empty() => order,
+                    // There was no such order.
+                    Some(View::Missing) => {
+                        orders.insert(*key, Some(Default::default()));
+                        continue;
+                    }
+                    // One that was refused keeps no lines.
+                    _ => continue,
+                };
                 let goods = order.lines.iter().filter(|line| line.kind == LineKind::Goods);
                 let named: Vec<ItemId> = goods.map(|line| line.item).collect();
                 let others = order.lines.iter().filter(|line| line.kind != LineKind::Goods);
@@ -444,12 +465,10 @@ impl Writer {
             items.into_iter().filter(|item| !self.sellers.contains_key(item)).collect();
         for part in wanted.chunks(LOOKUPS_MAX) {
             let found = self.ask_all(realm, part.iter().map(|&item| Query::Item(item))).await?;
-            for (item, view) in part.iter().zip(found) {
-                let seller = match view {
-                    Some(View::Item(item)) => Some(item.seller),
-                    _ => None,
-                };
-                self.sellers.insert(*item, seller);
+            for view in found {
+                if let Some(View::Item(item)) = view {
+                    self.sellers.insert(item.item, item.seller);
+                }
             }
         }
         Ok(orders)
@@ -463,7 +482,12 @@ impl Writer {
     ) -> Result<Vec<Option<View>>, Gone> {
         let ask = |query| async move {
             loop {
-                match self.shards.query(realm, query).await {
+                let looked_up = match query {
+                    // Its seller is the same everywhere.
+                    Query::Item(item) => self.shards.query_home(realm, item).await,
+                    _ => self.shards.query(realm, query).await,
+                };
+                match looked_up {
                     Ok(view) => return Some(view),
                     Err(SubmitError::Overloaded(_)) if !self.pieces.is_closed() => {
                         tokio::time::sleep(PAUSE).await;

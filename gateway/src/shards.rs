@@ -11,7 +11,8 @@ use std::task::Poll;
 use model::record::CommandBuffer;
 use model::reply::{List, Listed as ListedRows, Query, View};
 use model::{
-    AccountView, Amount, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply, ShardId, ids,
+    AccountView, Amount, ItemId, ItemView, Offset, OrderId, Outcome, Party, Realm, Reply, ShardId,
+    ids,
 };
 use node::stages::GroupTicks;
 use node::{Answer, Courier, GroupHandle, LocalHandle, OrderPage, Statement, SubmitError};
@@ -165,6 +166,11 @@ impl Shards {
             Query::Account(..) | Query::Item(_) => return self.query_all(realm, query).await,
         };
         self.query_one(ids::shard_of(key, self.count()), realm, query).await
+    }
+
+    /// What an item's home knows of it: units are there only in part.
+    pub(crate) async fn query_home(&self, realm: Realm, item: ItemId) -> Result<View, SubmitError> {
+        self.query_one(ids::item_home(item, self.count()), realm, Query::Item(item)).await
     }
 
     /// Reads a page of an account's statement from the log.

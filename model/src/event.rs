@@ -89,19 +89,19 @@ impl EventType {
 
 const _: () = assert!(EventType::ALL.len() < 64);
 
-/// Where an event is. Events of a record are numbered from 0.
+/// Where an event is. A record with several parts may be as many events, or fewer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct EventId {
     /// The log that has its record.
     pub shard: ShardId,
     /// Its record's offset.
     pub offset: Offset,
-    /// Which of the record's events.
+    /// Which part of the record it is of, from 0.
     pub part: u32,
 }
 
 impl EventId {
-    /// From its text form: `3-1204`, or `3-1204-1` for a record's second event and so on.
+    /// From its text form: `3-1204`, or `3-1204-1` for a record's second part and so on.
     pub fn parse(text: &str) -> Option<EventId> {
         let digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let mut parts = text.split('-');
@@ -139,7 +139,7 @@ pub enum Subject {
 pub struct Event<'a> {
     /// What.
     pub event_type: EventType,
-    /// Which of its record's events, from 0.
+    /// Which part of its record it is of, from 0.
     pub part: u32,
     /// Whose.
     pub subject: Subject,
@@ -166,6 +166,15 @@ impl<'a> Event<'a> {
     /// Whether items and sellers are the order's, of which the record says nothing but the id.
     pub fn is_order_change(&self) -> bool {
         self.order().is_some() && !matches!(self.record.body, Body::Place { .. })
+    }
+
+    /// Whose account it credits, where that isn't its subject's.
+    pub fn credited(&self) -> Option<Party> {
+        match self.record.body {
+            Body::Transfer(body) => Some(Party(body.credit_party.get())),
+            Body::SettleHold(body) if body.op != 0 => Some(Party(body.credit_party.get())),
+            _ => None,
+        }
     }
 
     /// The items and sellers that its record names. Who sells an item that is ordered isn't in it.
@@ -259,12 +268,10 @@ pub fn for_each_event<'a>(record: &Record<'a>, mut found: impl FnMut(Event<'a>))
             (if credited { SettlementCredited } else { SettlementDebited }, subject)
         }
         Body::Deliver { entries, .. } => {
-            let mut part = 0;
-            for (bytes, entry) in entries {
+            for (part, (bytes, entry)) in (0..).zip(entries) {
                 let Some((event_type, moved)) = arrived(bytes, &entry) else { continue };
                 let subject = Subject::Party(Party(moved.0.party.get()));
                 found(Event { event_type, part, subject, record: *record, moved: Some(moved) });
-                part += 1;
             }
             return;
         }

@@ -41,6 +41,8 @@ use crate::{Damage, LogError, LogSegment, SegmentReader};
 const PIECE: usize = 1 << 20;
 /// Pieces that are kept in memory.
 const PIECES_KEPT: usize = 32;
+/// What so many segments say of themselves is kept in memory: some 10 KB each, of 16 shards.
+const KNOWN_MAX: usize = 4_096;
 /// Objects that are larger are uploaded in parts of this size.
 const PART: usize = 8 << 20;
 /// What a new object's name begins with.
@@ -124,6 +126,13 @@ impl ArchivedSegment {
         };
         let point = self.points.partition_point(is_before).saturating_sub(1);
         self.points.get(point).map_or(self.id().first(), |point| point.0)
+    }
+
+    /// The first offset of a shard in it, or behind it.
+    fn first(&self, shard: ShardId) -> Offset {
+        let nexts = self.points.first().map(|(_, nexts)| nexts);
+        let next = nexts.zip(self.place_of(shard)).and_then(|(nexts, place)| nexts.get(place));
+        Offset(next.copied().unwrap_or(1))
     }
 
     /// Where a shard's log goes on behind it.
@@ -332,7 +341,11 @@ impl Archive {
         };
         let Some(segment) = self.wait(read)? else { return Ok(None) };
         let segment = Arc::new(segment);
-        self.known().insert(index, segment.clone());
+        let mut known = self.known();
+        if known.len() >= KNOWN_MAX {
+            known.pop_first();
+        }
+        known.insert(index, segment.clone());
         Ok(Some(segment))
     }
 
@@ -448,7 +461,8 @@ impl Archive {
     /// A position in the log from which on all archived records of a shard from `from` on stand;
     /// `None` if that one isn't archived.
     pub fn seek(&self, shard: ShardId, from: Offset) -> Result<Option<u64>, ArchiveError> {
-        Ok(self.find(shard, from)?.map(|segment| segment.seek(shard, from)))
+        let found = self.find(shard, from)?.filter(|segment| segment.first(shard) <= from);
+        Ok(found.map(|segment| segment.seek(shard, from)))
     }
 
     /// A record of a shard, and when it was decided; `None` if it isn't there.

@@ -138,6 +138,11 @@ impl LogSegment {
         self.id.index
     }
 
+    /// The number of the segment of its log that holds a position.
+    pub fn index_at(&self, position: u64) -> u32 {
+        (position / self.id.segment_bytes) as u32
+    }
+
     /// Its file.
     pub fn name(&self) -> String {
         local::layout::segment_name(self.id.index)

@@ -14,7 +14,7 @@ use model::{Offset, ShardId, Time};
 use mq::{FrameSource, Log, LogError, LogSegment, LogStats};
 use tokio::sync::oneshot;
 
-use crate::feed::{Sought, Tap};
+use crate::feed::{Seen, Tap};
 use crate::stages::{AppendTicks, LogRecorder};
 use crate::threads::{self, LOG_THREAD, Priority};
 
@@ -28,7 +28,7 @@ pub(crate) enum Job {
     Trim(LogSegment),
     /// The log's segments; and where a shard's log goes on, and from which position on it stands
     /// from this record on.
-    Segments(Option<(ShardId, Offset)>, Sender<(Vec<LogSegment>, Option<Sought>)>),
+    Segments(Option<(ShardId, Offset)>, Sender<Seen>),
     /// Whoever reads the feed wants to know of what is appended.
     Listen(Tap),
 }
@@ -134,8 +134,10 @@ fn run<L: Log>(
                 Job::Trim(segment) => trim = Some(segment),
                 Job::Segments(record, answer) => {
                     let seek = |(shard, from)| (log.end(shard).next, log.seek(shard, from));
+                    let sought = record.map(seek);
+                    let seen = Seen { segments: log.segments(), end: log.position(), sought };
                     // Whoever asked may have gone away.
-                    let _ = answer.send((log.segments(), record.map(seek)));
+                    let _ = answer.send(seen);
                 }
                 Job::Listen(other) => tap = Some(other),
             }

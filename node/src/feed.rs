@@ -12,6 +12,8 @@ mod filter;
 mod history;
 mod start;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +22,7 @@ use std::sync::mpsc::Sender;
 use model::{Offset, ShardId};
 use mq::{Archive, ArchiveError, Disk, LogError};
 use ring::digest;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::Placement;
 use crate::commit::Job;
@@ -29,7 +31,7 @@ use chunk::Chunks;
 
 pub use chunk::{FeedChunk, FeedEvent};
 pub use filter::{EventFilter, Matches};
-pub(crate) use history::Sought;
+pub(crate) use history::Seen;
 use history::{History, Source};
 pub use start::FeedStart;
 pub(crate) use tail::Tap;
@@ -71,10 +73,13 @@ pub enum FeedError {
     /// The log can't be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The time is still to come.
+    #[error("the time is still to come")]
+    NotNow,
     /// What was read is no record.
-    #[error("what stands in the log at position {position} can't be read: {what}")]
+    #[error("what stands in the log behind position {position} can't be read: {what}")]
     Unreadable {
-        /// Of the write that holds it.
+        /// Where what was read together begins.
         position: u64,
         /// What is wrong with it.
         what: String,
@@ -161,7 +166,7 @@ impl Feed {
     /// wait.
     pub fn read(&self, wish: FeedWish) -> Result<FeedReader, FeedError> {
         let seat = self.tail.sit_down(wish.json)?;
-        let begin = start::find(&self.source, &wish.start)?;
+        let begin = start::find(&self.source, &wish)?;
         let until = wish.ends.then_some(begin.end);
         Ok(FeedReader {
             feed: self.clone(),
@@ -171,7 +176,8 @@ impl Feed {
             until,
             behind: None,
             caught_up: begin.position == begin.end,
-            seat,
+            more: self.tail.watch(),
+            seat: Arc::new(seat),
         })
     }
 }
@@ -196,7 +202,8 @@ pub struct FeedReader {
     behind: Option<mpsc::Receiver<Result<Arc<FeedChunk>, FeedError>>>,
     /// It has read to where the log ended once: what follows may be in the tail.
     caught_up: bool,
-    seat: Seat,
+    more: watch::Receiver<bool>,
+    seat: Arc<Seat>,
 }
 
 impl FeedReader {
@@ -228,9 +235,10 @@ impl FeedReader {
             if self.until.is_some_and(|until| self.position >= until) {
                 return Ok(None);
             }
-            let has_ended = self.seat.look();
+            // Before it is looked for, so that what comes in between isn't slept over.
+            let has_ended = *self.more.borrow_and_update();
             let found = match self.caught_up {
-                true => self.feed.tail.find(self.position, self.seat.json()),
+                true => self.feed.tail.find(self.position, self.seat.json),
                 false => Found::Behind,
             };
             match found {
@@ -240,7 +248,8 @@ impl FeedReader {
                 }
                 Found::Behind => self.fall_behind()?,
                 Found::Later if has_ended => return Err(FeedError::Stopped),
-                Found::Later => self.seat.changed().await,
+                // The tail, which this holds, has the sender.
+                Found::Later => drop(self.more.changed().await),
             }
         }
     }
@@ -250,10 +259,11 @@ impl FeedReader {
         let (chunks, behind) = mpsc::channel(CHUNKS_AHEAD);
         let source = self.feed.source.clone();
         let mut history = History::new(source, self.position, self.until, self.skip);
-        let (filter, json) = (self.filter.clone(), self.seat.json());
-        let counted = self.feed.tail.count_behind();
+        let (filter, json) = (self.filter.clone(), self.seat.json);
+        let name = format!("crest-feed-{}", self.seat.number);
+        let kept = (self.feed.tail.count_behind(), self.seat.clone());
         let run = move || {
-            let _counted = counted;
+            let _kept = kept;
             loop {
                 let chunk = match history.next_chunk(Some(&filter), json) {
                     Ok(None) => return,
@@ -268,7 +278,7 @@ impl FeedReader {
             }
         };
         // It ends when it has read all, or nobody wants it.
-        drop(threads::spawn("crest-feed-read", Priority::Background, run)?);
+        drop(threads::spawn(&name, Priority::Background, run)?);
         self.behind = Some(behind);
         Ok(())
     }

@@ -9,6 +9,7 @@ mod compare;
 mod core;
 mod crest;
 mod encrypted;
+mod feed;
 mod generator;
 mod load;
 mod memory;
@@ -35,7 +36,7 @@ pub(crate) struct Bench {
     /// Append the results to BENCHMARKS.md.
     #[arg(long)]
     write: bool,
-    /// Only what has this in its name: apply, append, decode, drill, shards; with --core: retained,
+    /// Only what has this in its name: apply, append, decode, drill, shards, feed; with --core: retained,
     /// shards, scarce; with --peers: drill, hyper, redis, postgres, disk.
     #[arg(long, value_name = "NAME", conflicts_with = "compare")]
     only: Option<String>,
@@ -111,13 +112,14 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
 
 fn measure_parts(only: Option<&str>) -> Result<Vec<table::Row>, Failure> {
     type Part = fn() -> Result<Vec<table::Row>, Failure>;
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("apply", parts::apply),
         ("append", parts::append),
         ("encrypted", encrypted::measure),
         ("decode", parts::decode_orders),
         ("drill", parts::drill),
         ("shards", parts::drill_shards),
+        ("feed", feed::measure),
     ];
     let mut rows = Vec::new();
     for (name, part) in parts {

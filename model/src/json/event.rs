@@ -6,8 +6,8 @@
 use crate::event::{Event, EventId, EventType, Subject};
 use crate::json::encode::JsonWriter;
 use crate::record::{
-    ACCOUNT_OVERDRAFT, ANY_LEG, Body, Leg, Line, PLACE_FORFEIT, UPDATE_LIMIT, UPDATE_PRICE,
-    UPDATE_WINDOW,
+    ACCOUNT_OVERDRAFT, ANY_LEG, Body, Leg, Line, PAY_STATED, PLACE_FORFEIT, UPDATE_LIMIT,
+    UPDATE_PRICE, UPDATE_WINDOW,
 };
 use crate::{
     AccountKind, Currency, LineKind, Offset, OrderState, Outcome, PayStep, PaymentMethod, ShardId,
@@ -170,12 +170,18 @@ impl JsonWriter {
                     self.field("leg", body.leg.get().into());
                 }
                 self.field("amount", amount);
+                let beyond = body.stated.get().saturating_sub(amount);
+                if done && step == PayStep::External && body.flags & PAY_STATED != 0 && beyond > 0 {
+                    self.field("suspended", beyond);
+                }
             }
             Body::Cancel(body) if done => drop(self.returned(amount, body.returned.get())),
             Body::Timer(body) if event.event_type == EventType::OrderExpired => {
                 self.returned(amount, body.returned.get());
             }
-            Body::Timer(_) => drop(self.raw(",\"hold\":\"").subject_hold(event)),
+            Body::Timer(_) => {
+                self.raw(",\"hold\":\"").subject_hold(event).field("amount", amount);
+            }
             Body::Cancel(_) => drop(self.word("change", "cancel")),
             Body::Receive(_) if done => {}
             Body::Receive(_) => drop(self.word("change", "receive")),
@@ -260,8 +266,7 @@ impl JsonWriter {
                 self.milliseconds("expires", body.expires.get());
             }
             Body::Sweep(body) => {
-                self.word("kind", AccountKind::Settlement.word()).currency(body.currency.get());
-                self.field("amount", amount);
+                self.currency(body.currency.get()).field("amount", amount);
             }
             Body::Deliver { .. } | Body::Stock(_) | Body::Evict { .. } | Body::Load { .. } => {}
         }

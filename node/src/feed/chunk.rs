@@ -1,7 +1,7 @@
 //! Events of some writes, made once for everybody who reads them.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use model::event::{EventId, EventType, Mention, Subject, for_each_event};
@@ -15,7 +15,9 @@ use super::start::Skip;
 use super::{EventFilter, FeedError};
 
 /// Buffers that are kept for the next chunks: fresh memory costs more than what is written to it.
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 16;
+/// Larger ones aren't kept.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// An event in a chunk.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct FeedEvent {
     pub event_type: EventType,
     /// Whose it is.
     pub subject: Subject,
+    /// Who else's it is: whose account a transfer or a capture credits.
+    pub credited: Option<Party>,
     /// The order that it changes, of which its record says nothing more.
     pub changed_order: Option<OrderId>,
     items: Range<u32>,
@@ -58,12 +62,22 @@ struct Buffers {
 
 /// Memory of chunks that nobody reads any more.
 #[derive(Default)]
-pub(super) struct Spare(Mutex<Vec<Buffers>>);
+pub(super) struct Spare(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    buffers: Vec<Buffers>,
+    /// Somebody reads.
+    is_wanted: bool,
+}
 
 impl Spare {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().expect("nothing panics while it holds the lock")
+    }
+
     fn take(&self) -> Buffers {
-        let spare = self.0.lock().expect("nothing panics while it holds the lock").pop();
-        spare.unwrap_or_default()
+        self.kept().buffers.pop().unwrap_or_default()
     }
 
     fn give(&self, mut buffers: Buffers) {
@@ -73,15 +87,20 @@ impl Spare {
         buffers.items.clear();
         buffers.sellers.clear();
         buffers.of_realm = [0; 2];
-        let mut spare = self.0.lock().expect("nothing panics while it holds the lock");
-        if spare.len() < SPARE_MAX {
-            spare.push(buffers);
+        let bytes = buffers.frames.capacity() + buffers.json.capacity();
+        let mut kept = self.kept();
+        if kept.is_wanted && bytes <= SPARE_BYTES_MAX && kept.buffers.len() < SPARE_MAX {
+            kept.buffers.push(buffers);
         }
     }
 
-    /// Forgets all of it.
-    pub(super) fn clear(&self) {
-        self.0.lock().expect("nothing panics while it holds the lock").clear();
+    /// Whether any are kept.
+    pub(super) fn keep(&self, is_wanted: bool) {
+        let mut kept = self.kept();
+        kept.is_wanted = is_wanted;
+        let old = if is_wanted { Vec::new() } else { std::mem::take(&mut kept.buffers) };
+        drop(kept);
+        drop(old);
     }
 }
 
@@ -187,13 +206,17 @@ impl Chunks {
         chunk.positions.end = write.positions.end;
         let mut frames = write.frames;
         if chunk.has_json {
-            return self.add_events(chunk, frames, filter, skip);
+            self.add_events(chunk, frames, filter, skip)?;
+            // Who has a filter reads for itself, and wants events alone.
+            if filter.is_some() {
+                return Ok(());
+            }
         }
         while let Some(skipping) = skip
             && !frames.is_empty()
         {
             let (frame, rest) = split(frames, write.positions.start)?;
-            match skipping.ends_in(&frame) {
+            match skipping.ends_in(&frame)? {
                 true => *skip = None,
                 false => frames = rest,
             }
@@ -219,7 +242,7 @@ impl Chunks {
             let place = frame.place();
             let mut first = None;
             if let Some(skipping) = skip {
-                if !skipping.ends_in(&frame) {
+                if !skipping.ends_in(&frame)? {
                     continue;
                 }
                 first = Some(skipping.first());
@@ -255,6 +278,7 @@ impl Chunks {
                         realm,
                         event_type: event.event_type,
                         subject: event.subject,
+                        credited: event.credited(),
                         changed_order: event.order().filter(|_| event.is_order_change()),
                         items: items..buffers.items.len() as u32,
                         sellers: sellers..buffers.sellers.len() as u32,

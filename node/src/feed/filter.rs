@@ -16,7 +16,8 @@ pub struct EventFilter {
     pub buyers: Vec<Party>,
     /// About one of these items.
     pub items: Vec<ItemId>,
-    /// About lines that one of these sellers is paid for, items that it sells, or its money.
+    /// About lines that one of these sellers is paid for, items that it sells, its settlements or
+    /// coupons that it funds or that are good for it.
     pub sellers: Vec<Party>,
 }
 
@@ -46,11 +47,17 @@ impl EventFilter {
 
     /// Whether it can be, by what every event says at once.
     pub(super) fn may_want(&self, realm: Realm, event: &Event<'_>) -> bool {
-        self.wants(realm, event.event_type, event.subject)
+        self.wants(realm, event.event_type, (event.subject, event.credited()))
     }
 
-    fn wants(&self, realm: Realm, event_type: EventType, subject: Subject) -> bool {
-        let is_buyer = |party: &Party| subject == Subject::Party(*party);
+    fn wants(
+        &self,
+        realm: Realm,
+        event_type: EventType,
+        (subject, credited): (Subject, Option<Party>),
+    ) -> bool {
+        let is_buyer =
+            |party: &Party| subject == Subject::Party(*party) || credited == Some(*party);
         realm == self.realm
             && (self.types == 0 || self.types & event_type.bit() != 0)
             && (self.buyers.is_empty() || self.buyers.iter().any(is_buyer))
@@ -58,7 +65,7 @@ impl EventFilter {
 
     /// Whether it wants an event. `items` and `sellers` are those that its record names.
     pub fn matches(&self, event: &FeedEvent, items: &[ItemId], sellers: &[Party]) -> Matches {
-        if !self.wants(event.realm, event.event_type, event.subject) {
+        if !self.wants(event.realm, event.event_type, (event.subject, event.credited)) {
             return Matches::Known(false);
         }
         if self.items.is_empty() && self.sellers.is_empty() {

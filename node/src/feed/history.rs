@@ -18,8 +18,8 @@ use crate::commit::Job;
 const CHUNK_BYTES: u64 = 256 << 10;
 /// How often a segment is looked for again that may have been trimmed, or that a server which was
 /// asleep doesn't know of yet; and how long is waited.
-const TRIES: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const TRIES: u32 = 20;
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where the log's segments are.
 pub(crate) struct Source {
@@ -34,12 +34,18 @@ pub(crate) struct Source {
 /// Where a shard's log goes on, and a position from which on all of it stands.
 pub(crate) type Sought = (Offset, Result<Option<u64>, LogError>);
 
+/// What the log thread says of its log.
+pub(crate) struct Seen {
+    /// The oldest first, as far as they are durable.
+    pub segments: Vec<LogSegment>,
+    /// Where the last write ends.
+    pub end: u64,
+    pub sought: Option<Sought>,
+}
+
 impl Source {
     /// The log's segments as far as they are durable, and where a record is.
-    pub(super) fn look(
-        &self,
-        record: Option<(ShardId, Offset)>,
-    ) -> Result<(Vec<LogSegment>, Option<Sought>), FeedError> {
+    pub(super) fn look(&self, record: Option<(ShardId, Offset)>) -> Result<Seen, FeedError> {
         let (answer, answered) = channel();
         let log = self.log.upgrade().ok_or(FeedError::Stopped)?;
         log.send(Job::Segments(record, answer)).map_err(|_| FeedError::Stopped)?;
@@ -93,6 +99,12 @@ pub(super) fn first_time(source: &Source, segment: &LogSegment) -> Result<Option
     Ok(None)
 }
 
+/// A segment that is to be read.
+enum Part {
+    Live(LogSegment),
+    Archived(u32),
+}
+
 /// The log from a position on, to where it ended when this began.
 pub(super) struct History {
     source: Arc<Source>,
@@ -100,7 +112,7 @@ pub(super) struct History {
     until: Option<u64>,
     skip: Option<Skip>,
     /// What is still to be read; `None` before anything was looked up.
-    segments: Option<VecDeque<LogSegment>>,
+    segments: Option<VecDeque<Part>>,
     reader: Option<SegmentReader>,
 }
 
@@ -130,8 +142,7 @@ impl History {
                 Ok(true) if self.position - begun < CHUNK_BYTES => tried = 0,
                 Ok(true) => return Ok(Some(chunk)),
                 Ok(false) => return Ok((self.position > begun).then_some(chunk)),
-                Err(FeedError::Log(error)) if tried < TRIES => {
-                    tracing::debug!(%error, "a segment is looked for again");
+                Err(FeedError::Log(_) | FeedError::Archive(_)) if tried < TRIES => {
                     (self.segments, self.reader) = (None, None);
                     tried += 1;
                     std::thread::sleep(PAUSE);
@@ -170,20 +181,31 @@ impl History {
     }
 
     fn next_segment(&mut self) -> Result<Option<LogSegment>, FeedError> {
-        if self.segments.is_none() {
-            let (live, _) = self.source.look(None)?;
-            let mut segments = VecDeque::new();
-            if live.first().is_none_or(|first| self.position < first.start()) {
-                for index in self.source.archived_before(&live)? {
-                    let segment = self.source.archived(index)?;
-                    if segment.end() > self.position {
-                        segments.push_back(segment);
-                    }
+        let segments = match &mut self.segments {
+            Some(segments) => segments,
+            unknown => {
+                let live = self.source.look(None)?.segments;
+                let mut segments = VecDeque::new();
+                if let Some(first) = live.first()
+                    && self.position < first.start()
+                {
+                    let mut indexes = self.source.archived_before(&live)?;
+                    indexes.retain(|index| *index >= first.index_at(self.position));
+                    segments.extend(indexes.into_iter().map(Part::Archived));
                 }
+                segments.extend(live.into_iter().map(Part::Live));
+                unknown.insert(segments)
             }
-            segments.extend(live.into_iter().filter(|live| live.end() > self.position));
-            self.segments = Some(segments);
+        };
+        while let Some(part) = segments.pop_front() {
+            let segment = match part {
+                Part::Live(segment) => segment,
+                Part::Archived(index) => self.source.archived(index)?,
+            };
+            if segment.end() > self.position {
+                return Ok(Some(segment));
+            }
         }
-        Ok(self.segments.as_mut().and_then(VecDeque::pop_front))
+        Ok(None)
     }
 }

@@ -4,8 +4,8 @@ use model::event::EventId;
 use model::frame::Frame;
 use model::{Offset, Time};
 
-use super::FeedError;
-use super::history::{Source, first_time};
+use super::history::{PAUSE, Seen, Source, TRIES, first_time};
+use super::{FeedError, FeedWish};
 
 /// Where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,9 +14,9 @@ pub enum FeedStart {
     Earliest,
     /// With what happens from now on.
     Now,
-    /// With the first event of this time or later. The clocks of shards differ, and a clock may be
-    /// set back: events that stand in the log before others by more than a minute of their times
-    /// may be left out, or be there although they are older.
+    /// With the first event of this time or later, and all that stand behind it. The clocks of
+    /// shards differ by a little, so some of these may be a little older. Where a clock was set back
+    /// by more than a minute, events of that time may be left out.
     At(Time),
     /// With this event, or the first one behind it.
     From(EventId),
@@ -38,11 +38,16 @@ pub(super) enum Skip {
 
 impl Skip {
     /// Whether a frame holds the first record that isn't skipped.
-    pub(super) fn ends_in(&self, frame: &Frame<'_>) -> bool {
+    pub(super) fn ends_in(&self, frame: &Frame<'_>) -> Result<bool, FeedError> {
         let place = frame.place();
         match self {
-            Skip::Before(id) => place.shard == id.shard && frame.next_offset() > id.offset,
-            Skip::Older(time) => place.time >= *time,
+            Skip::Before(id) if place.shard != id.shard => Ok(false),
+            // A shard's offsets have no gaps: what should stand before this frame isn't there.
+            Skip::Before(id) if place.first_offset > id.offset.max(Offset(1)) => {
+                Err(FeedError::Trimmed)
+            }
+            Skip::Before(id) => Ok(frame.next_offset() > id.offset),
+            Skip::Older(time) => Ok(place.time >= *time),
         }
     }
 
@@ -64,27 +69,38 @@ pub(super) struct Begin {
 }
 
 /// Finds the position of a start.
-pub(super) fn find(source: &Source, start: &FeedStart) -> Result<Begin, FeedError> {
-    match *start {
+pub(super) fn find(source: &Source, wish: &FeedWish) -> Result<Begin, FeedError> {
+    match wish.start {
         FeedStart::Earliest => {
-            let (segments, _) = source.look(None)?;
+            let Seen { segments, end, .. } = source.look(None)?;
             let archived = source.archived_before(&segments)?.first().copied();
             let archived = archived.map(|index| source.archived(index)).transpose()?;
             let first = archived.as_ref().or(segments.first()).ok_or(FeedError::Stopped)?;
-            Ok(Begin { position: first.start(), skip: None, end: end(&segments) })
+            Ok(Begin { position: first.start().min(end), skip: None, end })
         }
         FeedStart::Now => {
-            let (segments, _) = source.look(None)?;
-            Ok(Begin { position: end(&segments), skip: None, end: end(&segments) })
+            let end = source.look(None)?.end;
+            Ok(Begin { position: end, skip: None, end })
         }
-        FeedStart::At(time) => at(source, time),
+        FeedStart::At(time) => {
+            let mut tried = 0;
+            loop {
+                match at(source, time) {
+                    // A segment was trimmed while it was looked at.
+                    Err(FeedError::Log(_)) if tried < TRIES => tried += 1,
+                    found => return found,
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
         FeedStart::From(id) => from(source, id, id),
+        // Frames come whole, so they go on with the next one.
+        FeedStart::After(id) if !wish.json => {
+            let next = EventId { offset: Offset(id.offset.0.saturating_add(1)), ..id };
+            from(source, next, next)
+        }
         FeedStart::After(id) => from(source, id, EventId { part: id.part.saturating_add(1), ..id }),
     }
-}
-
-fn end(segments: &[mq::LogSegment]) -> u64 {
-    segments.last().map_or(0, mq::LogSegment::end)
 }
 
 /// At the record of `id`; events before `first` are skipped.
@@ -94,7 +110,7 @@ fn from(source: &Source, id: EventId, first: EventId) -> Result<Begin, FeedError
         return Err(FeedError::NoShard { shard, shards: source.shards });
     }
     let offset = offset.max(Offset(1));
-    let (segments, sought) = source.look(Some((shard, offset)))?;
+    let Seen { end, sought, .. } = source.look(Some((shard, offset)))?;
     let (next, position) = sought.ok_or(FeedError::Stopped)?;
     let position = match position {
         Ok(Some(position)) => position,
@@ -106,12 +122,16 @@ fn from(source: &Source, id: EventId, first: EventId) -> Result<Begin, FeedError
         Err(error) => return Err(error.into()),
     };
     let skip = (offset < next).then_some(Skip::Before(first));
-    Ok(Begin { position, skip, end: end(&segments) })
+    Ok(Begin { position, skip, end })
 }
 
 /// In the last segment that begins well before a time.
 fn at(source: &Source, time: Time) -> Result<Begin, FeedError> {
-    let (live, _) = source.look(None)?;
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(u64::MAX, |now| now.as_micros() as u64);
+    if time.0 > now.saturating_add(CLOCKS_DIFFER_US) {
+        return Err(FeedError::NotNow);
+    }
+    let Seen { segments: live, end, .. } = source.look(None)?;
     let archived = source.archived_before(&live)?;
     let count = archived.len() + live.len();
     let segment = |number: usize| match archived.get(number) {
@@ -130,6 +150,6 @@ fn at(source: &Source, time: Time) -> Result<Begin, FeedError> {
             high = middle;
         }
     }
-    let position = segment(low.saturating_sub(1))?.start();
-    Ok(Begin { position, skip: Some(Skip::Older(time)), end: end(&live) })
+    let position = segment(low.saturating_sub(1))?.start().min(end);
+    Ok(Begin { position, skip: Some(Skip::Older(time)), end })
 }

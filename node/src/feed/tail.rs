@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -17,6 +20,8 @@ use crate::threads::{self, Priority};
 const TAIL_BYTES: usize = 64 << 20;
 /// Appends that may wait for the thread that makes events of them.
 const APPENDS_AHEAD: usize = 64;
+/// Their bytes, if there are several. Tests want it to be behind.
+const BYTES_AHEAD: usize = if cfg!(test) { 1 } else { 16 << 20 };
 
 /// What was appended at once.
 struct Appended {
@@ -38,15 +43,26 @@ impl Tap {
         self.tail.is_listening.load(Relaxed)
     }
 
-    /// Copies what was appended. If its thread is too busy, it will read it from the log.
+    /// Copies what was appended. If its thread is too busy, it reads it from the log later.
     pub(crate) fn appended(&mut self, positions: Range<u64>, frames: &[&[u8]]) {
+        let tail = &self.tail;
+        tail.appended_to.store(positions.end, SeqCst);
+        let bytes: usize = frames.iter().map(|frame| frame.len()).sum();
+        let ahead = tail.bytes_ahead.load(Relaxed);
+        // With something ahead of it, its thread looks again when that is done.
+        if ahead > 0 && ahead + bytes > BYTES_AHEAD {
+            tail.counters.missed.fetch_add(1, Relaxed);
+            return;
+        }
         let spare = self.own_spare.take().or_else(|| self.spare.try_recv().ok());
         let mut copied = spare.unwrap_or_default();
         copied.clear();
         frames.iter().for_each(|frame| copied.extend_from_slice(frame));
+        tail.bytes_ahead.fetch_add(bytes, Relaxed);
         let sent = self.appended.try_send(Appended { positions, frames: copied });
         if let Err(std::sync::mpsc::TrySendError::Full(unsent)) = sent {
-            self.tail.counters.missed.fetch_add(1, Relaxed);
+            tail.bytes_ahead.fetch_sub(bytes, Relaxed);
+            tail.counters.missed.fetch_add(1, Relaxed);
             self.own_spare = Some(unsent.frames);
         }
     }
@@ -63,16 +79,13 @@ pub(super) struct Counters {
 pub(crate) struct Tail {
     ring: Mutex<Ring>,
     is_listening: AtomicBool,
-    newest: watch::Sender<Newest>,
-    most_readers: usize,
+    /// Where the last append ended while somebody read.
+    appended_to: AtomicU64,
+    bytes_ahead: AtomicUsize,
+    /// Says that there is more; true at the end.
+    has_ended: watch::Sender<bool>,
     spare: Arc<Spare>,
     pub(super) counters: Counters,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Newest {
-    chunks: u64,
-    has_ended: bool,
 }
 
 #[derive(Default)]
@@ -81,9 +94,8 @@ struct Ring {
     bytes: usize,
     /// How far it goes, once somebody reads.
     position: Option<u64>,
-    readers: usize,
-    /// Of them, who wants JSON.
-    json_readers: usize,
+    /// By reader that may be there, whether it is and wants JSON.
+    seats: Vec<Option<bool>>,
 }
 
 /// Where the tail has what a reader wants.
@@ -97,11 +109,13 @@ pub(super) enum Found {
 
 impl Tail {
     pub(super) fn new(most_readers: usize) -> Arc<Tail> {
+        let ring = Ring { seats: vec![None; most_readers], ..Ring::default() };
         Arc::new(Tail {
-            ring: Mutex::default(),
+            ring: Mutex::new(ring),
             is_listening: AtomicBool::new(false),
-            newest: watch::Sender::new(Newest::default()),
-            most_readers,
+            appended_to: AtomicU64::new(0),
+            bytes_ahead: AtomicUsize::new(0),
+            has_ended: watch::Sender::new(false),
             spare: Arc::default(),
             counters: Counters::default(),
         })
@@ -112,7 +126,10 @@ impl Tail {
         let (appended, to_read) = sync_channel(APPENDS_AHEAD);
         let (give_back, spare) = channel();
         let tail = self.clone();
-        let run = move || tail.run(&source, &to_read, &give_back);
+        let run = move || {
+            let _ending = Ending(&tail);
+            tail.run(&source, &to_read, &give_back);
+        };
         // It ends with the log thread.
         drop(threads::spawn("crest-feed", Priority::Background, run)?);
         Ok(Tap { tail: self.clone(), appended, spare, own_spare: None })
@@ -127,20 +144,18 @@ impl Tail {
     }
 
     pub(super) fn readers(&self) -> usize {
-        self.ring().readers
+        self.ring().seats.iter().flatten().count()
     }
 
     /// A place for a reader: from here on all that is appended comes to the tail.
     pub(super) fn sit_down(self: &Arc<Tail>, json: bool) -> Result<Seat, FeedError> {
         let mut ring = self.ring();
-        if ring.readers >= self.most_readers {
-            return Err(FeedError::TooManyReaders { most: self.most_readers });
-        }
-        ring.readers += 1;
-        ring.json_readers += usize::from(json);
+        let free = ring.seats.iter().position(Option::is_none);
+        let number = free.ok_or(FeedError::TooManyReaders { most: ring.seats.len() })?;
+        ring.seats[number] = Some(json);
+        self.spare.keep(true);
         self.is_listening.store(true, Relaxed);
-        drop(ring);
-        Ok(Seat { tail: self.clone(), json, newest: self.newest.subscribe() })
+        Ok(Seat { tail: self.clone(), number, json })
     }
 
     pub(super) fn find(&self, position: u64, json: bool) -> Found {
@@ -157,6 +172,11 @@ impl Tail {
         }
     }
 
+    /// To be told of more.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.has_ended.subscribe()
+    }
+
     pub(super) fn count_behind(self: &Arc<Tail>) -> CountedBehind {
         self.counters.behind.fetch_add(1, Relaxed);
         CountedBehind(self.clone())
@@ -168,109 +188,128 @@ impl Tail {
         appended: &Receiver<Appended>,
         give_back: &Sender<Vec<u8>>,
     ) {
-        while let Ok(Appended { positions, mut frames }) = appended.recv() {
-            let ring = self.ring();
-            let (position, json) = (ring.position, ring.json_readers > 0);
-            drop(ring);
-            if let Some(position) = position.filter(|position| *position < positions.start) {
-                self.catch_up(source, position..positions.start, json);
-            }
+        loop {
+            let next = match appended.try_recv() {
+                Ok(next) => next,
+                Err(TryRecvError::Disconnected) => return,
+                // What was missed last, nothing else would tell of.
+                Err(TryRecvError::Empty) if self.catch_up(source, None) => continue,
+                Err(TryRecvError::Empty) => match appended.recv() {
+                    Ok(next) => next,
+                    Err(_) => return,
+                },
+            };
+            let Appended { positions, mut frames } = next;
+            self.catch_up(source, Some(positions.start));
+            let json = self.ring().wants_json();
+            self.bytes_ahead.fetch_sub(frames.len(), Relaxed);
             let made = source.chunks.of_frames(positions, &mut frames, json);
-            // The log thread may have ended.
-            let _ = give_back.send(frames);
+            if self.is_listening.load(Relaxed) {
+                // The log thread may have ended.
+                let _ = give_back.send(frames);
+            }
             match made {
                 Ok(chunk) => self.push(chunk),
                 Err(error) => self.lose(&error),
             }
         }
-        self.newest.send_modify(|newest| newest.has_ended = true);
     }
 
-    /// Reads what the log thread couldn't hand over.
-    fn catch_up(&self, source: &Arc<Source>, missed: Range<u64>, json: bool) {
-        let mut history = History::new(source.clone(), missed.start, Some(missed.end), None);
+    /// Reads what the log thread couldn't hand over, up to here or to where it came: whether there
+    /// was anything.
+    fn catch_up(&self, source: &Arc<Source>, end: Option<u64>) -> bool {
+        let ring = self.ring();
+        let (position, json) = (ring.position, ring.wants_json());
+        drop(ring);
+        let end = end.unwrap_or_else(|| self.appended_to.load(SeqCst));
+        let Some(start) = position.filter(|position| *position < end) else { return false };
+        let mut history = History::new(source.clone(), start, Some(end), None);
         loop {
             match history.next_chunk(None, json) {
                 Ok(Some(chunk)) => self.push(chunk),
-                Ok(None) => return,
-                Err(error) => return self.lose(&error),
+                Ok(None) => return true,
+                Err(error) => {
+                    self.lose(&error);
+                    return true;
+                }
             }
         }
     }
 
     fn push(&self, chunk: FeedChunk) {
         self.counters.events.fetch_add(chunk.events().len() as u64, Relaxed);
+        let mut old = VecDeque::new();
         let mut ring = self.ring();
-        if ring.readers == 0 {
-            return;
-        }
-        if ring.position.is_some_and(|position| position != chunk.positions.start) {
-            ring.clear();
-        }
-        ring.position = Some(chunk.positions.end);
-        ring.bytes += chunk.bytes();
-        ring.chunks.push_back(Arc::new(chunk));
-        let mut old = Vec::new();
-        while ring.bytes > TAIL_BYTES
-            && let Some(oldest) = ring.chunks.pop_front()
-        {
-            ring.bytes -= oldest.bytes();
-            old.push(oldest);
+        if ring.is_read() {
+            if ring.position.is_some_and(|position| position != chunk.positions.start) {
+                old = ring.clear();
+            }
+            ring.position = Some(chunk.positions.end);
+            ring.bytes += chunk.bytes();
+            ring.chunks.push_back(Arc::new(chunk));
+            while ring.bytes > TAIL_BYTES
+                && let Some(oldest) = ring.chunks.pop_front()
+            {
+                ring.bytes -= oldest.bytes();
+                old.push_back(oldest);
+            }
         }
         drop(ring);
         drop(old);
-        self.newest.send_modify(|newest| newest.chunks += 1);
+        self.has_ended.send_modify(|_| {});
     }
 
     /// Readers see to themselves what is missing here.
     fn lose(&self, error: &FeedError) {
         tracing::warn!(%error, "the feed can't read the log");
-        self.ring().clear();
+        drop(self.ring().clear());
     }
 }
 
 impl Ring {
-    fn clear(&mut self) {
-        self.chunks.clear();
+    fn is_read(&self) -> bool {
+        self.seats.iter().any(Option::is_some)
+    }
+
+    fn wants_json(&self) -> bool {
+        self.seats.contains(&Some(true))
+    }
+
+    /// What was in it.
+    #[must_use = "to be dropped without the lock"]
+    fn clear(&mut self) -> VecDeque<Arc<FeedChunk>> {
         self.bytes = 0;
         self.position = None;
+        std::mem::take(&mut self.chunks)
     }
 }
 
-/// A reader's place at the tail.
+/// Tells readers that there will be no more, however the thread ends.
+struct Ending<'a>(&'a Tail);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.has_ended.send_replace(true);
+    }
+}
+
+/// A reader's place. It is free when the reader is gone, and the thread that read for it.
 pub(super) struct Seat {
     tail: Arc<Tail>,
-    json: bool,
-    newest: watch::Receiver<Newest>,
-}
-
-impl Seat {
-    pub(super) fn json(&self) -> bool {
-        self.json
-    }
-
-    /// Takes note of what is there now: whether there will be no more.
-    pub(super) fn look(&mut self) -> bool {
-        self.newest.borrow_and_update().has_ended
-    }
-
-    /// Waits until there is more than when it was looked last.
-    pub(super) async fn changed(&mut self) {
-        // The tail, which this holds, has the sender.
-        let _ = self.newest.changed().await;
-    }
+    pub(super) number: usize,
+    pub(super) json: bool,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut ring = self.tail.ring();
-        ring.readers -= 1;
-        ring.json_readers -= usize::from(self.json);
-        if ring.readers == 0 {
+        ring.seats[self.number] = None;
+        if !ring.is_read() {
             self.tail.is_listening.store(false, Relaxed);
-            ring.clear();
+            self.tail.spare.keep(false);
+            let old = ring.clear();
             drop(ring);
-            self.tail.spare.clear();
+            drop(old);
         }
     }
 }

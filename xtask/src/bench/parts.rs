@@ -21,8 +21,8 @@ use crate::run::{Failure, root};
 /// Alternations between a part and its peer.
 pub(super) const ROUNDS: usize = 5;
 /// The default profile of a drill.
-const BUYERS: u64 = 1_000_000;
-const ITEMS: u64 = 100_000;
+pub(super) const BUYERS: u64 = 1_000_000;
+pub(super) const ITEMS: u64 = 100_000;
 
 /// Applying alone: batches of the default profile, decoded before, decided and framed.
 pub(super) fn apply() -> Result<Vec<Row>, Failure> {
