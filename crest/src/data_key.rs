@@ -13,9 +13,9 @@ use crate::args::{DataKeyAt, LogAt, OpenWith, Rekey};
 /// Holds the data key where no file does.
 const VARIABLE: &str = "CREST_DATA_KEY";
 /// Has the URL of NATS servers where no option does,
-const NATS_VARIABLE: &str = "CREST_NATS";
+pub(crate) const NATS_VARIABLE: &str = "CREST_NATS";
 /// and that with a user of the system account.
-const NATS_SYSTEM_VARIABLE: &str = "CREST_NATS_SYSTEM";
+pub(crate) const NATS_SYSTEM_VARIABLE: &str = "CREST_NATS_SYSTEM";
 
 impl DataKeyAt {
     /// The key, if there is one.

@@ -26,13 +26,19 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    /// Starts `crest serve` with `options` on free ports and waits until it listens.
-    pub(crate) fn start(data: &Path, options: &[String]) -> Result<Platform, Failure> {
+    /// Starts `crest serve` with `options` and environment variables on free ports and waits until
+    /// it listens.
+    pub(crate) fn start(
+        data: &Path,
+        options: &[String],
+        variables: &[(&str, &Option<String>)],
+    ) -> Result<Platform, Failure> {
         let mut serve = Command::new(std::env::current_exe()?);
         serve
             .args(["serve", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"])
             .arg(data)
             .args(options)
+            .envs(variables.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))))
             .env("CREST_LOG", std::env::var("CREST_LOG").unwrap_or_else(|_| "warn".to_string()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -38,11 +38,13 @@ pub enum Bug {
     UnclearIsDurable = 15,
     /// Who takes a stream over doesn't end the writer before.
     Unfenced = 16,
+    /// Who has slept is believed when it says what a stream holds.
+    StaleReads = 17,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 17] = [
         Bug::GrantTwice,
         Bug::ForgottenNumber,
         Bug::EarlyRelease,
@@ -59,6 +61,7 @@ impl Bug {
         Bug::StaleLoad,
         Bug::UnclearIsDurable,
         Bug::Unfenced,
+        Bug::StaleReads,
     ];
 }
 

@@ -20,11 +20,13 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, LastRawMessageErrorKind, RawMessageErrorKind, RetentionPolicy,
-    StorageType, Stream as JetStream,
+    Config, DiscardPolicy, RawMessageErrorKind, RetentionPolicy, StorageType, Stream as JetStream,
 };
-use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr, StatusCode};
+use async_nats::{
+    Client, ConnectError, ConnectErrorKind, ConnectOptions, HeaderMap, ServerAddr, StatusCode,
+};
 use futures_util::{StreamExt, TryStreamExt};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -110,6 +112,27 @@ pub enum NatsError {
     Runtime(#[from] io::Error),
 }
 
+impl NatsError {
+    /// Whether it may be gone in a while: who isn't let in now isn't let in then.
+    fn may_pass(&self) -> bool {
+        let NatsError::Server { source, .. } = self else { return false };
+        let refused = source.downcast_ref::<ConnectError>().map(|error| error.kind());
+        !matches!(
+            refused,
+            Some(
+                ConnectErrorKind::Authentication
+                    | ConnectErrorKind::AuthorizationViolation
+                    | ConnectErrorKind::ServerParse
+            )
+        )
+    }
+}
+
+/// The first version that says whether it knows of a message when it is asked for others.
+const VERSION_MIN: [u32; 2] = [2, 12];
+/// The status behind a batch of direct reads (NATS ADR-31).
+const END_OF_BATCH: u16 = 204;
+
 /// A thread that drives connections for others, until this is dropped.
 struct Driver {
     runtime: Handle,
@@ -185,13 +208,21 @@ impl NatsStream {
         let began = Instant::now();
         let (client, context, stream) = loop {
             match driver.wait_for(open()) {
-                Err(NatsError::Server { .. }) if began.elapsed() < OPENING => {
+                Err(error) if error.may_pass() && began.elapsed() < OPENING => {
                     std::thread::sleep(Duration::from_millis(500));
                 }
                 opened => break opened?,
             }
         };
-        let payload = client.server_info().max_payload;
+        let info = client.server_info();
+        let version: Vec<u32> = info.version.split(['.', '-']).flat_map(str::parse).collect();
+        if version < VERSION_MIN.to_vec() {
+            return Err(NatsError::Setting {
+                what: format!("the servers are of version {}", info.version),
+                set: "take 2.12 or later".to_string(),
+            });
+        }
+        let payload = info.max_payload;
         if payload < PAYLOAD_BYTES_MIN {
             return Err(NatsError::Setting {
                 what: format!("the servers take messages of {payload} bytes"),
@@ -206,6 +237,12 @@ impl NatsStream {
     /// What was said of the stream's owner, when it had one.
     pub fn described(&self) -> Option<String> {
         self.stream.cached_info().config.metadata.get(OWNER).cloned()
+    }
+
+    /// The same, as it is now.
+    pub fn described_now(&self) -> Result<Option<String>, NatsError> {
+        let info = self.wait_for(self.stream.get_info()).map_err(failed("asking whose it is"))?;
+        Ok(info.config.metadata.get(OWNER).cloned())
     }
 
     /// Says whose stream it is.
@@ -253,14 +290,11 @@ impl NatsStream {
         Ok(Stored { sequence: found.sequence, message })
     }
 
-    /// Messages as whichever server has them answers, perhaps one that is behind.
-    async fn read_batch(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>> {
+    /// Messages as any server has them that knows of the sequence which is asked for
+    /// (`min_last_seq`, NATS 2.12).
+    async fn get_direct(&self, ask: String, is_batch: bool) -> io::Result<Vec<Stored>> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(io::Error::other)?;
-        let ask = format!(
-            r#"{{"seq":{from},"next_by_subj":"{}","batch":{BATCH},"max_bytes":{bytes}}}"#,
-            self.subject(file)
-        );
         let subject = format!("$JS.API.DIRECT.GET.{}", self.name);
         let sent = self.client.publish_with_reply(subject, inbox, ask.into()).await;
         sent.map_err(io::Error::other)?;
@@ -271,13 +305,21 @@ impl NatsStream {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
             };
             match answer.status {
-                None => {}
+                None | Some(StatusCode::OK) => {}
                 // The end of what was asked for, or nothing of it is there.
-                Some(StatusCode::OK) => {}
-                Some(_) => return Ok(found),
+                Some(StatusCode::NOT_FOUND) => return Ok(found),
+                Some(status) if status.as_u16() == END_OF_BATCH => return Ok(found),
+                // It doesn't know enough, for one.
+                Some(status) => {
+                    let text = format!("{status}: {}", answer.description.unwrap_or_default());
+                    return Err(io::Error::other(text));
+                }
             }
             let stored = StreamMessage::try_from(answer).map_err(io::Error::other)?;
             found.push(self.stored(stored)?);
+            if !is_batch {
+                return Ok(found);
+            }
         }
     }
 }
@@ -330,10 +372,16 @@ impl Stream for NatsStream {
         }
     }
 
-    fn files(&self) -> io::Result<Vec<String>> {
+    fn files(&self, seen: u64) -> io::Result<Vec<String>> {
         let list = async {
             let info = self.stream.info_with_subjects(format!("{}.>", self.name)).await;
             let subjects = info.map_err(io::Error::other)?;
+            let last = subjects.info.state.last_sequence;
+            if last < seen {
+                return Err(io::Error::other(format!(
+                    "a leader that knows {last}, and not {seen}"
+                )));
+            }
             subjects.map_ok(|(subject, _)| subject).map_err(io::Error::other).try_collect().await
         };
         let subjects: Vec<String> = self.wait_for(list)?;
@@ -342,33 +390,19 @@ impl Stream for NatsStream {
         Ok(files.map(str::to_string).collect())
     }
 
-    fn end(&self, file: &str) -> io::Result<Option<u64>> {
+    fn end(&self, file: &str, seen: u64) -> io::Result<Option<(u64, u64)>> {
         let subject = self.subject(file);
-        match self.wait_for(self.stream.get_last_raw_message_by_subject(&subject)) {
-            Ok(found) => {
-                let message = self.stored(found)?.message;
-                Ok(Some(message.position + message.bytes.len() as u64))
-            }
-            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
-                Ok(None)
-            }
-            Err(error) => Err(io::Error::other(error)),
-        }
+        let ask = format!(r#"{{"last_by_subj":"{subject}","min_last_seq":{seen}}}"#);
+        let found = self.wait_for(self.get_direct(ask, false))?;
+        Ok(found.first().map(|stored| (stored.sequence, stored.message.end())))
     }
 
-    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>> {
-        let mut found = self.wait_for(self.read_batch(file, from, bytes))?;
-        if found.is_empty() {
-            // The leader knows whether there is any.
-            let next = self.stream.raw_message_builder().sequence(from);
-            let next = next.next_by_subject(self.subject(file));
-            match self.wait_for(next.send()) {
-                Ok(message) => found.push(self.stored(message)?),
-                Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {}
-                Err(error) => return Err(io::Error::other(error)),
-            }
-        }
-        Ok(found)
+    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>> {
+        let subject = self.subject(file);
+        let ask = format!(
+            r#"{{"seq":{from},"next_by_subj":"{subject}","batch":{BATCH},"max_bytes":{bytes},"min_last_seq":{seen}}}"#
+        );
+        self.wait_for(self.get_direct(ask, true))
     }
 
     fn purge(&self, file: &str) -> io::Result<()> {
@@ -393,11 +427,12 @@ async fn connect(url: &str) -> Result<Client, NatsError> {
     let servers = servers.map_err(failed(connecting))?;
     let named = servers.iter().find(|server| server.has_user_pass());
     let user = named.map(|server| (server.username().unwrap_or_default(), server.password()));
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let options = match user {
         Some((user, Some(password))) => {
-            ConnectOptions::with_user_and_password(user.to_string(), password.to_string())
+            ConnectOptions::with_user_and_password(plain(user), plain(password))
         }
-        Some((token, None)) => ConnectOptions::with_token(token.to_string()),
+        Some((token, None)) => ConnectOptions::with_token(plain(token)),
         None => ConnectOptions::new(),
     };
     let options = options
@@ -475,6 +510,12 @@ fn check_stream(found: &Config, config: &NatsConfig) -> Result<(), NatsError> {
         (
             found.mirror.is_some() || found.sources.is_some(),
             "gets messages from other streams",
+            "make another one".to_string(),
+        ),
+        (found.max_message_size > 0, "takes no messages above a size", edit("--max-msg-size=-1")),
+        (
+            found.subject_transform.is_some() || found.republish.is_some(),
+            "renames messages, or sends them on",
             "make another one".to_string(),
         ),
         (found.persist_mode.is_some(), "is written behind", "make another one".to_string()),

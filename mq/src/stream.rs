@@ -13,7 +13,8 @@
 //! taken, the writer before is over: its next message names a sequence that isn't the last one any
 //! more, and it is told that it was superseded. What it had sent and comes late is refused, too. So
 //! what is read behind that message is all there will ever be of earlier writers, and what a
-//! leader that had slept said of the stream's end doesn't matter.
+//! leader that had slept said of the stream's end doesn't matter. Who is asked for files or
+//! messages later has to know of the newest message that this process knows of.
 //!
 //! **What is unclear** (no answer, a lost connection, another leader) is settled by looking at
 //! what has the sequence that the message should have got: itself, and then it is durable;
@@ -27,7 +28,7 @@
 
 mod faulty;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -40,6 +41,8 @@ pub use faulty::{FaultyStream, StreamFault};
 
 /// Files that are kept in mind before those that nobody uses are forgotten.
 const FILES_MAX: usize = 64;
+/// How often messages are asked for where some are missing, each time of any of the servers.
+const READS: u32 = 6;
 /// The file of the messages with which writers begin.
 const OWNER: &str = "owner";
 
@@ -52,13 +55,14 @@ pub trait Stream: Send + Sync {
     fn last(&self) -> io::Result<u64>;
     /// The message with a sequence, as the stream's leader has it.
     fn get(&self, sequence: u64) -> io::Result<Option<Message>>;
-    /// The files of which there are messages.
-    fn files(&self) -> io::Result<Vec<String>>;
-    /// Where the newest message of a file begins, and its bytes' length.
-    fn end(&self, file: &str) -> io::Result<Option<u64>>;
+    /// The files of which there are messages. Here and below: whoever doesn't know of the sequence
+    /// `seen` yet doesn't answer.
+    fn files(&self, seen: u64) -> io::Result<Vec<String>>;
+    /// The newest message of a file: its sequence, and where it ends in the file.
+    fn end(&self, file: &str, seen: u64) -> io::Result<Option<(u64, u64)>>;
     /// Messages of a file from a sequence on, in their order, of about `bytes` bytes together; none
     /// only if there is none.
-    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>>;
+    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>>;
     /// Removes all messages of a file.
     fn purge(&self, file: &str) -> io::Result<()>;
     /// The most bytes of a message.
@@ -79,7 +83,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.position + self.bytes.len() as u64
     }
 
@@ -146,6 +150,8 @@ pub struct StreamDisk {
     end: Arc<End>,
     /// Others write, and files that are known may have grown.
     is_read_only: bool,
+    /// What others were seen to have written: who doesn't know of it isn't believed.
+    listed: Arc<Mutex<BTreeSet<String>>>,
     files: Arc<Mutex<BTreeMap<String, Arc<Mutex<File>>>>>,
 }
 
@@ -208,7 +214,7 @@ impl StreamDisk {
             let end = Arc::new(End { stream: stream.clone(), state });
             match end.publish(last, &message) {
                 Ok(()) => {
-                    return Ok(StreamDisk { end, is_read_only: false, files: Arc::default() });
+                    return Ok(StreamDisk::new(end, false));
                 }
                 // Others write, too, or the end was an old one.
                 Err(error) if StreamEnd::of(&error).is_some() => {}
@@ -238,7 +244,11 @@ impl StreamDisk {
         };
         let state = Mutex::new(EndState { last, ended: None });
         let end = Arc::new(End { stream, state });
-        Ok(StreamDisk { end, is_read_only: true, files: Arc::default() })
+        Ok(StreamDisk::new(end, true))
+    }
+
+    fn new(end: Arc<End>, is_read_only: bool) -> StreamDisk {
+        StreamDisk { end, is_read_only, listed: Arc::default(), files: Arc::default() }
     }
 
     fn files(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Mutex<File>>>> {
@@ -263,8 +273,20 @@ impl Disk for StreamDisk {
         if let Some(file) = known.clone().filter(|_| !self.is_read_only) {
             return Ok(self.handle(file));
         }
-        let length = self.end.retried(|stream| stream.end(name))?;
-        let length = length.ok_or(io::ErrorKind::NotFound)?;
+        let seen = self.end.seen();
+        let is_listed = lock(&self.listed).contains(name);
+        let newest = self.end.retried(|stream| match stream.end(name, seen)? {
+            None if is_listed => {
+                let text = format!("{name} was listed, and isn't there");
+                Err(io::Error::new(io::ErrorKind::NotFound, text))
+            }
+            newest => Ok(newest),
+        })?;
+        let (sequence, length) = newest.ok_or(io::ErrorKind::NotFound)?;
+        if self.is_read_only {
+            let mut state = lock(&self.end.state);
+            state.last = state.last.max(sequence);
+        }
         if let Some(file) = known {
             let mut growing = lock(&file);
             growing.length = growing.length.max(length);
@@ -284,8 +306,12 @@ impl Disk for StreamDisk {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut files = self.end.retried(|stream| stream.files())?;
+        let seen = self.end.seen();
+        let mut files = self.end.retried(|stream| stream.files(seen))?;
         files.retain(|file| file != OWNER);
+        if self.is_read_only {
+            lock(&self.listed).extend(files.iter().cloned());
+        }
         Ok(files)
     }
 
@@ -324,6 +350,11 @@ impl Disk for StreamDisk {
 }
 
 impl End {
+    /// The newest sequence that is known to be durable: who doesn't know of it has slept.
+    fn seen(&self) -> u64 {
+        if is_planted(Bug::StaleReads) { 0 } else { lock(&self.state).last }
+    }
+
     /// Asks again while there is no answer: what is asked changes nothing that isn't to be gone.
     fn retried<T>(&self, ask: impl Fn(&dyn Stream) -> io::Result<T>) -> io::Result<T> {
         let mut tried = 0;
@@ -479,7 +510,19 @@ impl StreamFile {
                 (None, None) => 1,
             },
         };
-        let found = self.end.retried(|stream| stream.read(&name, from, wanted))?;
+        let seen = self.end.seen();
+        let mut found = Vec::new();
+        // One server may have lost what another one has.
+        for _ in 0..READS {
+            found = self.end.retried(|stream| stream.read(&name, from, wanted, seen))?;
+            let whole = |before: u64, stored: &Stored| {
+                (stored.message.position <= before).then(|| before.max(stored.message.end()))
+            };
+            let start = found.first().map_or(position, |first| first.message.position);
+            if start <= position && found.iter().try_fold(position, whole).is_some() {
+                break;
+            }
+        }
         let known_before = file.known_length();
         for Stored { sequence, message } in &found {
             let (start, end) = (message.position, message.end());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{Writer, append, read, read_all_of};
 use mq::{
     LocalConfig, LocalLog, LocalReader, Log, LogError, NatsConfig, NatsError, NatsStream, Prepare,
-    StreamDisk, StreamEnd,
+    Stream, StreamDisk, StreamEnd,
 };
 use nats::{Cluster, Settings, config, connect, server};
 
@@ -77,6 +77,16 @@ fn servers_are_killed_and_restarted_and_paused() {
     let trimmed = read(&other, 0, 1).unwrap_err();
     assert!(matches!(trimmed, LogError::Trimmed { .. }), "{trimmed}");
     drop(other);
+    // Who doesn't know of a message yet says nothing.
+    let stream = NatsStream::connect(&config).unwrap();
+    let (last, far) = (Stream::last(&stream).unwrap(), u64::MAX / 2);
+    assert!(stream.files(last).is_ok_and(|files| !files.is_empty()));
+    assert!(stream.files(far).is_err());
+    assert!(stream.end("owner", last).unwrap().is_some());
+    assert!(stream.end("owner", far).is_err());
+    assert!(stream.read("owner", 1, 100, last).is_ok_and(|found| !found.is_empty()));
+    assert!(stream.read("owner", 1, 100, far).is_err());
+    drop(stream);
     let again = open(&config, 3);
     assert_eq!(ends, [0, 1, 7].map(model::ShardId).map(|id| (id, again.end(id).next)));
 }

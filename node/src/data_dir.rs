@@ -391,20 +391,24 @@ impl DataDir {
     pub fn log(&self) -> Result<Arc<dyn Disk>, DataDirError> {
         let Some(name) = &self.meta.stream else { return self.disk(LOG, DirDisk::open) };
         let stream = Arc::new(NatsStream::connect(&self.stream(name)?)?);
+        let is_ours = |text: String| {
+            let described = Meta::of_stream(&text).0;
+            if described.is_ok_and(|meta| meta.hash_seed == self.meta.hash_seed) {
+                return Ok(());
+            }
+            let (path, stream) = (self.path.clone(), name.clone());
+            Err(DataDirError::OtherStream { path, stream })
+        };
         match stream.described() {
-            Some(text)
-                if Meta::of_stream(&text)
-                    .0
-                    .is_ok_and(|meta| meta.hash_seed == self.meta.hash_seed) => {}
+            Some(text) => is_ours(text)?,
             // It was made, and the process that made it ended.
             None => stream.describe(&self.meta.described())?,
-            Some(_) => {
-                let (path, stream) = (self.path.clone(), name.clone());
-                return Err(DataDirError::OtherStream { path, stream });
-            }
         }
-        let disk = StreamDisk::own(stream, self.draw_salt()?);
-        Ok(self.covered(disk.map_err(|source| io_at(&self.path, source))?))
+        let disk = StreamDisk::own(stream.clone(), self.draw_salt()?);
+        let disk = disk.map_err(|source| io_at(&self.path, source))?;
+        // Two new directories may have said at the same moment that it is theirs.
+        is_ours(stream.described_now()?.unwrap_or_default())?;
+        Ok(self.covered(disk))
     }
 
     /// The same, only to be read.

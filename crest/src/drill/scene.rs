@@ -9,6 +9,7 @@ use loadgen::Target;
 use loadgen::engine::unix_ms;
 use node::stages::Figures;
 
+use crate::data_key::{NATS_SYSTEM_VARIABLE, NATS_VARIABLE};
 use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::profile;
@@ -117,15 +118,12 @@ impl Scene {
             options.push("--new-stream".to_string());
             say(&format!("its log is the stream {stream}"));
         }
-        for (name, value) in [
-            ("--nats", &open.nats),
-            ("--nats-system", &open.nats_system),
-            ("--nats-stream", &stream),
-            ("--nats-replicas", &replicas),
-        ] {
+        // URLs have passwords in them, and anybody sees a command line.
+        let variables = [(NATS_VARIABLE, &open.nats), (NATS_SYSTEM_VARIABLE, &open.nats_system)];
+        for (name, value) in [("--nats-stream", &stream), ("--nats-replicas", &replicas)] {
             options.extend(value.iter().flat_map(|value| [name.to_string(), value.clone()]));
         }
-        let platform = Platform::start(data.path(), &options)?;
+        let platform = Platform::start(data.path(), &options, &variables)?;
         let (target, admin) = (platform.target.clone(), platform.admin);
         Ok(Scene { platform: Some(platform).into(), target, admin, data: Some(data) })
     }

@@ -120,6 +120,13 @@ impl State {
         }
     }
 
+    /// The newest sequence that whoever is asked knows of: at least `seen`, or there is no answer.
+    fn known(&mut self, seen: u64) -> io::Result<u64> {
+        let behind = if self.goes_wrong() { self.random.below(4) } else { 0 };
+        let known = self.last.saturating_sub(behind);
+        if known < seen { Err(unanswered()) } else { Ok(known) }
+    }
+
     fn goes_wrong(&mut self) -> bool {
         self.one_in > 0 && self.random.below(self.one_in) == 0
     }
@@ -179,23 +186,27 @@ impl Stream for FaultyStream {
         Ok(state.messages.get(&sequence).cloned())
     }
 
-    fn files(&self) -> io::Result<Vec<String>> {
-        let state = self.state();
-        let names: BTreeSet<&String> = state.messages.values().map(|m| &m.file).collect();
+    fn files(&self, seen: u64) -> io::Result<Vec<String>> {
+        let mut state = self.state();
+        let known = state.known(seen)?;
+        let names: BTreeSet<&String> =
+            state.messages.range(..=known).map(|(_, m)| &m.file).collect();
         Ok(names.into_iter().cloned().collect())
     }
 
-    fn end(&self, file: &str) -> io::Result<Option<u64>> {
-        let state = self.state();
-        let newest = state.messages.values().rfind(|message| message.file == file);
-        Ok(newest.map(|message| message.position + message.bytes.len() as u64))
+    fn end(&self, file: &str, seen: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut state = self.state();
+        let known = state.known(seen)?;
+        let newest = state.messages.range(..=known).rfind(|(_, message)| message.file == file);
+        Ok(newest.map(|(sequence, message)| (*sequence, message.end())))
     }
 
-    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>> {
-        let state = self.state();
+    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>> {
+        let mut state = self.state();
+        let known = state.known(seen)?;
         let mut found = Vec::new();
         let mut length = 0;
-        for (&sequence, message) in state.messages.range(from..) {
+        for (&sequence, message) in state.messages.range(from..known.max(from) + 1) {
             if message.file == file && length < bytes.max(1) {
                 length += message.bytes.len();
                 found.push(Stored { sequence, message: message.clone() });

@@ -74,7 +74,7 @@ impl Cluster {
             let config = format!(
                 "server_name: n{number}\nlisten: \"127.0.0.1:{}\"\nmax_payload: {}\n\
                  jetstream {{ store_dir: {:?}, sync_interval: {} }}\n{cluster}\
-                 accounts {{\n  $SYS {{ users: [{{ user: sys, password: sys }}] }}\n  \
+                 accounts {{\n  $SYS {{ users: [{{ user: sys, password: \"s@ys\" }}] }}\n  \
                  SHOP {{ jetstream: enabled, users: [{{ user: shop, password: shop }}] }}\n}}\n",
                 ports[number], settings.max_payload, store, settings.sync
             );
@@ -134,7 +134,7 @@ impl Cluster {
 
     /// The same for a user of the system account.
     pub fn system_url(&self) -> String {
-        self.urls("sys:sys")
+        self.urls("sys:s%40ys")
     }
 
     fn urls(&self, user: &str) -> String {
