@@ -128,10 +128,12 @@ impl NatsError {
     }
 }
 
-/// The first version that says whether it knows of a message when it is asked for others.
-const VERSION_MIN: [u32; 2] = [2, 12];
+/// The first version with batches of direct reads.
+const VERSION_MIN: [u32; 2] = [2, 11];
 /// The status behind a batch of direct reads (NATS ADR-31).
 const END_OF_BATCH: u16 = 204;
+/// The header with which it says how far the stream goes, as the server knows it.
+const UP_TO: &str = "Nats-UpTo-Sequence";
 
 /// A thread that drives connections for others, until this is dropped.
 struct Driver {
@@ -219,7 +221,7 @@ impl NatsStream {
         if version < VERSION_MIN.to_vec() {
             return Err(NatsError::Setting {
                 what: format!("the servers are of version {}", info.version),
-                set: "take 2.12 or later".to_string(),
+                set: "take 2.11 or later".to_string(),
             });
         }
         let payload = info.max_payload;
@@ -290,9 +292,9 @@ impl NatsStream {
         Ok(Stored { sequence: found.sequence, message })
     }
 
-    /// Messages as any server has them that knows of the sequence which is asked for
-    /// (`min_last_seq`, NATS 2.12).
-    async fn get_direct(&self, ask: String, is_batch: bool) -> io::Result<Vec<Stored>> {
+    /// Messages as any server has them (NATS ADR-31), and the newest sequence that it knows of, if
+    /// it says so.
+    async fn get_direct(&self, ask: String) -> io::Result<(Vec<Stored>, Option<u64>)> {
         let inbox = self.client.new_inbox();
         let mut answers = self.client.subscribe(inbox.clone()).await.map_err(io::Error::other)?;
         let subject = format!("$JS.API.DIRECT.GET.{}", self.name);
@@ -306,10 +308,11 @@ impl NatsStream {
             };
             match answer.status {
                 None | Some(StatusCode::OK) => {}
-                // The end of what was asked for, or nothing of it is there.
-                Some(StatusCode::NOT_FOUND) => return Ok(found),
-                Some(status) if status.as_u16() == END_OF_BATCH => return Ok(found),
-                // It doesn't know enough, for one.
+                Some(StatusCode::NOT_FOUND) => return Ok((found, None)),
+                Some(status) if status.as_u16() == END_OF_BATCH => {
+                    let newest = answer.headers.as_ref().and_then(|headers| headers.get(UP_TO));
+                    return Ok((found, newest.and_then(|newest| newest.as_str().parse().ok())));
+                }
                 Some(status) => {
                     let text = format!("{status}: {}", answer.description.unwrap_or_default());
                     return Err(io::Error::other(text));
@@ -317,11 +320,12 @@ impl NatsStream {
             }
             let stored = StreamMessage::try_from(answer).map_err(io::Error::other)?;
             found.push(self.stored(stored)?);
-            if !is_batch {
-                return Ok(found);
-            }
         }
     }
+}
+
+fn knows_less(known: u64, seen: u64) -> io::Error {
+    io::Error::other(format!("a server that knows of message {known}, and not of {seen}"))
 }
 
 impl Stream for NatsStream {
@@ -391,18 +395,34 @@ impl Stream for NatsStream {
     }
 
     fn end(&self, file: &str, seen: u64) -> io::Result<Option<(u64, u64)>> {
-        let subject = self.subject(file);
-        let ask = format!(r#"{{"last_by_subj":"{subject}","min_last_seq":{seen}}}"#);
-        let found = self.wait_for(self.get_direct(ask, false))?;
-        Ok(found.first().map(|stored| (stored.sequence, stored.message.end())))
+        // With the owner's there is one in any case, and so an end that says what is known.
+        let (subject, owner) = (self.subject(file), self.subject(crate::stream::OWNER));
+        let ask = format!(r#"{{"multi_last":["{subject}","{owner}"]}}"#);
+        let (found, known) = self.wait_for(self.get_direct(ask))?;
+        let known = known.unwrap_or(0);
+        if known < seen {
+            return Err(knows_less(known, seen));
+        }
+        let newest = found.iter().find(|stored| stored.message.file == file);
+        Ok(newest.map(|stored| (stored.sequence, stored.message.end())))
     }
 
-    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>> {
+    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>> {
         let subject = self.subject(file);
         let ask = format!(
-            r#"{{"seq":{from},"next_by_subj":"{subject}","batch":{BATCH},"max_bytes":{bytes},"min_last_seq":{seen}}}"#
+            r#"{{"seq":{from},"next_by_subj":"{subject}","batch":{BATCH},"max_bytes":{bytes}}}"#
         );
-        self.wait_for(self.get_direct(ask, true))
+        let (mut found, _) = self.wait_for(self.get_direct(ask))?;
+        if found.is_empty() {
+            // The leader may have what others don't have yet.
+            let next = self.stream.raw_message_builder().sequence(from).next_by_subject(subject);
+            match self.wait_for(next.send()) {
+                Ok(message) => found.push(self.stored(message)?),
+                Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(found)
     }
 
     fn purge(&self, file: &str) -> io::Result<()> {

@@ -13,8 +13,9 @@
 //! taken, the writer before is over: its next message names a sequence that isn't the last one any
 //! more, and it is told that it was superseded. What it had sent and comes late is refused, too. So
 //! what is read behind that message is all there will ever be of earlier writers, and what a
-//! leader that had slept said of the stream's end doesn't matter. Who is asked for files or
-//! messages later has to know of the newest message that this process knows of.
+//! leader that had slept said of the stream's end doesn't matter. Who is asked for files and their
+//! lengths later has to know of the newest message that this process knows of; where what a file
+//! has by its length is missing, others are asked.
 //!
 //! **What is unclear** (no answer, a lost connection, another leader) is settled by looking at
 //! what has the sequence that the message should have got: itself, and then it is durable;
@@ -42,9 +43,9 @@ pub use faulty::{FaultyStream, StreamFault};
 /// Files that are kept in mind before those that nobody uses are forgotten.
 const FILES_MAX: usize = 64;
 /// How often messages are asked for where some are missing, each time of any of the servers.
-const READS: u32 = 6;
+const READS: u32 = 8;
 /// The file of the messages with which writers begin.
-const OWNER: &str = "owner";
+pub(crate) const OWNER: &str = "owner";
 
 /// A stream of messages, each with a subject. Calls wait until they are answered.
 pub trait Stream: Send + Sync {
@@ -55,14 +56,14 @@ pub trait Stream: Send + Sync {
     fn last(&self) -> io::Result<u64>;
     /// The message with a sequence, as the stream's leader has it.
     fn get(&self, sequence: u64) -> io::Result<Option<Message>>;
-    /// The files of which there are messages. Here and below: whoever doesn't know of the sequence
-    /// `seen` yet doesn't answer.
+    /// The files of which there are messages. Whoever doesn't know of the sequence `seen` yet doesn't
+    /// answer.
     fn files(&self, seen: u64) -> io::Result<Vec<String>>;
-    /// The newest message of a file: its sequence, and where it ends in the file.
+    /// The newest message of a file: its sequence, and where it ends in the file. Likewise.
     fn end(&self, file: &str, seen: u64) -> io::Result<Option<(u64, u64)>>;
-    /// Messages of a file from a sequence on, in their order, of about `bytes` bytes together; none
-    /// only if there is none.
-    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>>;
+    /// Messages of a file from a sequence on, in their order, of about `bytes` bytes together; of
+    /// whoever answers, who may lack some.
+    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>>;
     /// Removes all messages of a file.
     fn purge(&self, file: &str) -> io::Result<()>;
     /// The most bytes of a message.
@@ -510,19 +511,20 @@ impl StreamFile {
                 (None, None) => 1,
             },
         };
-        let seen = self.end.seen();
-        let mut found = Vec::new();
-        // One server may have lost what another one has.
-        for _ in 0..READS {
-            found = self.end.retried(|stream| stream.read(&name, from, wanted, seen))?;
+        // One server may have lost, or not yet have, what another one has.
+        let mut tried = 0;
+        let found = loop {
+            let found = self.end.retried(|stream| stream.read(&name, from, wanted))?;
             let whole = |before: u64, stored: &Stored| {
                 (stored.message.position <= before).then(|| before.max(stored.message.end()))
             };
-            let start = found.first().map_or(position, |first| first.message.position);
-            if start <= position && found.iter().try_fold(position, whole).is_some() {
-                break;
+            let start = found.first().map_or(u64::MAX, |first| first.message.position);
+            let is_whole = found.iter().try_fold(start, whole).is_some();
+            tried += 1;
+            if start <= position && is_whole || tried >= READS || !self.end.stream.wait(tried) {
+                break found;
             }
-        }
+        };
         let known_before = file.known_length();
         for Stored { sequence, message } in &found {
             let (start, end) = (message.position, message.end());

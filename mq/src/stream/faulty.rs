@@ -201,9 +201,9 @@ impl Stream for FaultyStream {
         Ok(newest.map(|(sequence, message)| (*sequence, message.end())))
     }
 
-    fn read(&self, file: &str, from: u64, bytes: usize, seen: u64) -> io::Result<Vec<Stored>> {
+    fn read(&self, file: &str, from: u64, bytes: usize) -> io::Result<Vec<Stored>> {
         let mut state = self.state();
-        let known = state.known(seen)?;
+        let known = state.known(0)?;
         let mut found = Vec::new();
         let mut length = 0;
         for (&sequence, message) in state.messages.range(from..known.max(from) + 1) {
