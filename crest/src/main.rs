@@ -23,6 +23,7 @@ mod profile;
 mod report;
 mod serve;
 mod watch;
+mod webhook;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Export(args) => export::export(&args),
         Command::Audit(args) => audit::audit(&args),
         Command::Archive(args) => archive::archive(&args),
+        Command::Webhook(args) => webhook::webhook(&args),
         Command::Rekey(args) => data_key::rekey(&args),
         Command::Profile(args) => profile::profile(&args),
     };

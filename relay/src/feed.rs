@@ -1,0 +1,195 @@
+//! Reads the feed of a platform, and comes back when it breaks.
+
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use reqwest::{Client, StatusCode, Url};
+use sonic_rs::JsonValueTrait;
+use tokio::sync::mpsc;
+
+/// The platform sends something every 15 seconds.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long is waited before it is asked again, at first and at last.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// The most bytes of an event: an order of 2,000 lines takes some 200 KB.
+const EVENT_BYTES_MAX: usize = 4 << 20;
+
+/// Which events of which platform.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// The platform, such as `http://127.0.0.1:8080`.
+    pub url: Url,
+    /// Where it begins if nothing was read before, as `from` of the feed has it.
+    pub from: String,
+    /// Parameters that filter: `type`, `buyer`, `item`, `seller`.
+    pub filter: Vec<(String, String)>,
+    /// Whether it ends with what is durable when it is asked.
+    pub ends: bool,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where to go on from.
+    pub id: String,
+    /// Events with the same one are in order.
+    pub key: String,
+    /// A CloudEvent in JSON.
+    pub json: String,
+}
+
+/// Why there is no more of the feed.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The platform refuses what is asked for.
+    #[error("the feed of {url} is refused: {status}: {problem}")]
+    Refused {
+        /// The platform.
+        url: Url,
+        /// Of its answer.
+        status: StatusCode,
+        /// What it says.
+        problem: String,
+    },
+    /// What it sends is no event.
+    #[error("the feed of {url} sent what is no event: {what}")]
+    NoEvent {
+        /// The platform.
+        url: Url,
+        /// What it sent, or its beginning.
+        what: String,
+    },
+    /// There is no client to ask with.
+    #[error("no HTTP client: {0}")]
+    Client(reqwest::Error),
+}
+
+impl Event {
+    /// From its JSON.
+    pub fn parse(json: &str) -> Option<Event> {
+        let field = |name: &str| {
+            let value = sonic_rs::get_from_str(json, [name]).ok()?;
+            value.as_str().map(str::to_string)
+        };
+        Some(Event { id: field("id")?, key: field("partitionkey")?, json: json.to_string() })
+    }
+}
+
+/// A client with the certificates that this machine trusts.
+pub(crate) fn client() -> Result<Client, FeedError> {
+    // Whoever installed one before did it for the same reason.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::builder()
+        .user_agent(concat!("crest/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        // What is posted is for the one who was named, and nobody else.
+        .redirect(reqwest::redirect::Policy::none())
+        .build();
+    client.map_err(FeedError::Client)
+}
+
+/// How one connection to the feed ended.
+enum Ended {
+    /// All was read.
+    Done,
+    /// It broke; whether anything was read.
+    Broke(bool, String),
+    /// Nobody wants more.
+    Left,
+}
+
+impl Feed {
+    /// Sends events behind `cursor` on, in order, until nobody wants more, or to the feed's end.
+    /// A connection that breaks is made again.
+    pub async fn follow(
+        &self,
+        mut cursor: Option<String>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<(), FeedError> {
+        let client = client()?;
+        let mut pause = PAUSE;
+        loop {
+            match self.read(&client, &mut cursor, &events).await? {
+                Ended::Done | Ended::Left => return Ok(()),
+                Ended::Broke(any, why) => {
+                    pause = if any { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+                    tracing::debug!(url = %self.url, why, "the feed is asked again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = events.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        client: &Client,
+        cursor: &mut Option<String>,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Ended, FeedError> {
+        let broke = |any, error: &dyn std::fmt::Display| Ended::Broke(any, error.to_string());
+        let mut url = self.url.clone();
+        url.set_path("/v1/feed");
+        url.query_pairs_mut().clear().append_pair("from", &self.from).extend_pairs(&self.filter);
+        if self.ends {
+            url.query_pairs_mut().append_pair("until", "now");
+        }
+        let mut request = client.get(url).header("Accept", "application/x-ndjson");
+        if let Some(cursor) = cursor {
+            request = request.header("Last-Event-ID", cursor.as_str());
+        }
+        let mut answer = match tokio::time::timeout(SILENCE, request.send()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Ok(broke(false, &error)),
+            Err(error) => return Ok(broke(false, &error)),
+        };
+        let status = answer.status();
+        if status != StatusCode::OK {
+            let problem = answer.text().await.unwrap_or_default();
+            // Too many readers, an archive that is away, a platform that is stopped.
+            if status.is_server_error() {
+                return Ok(broke(false, &format!("{status}: {problem}")));
+            }
+            return Err(FeedError::Refused { url: self.url.clone(), status, problem });
+        }
+        let (mut text, mut any) = (BytesMut::new(), false);
+        loop {
+            let piece = tokio::select! {
+                piece = tokio::time::timeout(SILENCE, answer.chunk()) => piece,
+                () = events.closed() => return Ok(Ended::Left),
+            };
+            match piece {
+                Ok(Ok(Some(piece))) => text.extend_from_slice(&piece),
+                Ok(Ok(None)) if self.ends => return Ok(Ended::Done),
+                Ok(Ok(None)) => return Ok(broke(any, &"it ended")),
+                Ok(Err(error)) => return Ok(broke(any, &error)),
+                Err(_) => return Ok(broke(any, &"it was silent for a minute")),
+            }
+            while let Some(end) = memchr::memchr(b'\n', &text) {
+                let line = text.split_to(end);
+                text.advance(1);
+                if line.is_empty() {
+                    continue;
+                }
+                let event = std::str::from_utf8(&line).ok().and_then(Event::parse);
+                let event = event.ok_or_else(|| self.no_event(&line))?;
+                let id = event.id.clone();
+                if events.send(event).await.is_err() {
+                    return Ok(Ended::Left);
+                }
+                (*cursor, any) = (Some(id), true);
+            }
+            if text.len() > EVENT_BYTES_MAX {
+                return Err(self.no_event(&text));
+            }
+        }
+    }
+
+    fn no_event(&self, bytes: &[u8]) -> FeedError {
+        let what = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        FeedError::NoEvent { url: self.url.clone(), what }
+    }
+}
