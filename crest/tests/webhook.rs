@@ -108,8 +108,8 @@ impl Endpoint {
 fn traded(scratch: &Path) -> (Platform, Vec<(String, String)>) {
     let platform = Platform::start(&scratch.join("data"));
     let mut drill = Command::new(env!("CARGO_BIN_EXE_crest"));
-    drill.args(["drill", "--target", &platform.url, "--profile", "singles-day"]);
-    drill.args(["--rate", "1000", "--compress", "300", "--buyers", "200", "--items", "100"]);
+    drill.args(["drill", "--target", &platform.url, "--batch", "50", "--duration", "2s"]);
+    drill.args(["--rate", "1500", "--buyers", "200", "--items", "100"]);
     let output = drill.env("CREST_LOG", "error").stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let events = read_feed(&platform.url, "from=earliest", "").into_iter().map(|line| {
