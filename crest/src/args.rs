@@ -556,10 +556,10 @@ pub(crate) enum WebhookCommand {
 #[derive(ClapArgs)]
 pub(crate) struct WebhookSend {
     /// The platform.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = http)]
     pub(crate) feed: Url,
     /// Where events are posted to.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = http)]
     pub(crate) to: Url,
     /// File with the secret that is signed with, one in a line: with several, while one is being
     /// replaced, there are as many signatures.
@@ -599,7 +599,7 @@ pub(crate) struct WebhookSend {
     /// time, up to eight hours.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) backoff: Duration,
-    /// How often each is tried: with 20 for about three days.
+    /// How often each is tried: with 20 for two and a half days.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) attempts: NonZeroU32,
 }
@@ -829,6 +829,15 @@ fn admin(text: &str) -> Result<Admin, String> {
         _ => text.parse().map(|address| Admin(Some(address))).map_err(|_| {
             format!("{text:?} is neither an address such as 127.0.0.1:9090 nor `off`")
         }),
+    }
+}
+
+/// A URL that can be asked over HTTP.
+fn http(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        _ => Err("it must begin with http:// or https://, and name a host".to_string()),
     }
 }
 

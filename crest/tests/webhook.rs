@@ -224,6 +224,47 @@ fn what_is_never_taken_is_set_aside_and_tried_again_on_request() {
     assert!(endpoint.taken().len() >= 200 + refused && created >= refused);
 }
 
+/// `now` is the same moment when the sender, or the platform, comes back: nothing in between is
+/// left out.
+#[test]
+fn now_stays_when_it_was() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data");
+    let mut platform = Platform::start(&data);
+    let endpoint = Endpoint::start(|_, _| 200);
+    let state = scratch.path().join("state/state.ndjson");
+    let begin = |platform: &Platform| {
+        let args = send(platform, &endpoint, scratch.path(), &[]);
+        let args: Vec<_> = args.get_args().map(|arg| arg.to_os_string()).collect();
+        let is_other = |arg: &&std::ffi::OsString| {
+            !["--from", "earliest", "--until", "now"].iter().any(|other| *arg == other)
+        };
+        let mut send = Command::new(env!("CARGO_BIN_EXE_crest"));
+        send.args(args.iter().filter(is_other)).env("CREST_LOG", "error");
+        send.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let wait_for = |holds: &dyn Fn() -> bool| {
+        let began = std::time::Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(60), "it doesn't come");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut sender = begin(&platform);
+    wait_for(&|| std::fs::read_to_string(&state).is_ok_and(|text| text.contains("\"from\":\"20")));
+    // Nothing was sent yet. Both are killed, and orders come before the sender is back.
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    drop(platform);
+    platform = Platform::start(&data);
+    let account = r#"{"party":77,"currency":"GBP"}"#;
+    assert_eq!(platform::request(&platform.url, "POST", "/v1/accounts", account).0, 201);
+    let mut sender = begin(&platform);
+    wait_for(&|| endpoint.taken().iter().any(|(_, key)| key == "77"));
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+}
+
 #[test]
 fn what_makes_no_sense_is_refused() {
     let scratch = tempfile::tempdir().unwrap();

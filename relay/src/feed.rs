@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use reqwest::{Client, StatusCode, Url};
+use jiff::fmt::rfc2822;
+use reqwest::header::DATE;
+use reqwest::{Client, Response, StatusCode, Url};
 use sonic_rs::JsonValueTrait;
 use tokio::sync::mpsc;
 
@@ -12,6 +14,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// How long is waited before it is asked again, at first and at last.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Bytes of a problem that are shown.
+const PROBLEM_BYTES: usize = 4 << 10;
 /// The most bytes of an event: an order of 2,000 lines takes some 200 KB.
 const EVENT_BYTES_MAX: usize = 4 << 20;
 
@@ -20,7 +24,8 @@ const EVENT_BYTES_MAX: usize = 4 << 20;
 pub struct Feed {
     /// The platform, such as `http://127.0.0.1:8080`.
     pub url: Url,
-    /// Where it begins if nothing was read before, as `from` of the feed has it.
+    /// Where it begins if nothing was read before, as `from` of the feed has it. `now` becomes the
+    /// time of the platform's first answer, so that it stays the same when that has to be repeated.
     pub from: String,
     /// Parameters that filter: `type`, `buyer`, `item`, `seller`.
     pub filter: Vec<(String, String)>,
@@ -39,6 +44,15 @@ pub struct Event {
     pub json: String,
 }
 
+/// What is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// It begins here, and did not say so before: what was `now` is this time.
+    Began(String),
+    /// An event.
+    Event(Event),
+}
+
 /// Why there is no more of the feed.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
@@ -46,7 +60,7 @@ pub enum FeedError {
     #[error("the feed of {url} is refused: {status}: {problem}")]
     Refused {
         /// The platform.
-        url: Url,
+        url: String,
         /// Of its answer.
         status: StatusCode,
         /// What it says.
@@ -56,7 +70,7 @@ pub enum FeedError {
     #[error("the feed of {url} sent what is no event: {what}")]
     NoEvent {
         /// The platform.
-        url: Url,
+        url: String,
         /// What it sent, or its beginning.
         what: String,
     },
@@ -103,18 +117,24 @@ impl Feed {
     /// Sends events behind `cursor` on, in order, until nobody wants more, or to the feed's end.
     /// A connection that breaks is made again.
     pub async fn follow(
-        &self,
+        mut self,
         mut cursor: Option<String>,
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<Read>,
     ) -> Result<(), FeedError> {
         let client = client()?;
-        let mut pause = PAUSE;
+        let (mut pause, mut is_said) = (PAUSE, false);
         loop {
             match self.read(&client, &mut cursor, &events).await? {
                 Ended::Done | Ended::Left => return Ok(()),
                 Ended::Broke(any, why) => {
-                    pause = if any { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-                    tracing::debug!(url = %self.url, why, "the feed is asked again");
+                    if any || !is_said {
+                        tracing::warn!(
+                            url = self.shown(),
+                            why,
+                            "the feed broke; it is asked again"
+                        );
+                    }
+                    (pause, is_said) = (if any { PAUSE } else { (pause * 2).min(PAUSE_MAX) }, true);
                 }
             }
             tokio::select! {
@@ -125,10 +145,10 @@ impl Feed {
     }
 
     async fn read(
-        &self,
+        &mut self,
         client: &Client,
         cursor: &mut Option<String>,
-        events: &mpsc::Sender<Event>,
+        events: &mpsc::Sender<Read>,
     ) -> Result<Ended, FeedError> {
         let broke = |any, error: &dyn std::fmt::Display| Ended::Broke(any, error.to_string());
         let mut url = self.url.clone();
@@ -148,12 +168,23 @@ impl Feed {
         };
         let status = answer.status();
         if status != StatusCode::OK {
-            let problem = answer.text().await.unwrap_or_default();
+            let problem = tokio::time::timeout(SILENCE, beginning(answer, PROBLEM_BYTES)).await;
+            let problem = problem.unwrap_or_default();
             // Too many readers, an archive that is away, a platform that is stopped.
             if status.is_server_error() {
                 return Ok(broke(false, &format!("{status}: {problem}")));
             }
-            return Err(FeedError::Refused { url: self.url.clone(), status, problem });
+            return Err(FeedError::Refused { url: self.shown(), status, problem });
+        }
+        if self.from == "now" && cursor.is_none() {
+            let date = answer.headers().get(DATE).and_then(|value| value.to_str().ok());
+            let time =
+                date.and_then(|date| rfc2822::DateTimeParser::new().parse_timestamp(date).ok());
+            let Some(time) = time else { return Ok(broke(false, &"an answer without a date")) };
+            self.from = time.to_string();
+            if events.send(Read::Began(self.from.clone())).await.is_err() {
+                return Ok(Ended::Left);
+            }
         }
         let (mut text, mut any) = (BytesMut::new(), false);
         loop {
@@ -163,7 +194,7 @@ impl Feed {
             };
             match piece {
                 Ok(Ok(Some(piece))) => text.extend_from_slice(&piece),
-                Ok(Ok(None)) if self.ends => return Ok(Ended::Done),
+                Ok(Ok(None)) if self.ends && text.is_empty() => return Ok(Ended::Done),
                 Ok(Ok(None)) => return Ok(broke(any, &"it ended")),
                 Ok(Err(error)) => return Ok(broke(any, &error)),
                 Err(_) => return Ok(broke(any, &"it was silent for a minute")),
@@ -177,7 +208,7 @@ impl Feed {
                 let event = std::str::from_utf8(&line).ok().and_then(Event::parse);
                 let event = event.ok_or_else(|| self.no_event(&line))?;
                 let id = event.id.clone();
-                if events.send(event).await.is_err() {
+                if events.send(Read::Event(event)).await.is_err() {
                     return Ok(Ended::Left);
                 }
                 (*cursor, any) = (Some(id), true);
@@ -190,6 +221,46 @@ impl Feed {
 
     fn no_event(&self, bytes: &[u8]) -> FeedError {
         let what = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-        FeedError::NoEvent { url: self.url.clone(), what }
+        FeedError::NoEvent { url: self.shown(), what }
+    }
+
+    /// Its URL, without what must not be shown.
+    fn shown(&self) -> String {
+        let mut url = self.url.clone();
+        // A URL without a host has neither.
+        let _ = url.set_password(None);
+        let _ = url.set_username("");
+        url.to_string()
+    }
+}
+
+/// The beginning of what an answer says, and no more of it.
+pub(crate) async fn beginning(mut answer: Response, bytes: usize) -> String {
+    let mut text = Vec::new();
+    while text.len() < bytes
+        && let Ok(Some(piece)) = answer.chunk().await
+    {
+        text.extend_from_slice(&piece);
+    }
+    text.truncate(bytes);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_date_of_an_answer_is_a_time() {
+        let date = "Mon, 23 Nov 2026 14:53:09 GMT";
+        let time = rfc2822::DateTimeParser::new().parse_timestamp(date).unwrap();
+        assert_eq!(time.to_string(), "2026-11-23T14:53:09Z");
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let url = "https://user:password@shop.example/".parse().unwrap();
+        let feed = Feed { url, from: "now".to_string(), filter: Vec::new(), ends: false };
+        assert_eq!(feed.shown(), "https://shop.example/");
     }
 }

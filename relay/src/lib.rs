@@ -7,5 +7,5 @@
 mod feed;
 pub mod webhook;
 
-pub use feed::{Event, Feed, FeedError};
+pub use feed::{Event, Feed, FeedError, Read};
 pub use reqwest::Url;

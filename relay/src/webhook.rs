@@ -16,17 +16,19 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Url};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::feed::{self, Event, Feed, FeedError};
+use crate::feed::{self, Event, Feed, FeedError, Read};
 use queue::{Queue, Undone};
 pub use sign::{SecretError, Secrets, draw_secret};
-use state::Saved;
 pub use state::{Dead, State, StateError};
+use state::{Place, Saved};
 
-/// Events that are read and not taken yet. Then no more are read: the log keeps them.
+/// Events that are read and not taken yet, and their bytes. Then no more are read: the log keeps
+/// them.
 const WINDOW: usize = 10_000;
+const WINDOW_BYTES: usize = 64 << 20;
 /// How often what was done is noted. What comes after is sent again after a crash.
 const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// How often it says how it stands.
@@ -89,14 +91,19 @@ pub async fn send(
         queue: Queue::new(endpoint.in_order),
         endpoint: endpoint.into(),
         state,
-        cursor: saved.cursor.clone(),
+        place: saved.place.clone(),
         on_their_way: JoinSet::new(),
         sent: Sent::default(),
         is_noted: true,
     };
-    let Saved { cursor, undone } = saved;
-    undone.into_iter().for_each(|undone| sender.queue.push(undone));
-    sender.run(feed, cursor, stop).await
+    let Saved { place, undone } = saved;
+    let latest = now_ms() + 2 * queue::BACKOFF_MAX.as_millis() as u64;
+    for undone in undone {
+        // A clock that was far ahead then holds nothing up now.
+        sender.queue.push(Undone { due_ms: undone.due_ms.min(latest), ..undone });
+    }
+    let feed = Feed { from: place.from.clone().unwrap_or(feed.from), ..feed };
+    sender.run(feed, place.cursor, stop).await
 }
 
 struct Sender {
@@ -104,8 +111,7 @@ struct Sender {
     endpoint: std::sync::Arc<Endpoint>,
     queue: Queue,
     state: State,
-    /// All up to here was read.
-    cursor: Option<String>,
+    place: Place,
     on_their_way: JoinSet<(u64, Result<(), Refused>)>,
     sent: Sent,
     is_noted: bool,
@@ -133,6 +139,7 @@ impl Sender {
         let mut stop = std::pin::pin!(stop);
         let (events, mut read) = mpsc::channel(64);
         let mut reading = Some(tokio::spawn(async move { feed.follow(cursor, events).await }));
+        let mut failed = None;
         let mut notes = interval(NOTE_EVERY);
         notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said = Instant::now();
@@ -146,27 +153,36 @@ impl Sender {
             tokio::select! {
                 () = &mut stop => break,
                 Some(done) = self.on_their_way.join_next() => {
-                    // A task that panicked would leave its event undone: it is sent again later.
-                    if let Ok((number, taken)) = done {
-                        self.note_answer(number, taken)?;
-                    }
+                    let (number, taken) = unpanicked(done);
+                    self.note_answer(number, taken)?;
                 }
-                event = read.recv(), if reading.is_some() && self.queue.len() < WINDOW => match event {
-                    Some(event) => {
-                        self.cursor = Some(event.id.clone());
-                        self.queue.push(Undone::new(event, now_ms()));
+                event = read.recv(), if reading.is_some() && self.has_room() => match event {
+                    Some(Read::Began(from)) => {
+                        self.place.from = Some(from);
+                        self.is_noted = false;
+                        self.save()?;
+                    }
+                    Some(Read::Event(event)) => {
+                        self.place.cursor = Some(event.id.clone());
+                        self.queue.push(Undone::new(event));
                         self.is_noted = false;
                     }
                     None => {
-                        let ended = reading.take().expect("it was being read").await;
-                        ended.unwrap_or(Ok(()))?;
+                        let ended = unpanicked(reading.take().expect("it was being read").await);
+                        // What was read is sent first.
+                        failed = ended.err();
+                        if let Some(error) = &failed {
+                            tracing::error!(%error, "nothing more is read");
+                        }
                     }
                 },
                 () = sleep(Duration::from_millis(due.unwrap_or(0))), if due.is_some() => {}
                 _ = notes.tick() => {
-                    for undone in self.state.take_again()? {
-                        self.queue.push(undone);
-                        self.is_noted = false;
+                    if self.has_room() {
+                        for undone in self.state.take_again()? {
+                            self.queue.push(undone);
+                            self.is_noted = false;
+                        }
                     }
                     self.save()?;
                     self.state.forget_again()?;
@@ -180,7 +196,11 @@ impl Sender {
             }
         }
         self.save()?;
-        Ok(self.sent)
+        failed.map_or(Ok(self.sent), |error| Err(error.into()))
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.len() < WINDOW && self.queue.bytes() < WINDOW_BYTES
     }
 
     /// Sends what is due.
@@ -219,10 +239,21 @@ impl Sender {
 
     fn save(&mut self) -> Result<(), StateError> {
         if !self.is_noted {
-            self.state.save(self.cursor.as_deref(), self.queue.iter())?;
+            self.state.save(&self.place, self.queue.iter())?;
             self.is_noted = true;
         }
         Ok(())
+    }
+}
+
+/// What a task came to; one that panicked ends all.
+fn unpanicked<T>(ended: Result<T, JoinError>) -> T {
+    match ended {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => unreachable!("no task is cancelled while others run"),
+        },
     }
 }
 
@@ -259,8 +290,6 @@ async fn post(client: &Client, endpoint: &Endpoint, event: Event) -> Result<(), 
         answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let after =
         after.map(|seconds: u32| Duration::from_secs(seconds.into()).min(queue::BACKOFF_MAX));
-    let mut text = answer.text().await.unwrap_or_default();
-    let end = (0..=ANSWER_BYTES.min(text.len())).rfind(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
+    let text = feed::beginning(answer, ANSWER_BYTES).await;
     Err(Refused { why: format!("{status}: {text}"), after })
 }

@@ -22,8 +22,8 @@ pub(super) struct Undone {
 
 impl Undone {
     /// One that may be tried at once.
-    pub(super) fn new(event: Event, now_ms: u64) -> Undone {
-        Undone { event, attempts: 0, due_ms: now_ms, why: String::new() }
+    pub(super) fn new(event: Event) -> Undone {
+        Undone { event, attempts: 0, due_ms: 0, why: String::new() }
     }
 }
 
@@ -37,6 +37,8 @@ pub(super) fn backoff(first: Duration, attempts: u32, random: u64) -> Duration {
 /// Events by number, in the order in which they came.
 pub(super) struct Queue {
     undone: BTreeMap<u64, Undone>,
+    /// Of their JSON.
+    bytes: usize,
     next: u64,
     /// Those that may be sent when their time has come, and aren't on their way.
     due: BTreeSet<(u64, u64)>,
@@ -47,11 +49,15 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn new(in_order: bool) -> Queue {
         let of_key = in_order.then(HashMap::new);
-        Queue { undone: BTreeMap::new(), next: 0, due: BTreeSet::new(), of_key }
+        Queue { undone: BTreeMap::new(), bytes: 0, next: 0, due: BTreeSet::new(), of_key }
     }
 
     pub(super) fn len(&self) -> usize {
         self.undone.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -73,6 +79,7 @@ impl Queue {
             is_first = line.is_empty();
             line.push_back(number);
         }
+        self.bytes += undone.event.json.len();
         self.undone.insert(number, undone);
         if is_first {
             self.due.insert((due, number));
@@ -105,6 +112,7 @@ impl Queue {
     /// One that was on its way is over.
     pub(super) fn done(&mut self, number: u64) {
         let Some(Undone { event, .. }) = self.undone.remove(&number) else { return };
+        self.bytes -= event.json.len();
         let Some(of_key) = &mut self.of_key else { return };
         let Some(line) = of_key.get_mut(&event.key) else { return };
         line.pop_front();
@@ -131,7 +139,7 @@ mod tests {
 
     fn event(number: u64, key: u64) -> Undone {
         let (id, key) = (format!("0-{number}"), key.to_string());
-        Undone::new(Event { id, key, json: String::new() }, 0)
+        Undone::new(Event { id, key, json: "{}".to_string() })
     }
 
     #[test]
@@ -176,7 +184,7 @@ mod tests {
                     taken.push((event.key, number));
                 }
             }
-            prop_assert_eq!(taken.len(), keys.len());
+            prop_assert_eq!((taken.len(), queue.bytes()), (keys.len(), 0));
             if in_order {
                 let mut last = HashMap::new();
                 for (key, number) in taken {

@@ -61,8 +61,17 @@ pub enum StateError {
 /// What was noted last.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Saved {
-    pub(super) cursor: Option<String>,
+    pub(super) place: Place,
     pub(super) undone: Vec<Undone>,
+}
+
+/// How far the feed was read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The last event.
+    pub(super) cursor: Option<String>,
+    /// Where it begins as long as there is none, once that is known.
+    pub(super) from: Option<String>,
 }
 
 /// An event that was set aside.
@@ -130,6 +139,7 @@ fn events(path: &Path, text: &str, skipped: usize) -> Result<Vec<Dead>, StateErr
 struct Head<'a> {
     version: u32,
     cursor: Option<&'a str>,
+    from: Option<&'a str>,
 }
 
 impl State {
@@ -152,11 +162,13 @@ impl State {
         if let Some(head) = text.lines().next() {
             let damaged = || StateError::Damaged { path: path.clone(), line: 1 };
             let version = sonic_rs::get_from_str(head, ["version"]).ok();
-            let cursor = sonic_rs::get_from_str(head, ["cursor"]).map_err(|_| damaged())?;
+            let field = |name| sonic_rs::get_from_str(head, [name]).map_err(|_| damaged());
+            let (cursor, from) = (field("cursor")?, field("from")?);
             if version.and_then(|version| version.as_u64()) != Some(1) {
                 return Err(damaged());
             }
-            saved.cursor = cursor.as_str().map(str::to_string);
+            let word = |value: LazyValue<'_>| value.as_str().map(str::to_string);
+            saved.place = Place { cursor: word(cursor), from: word(from) };
             let undone = events(&path, &text, 1)?.into_iter().map(|dead| Undone {
                 event: dead.event,
                 attempts: dead.attempts,
@@ -172,10 +184,12 @@ impl State {
     /// Notes how far the feed was read, and what of that wasn't taken.
     pub(super) fn save<'a>(
         &self,
-        cursor: Option<&str>,
+        place: &Place,
         undone: impl Iterator<Item = &'a Undone>,
     ) -> Result<(), StateError> {
-        let mut text = sonic_rs::to_string(&Head { version: 1, cursor }).unwrap_or_default() + "\n";
+        let (cursor, from) = (place.cursor.as_deref(), place.from.as_deref());
+        let head = Head { version: 1, cursor, from };
+        let mut text = sonic_rs::to_string(&head).unwrap_or_default() + "\n";
         for Undone { event, attempts, due_ms, why } in undone {
             text.push_str(&line(event, *attempts, *due_ms, why));
         }
@@ -188,6 +202,9 @@ impl State {
         let write = || {
             let _alone = lock(&self.directory)?;
             let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            // Half a line is what a crash left of one that is noted elsewhere still.
+            let whole = fs::read(&path)?.iter().rposition(|byte| *byte == b'\n');
+            file.set_len(whole.map_or(0, |end| end as u64 + 1))?;
             file.write_all(dead.line().as_bytes())?;
             file.sync_all()?;
             File::open(&self.directory)?.sync_all()
@@ -200,7 +217,7 @@ impl State {
         let mut found = Vec::new();
         for path in files_again(&self.directory)? {
             let dead = events(&path, &read(&path)?, 0)?;
-            found.extend(dead.into_iter().map(|dead| Undone::new(dead.event, 0)));
+            found.extend(dead.into_iter().map(|dead| Undone::new(dead.event)));
             self.taken_up.push(path);
         }
         Ok(found)
@@ -221,7 +238,7 @@ impl State {
             return Ok(Vec::new());
         }
         let _alone = lock(directory).map_err(at(directory))?;
-        events(&path, &read(&path)?, 0)
+        dead_of(&path)
     }
 
     /// Has what was set aside tried again: all of it, or the events with these ids. A sender that
@@ -233,8 +250,8 @@ impl State {
         }
         let _alone = lock(directory).map_err(at(directory))?;
         let is_wanted = |dead: &Dead| ids.is_empty() || ids.contains(&dead.event.id);
-        let dead = events(&path, &read(&path)?, 0)?;
-        let (again, left): (Vec<Dead>, Vec<Dead>) = dead.into_iter().partition(is_wanted);
+        let (again, left): (Vec<Dead>, Vec<Dead>) =
+            dead_of(&path)?.into_iter().partition(is_wanted);
         if again.is_empty() {
             return Ok(0);
         }
@@ -246,6 +263,12 @@ impl State {
         replace(directory, DEAD, &text(&left)).map_err(at(&path))?;
         Ok(again.len())
     }
+}
+
+/// What was set aside; half a line at the end wasn't.
+fn dead_of(path: &Path) -> Result<Vec<Dead>, StateError> {
+    let text = read(path)?;
+    events(path, &text[..text.rfind('\n').map_or(0, |end| end + 1)], 0)
 }
 
 /// What is set aside is changed by one at a time, until this is dropped.
@@ -298,10 +321,11 @@ mod tests {
         assert_eq!(saved, Saved::default());
         assert!(matches!(State::open(directory.path()), Err(StateError::InUse { .. })));
         let kept = vec![undone("0-1", 0, ""), undone("3-4-1", 7, "503: \"busy\"\n")];
-        state.save(Some("3-9"), kept.iter()).unwrap();
+        let place = Place { cursor: Some("3-9".to_string()), from: None };
+        state.save(&place, kept.iter()).unwrap();
         drop(state);
         let (state, saved) = State::open(directory.path()).unwrap();
-        assert_eq!(saved, Saved { cursor: Some("3-9".to_string()), undone: kept });
+        assert_eq!(saved, Saved { place, undone: kept });
         drop(state);
         let path = directory.path().join(STATE);
         let damaged =
@@ -318,6 +342,9 @@ mod tests {
         assert_eq!(State::redrive(path, &[]).unwrap(), 0);
         for id in ["0-1", "0-2", "0-3"] {
             state.set_aside(&Dead::of(&undone(id, 3, "no"), 4, "404".to_string(), 9)).unwrap();
+            // What a crash may leave of the next one.
+            let mut file = OpenOptions::new().append(true).open(path.join(DEAD)).unwrap();
+            file.write_all(b"{\"attempts\":4,\"at_").unwrap();
         }
         let ids = |dead: &[Dead]| dead.iter().map(|dead| dead.event.id.clone()).collect::<Vec<_>>();
         assert_eq!(ids(&State::dead(path).unwrap()), ["0-1", "0-2", "0-3"]);
