@@ -13,7 +13,9 @@ import sys
 import nats
 import xxhash
 import zstandard
-from nats.js.api import ConsumerConfig, DeliverPolicy, AckPolicy
+from nats.errors import TimeoutError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import ServiceUnavailableError
 
 # Kinds of records, outcomes.
 CREATE_ITEM, PLACE = 3, 5
@@ -90,16 +92,33 @@ class Reader:
         return length
 
 
+async def subscribe(js, stream, first):
+    config = ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+        opt_start_seq=first,
+        ack_policy=AckPolicy.NONE,
+    )
+    return await js.pull_subscribe(f"{stream}.>", stream=stream, config=config)
+
+
 async def main(url, stream):
     client = await nats.connect(url.split(","))
     js = client.jetstream()
     last = (await js.stream_info(stream)).state.last_seq
     reader = Reader()
-    config = ConsumerConfig(deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE)
-    subscription = await js.pull_subscribe(f"{stream}.>", stream=stream, config=config)
-    sequence = 0
+    sequence, subscription, tries = 0, None, 50
     while sequence < last:
-        for message in await subscription.fetch(100, timeout=10):
+        try:
+            subscription = subscription or await subscribe(js, stream, sequence + 1)
+            messages = await subscription.fetch(100, timeout=5)
+        except (ServiceUnavailableError, TimeoutError):
+            # No server leads a consumer that has just been made. Whatever it sent is sent again.
+            subscription, tries = None, tries - 1
+            if tries == 0:
+                raise
+            await asyncio.sleep(0.2)
+            continue
+        for message in messages:
             sequence = message.metadata.sequence.stream
             if message.subject != f"{stream}.owner":
                 reader.message(message.headers, message.data)
