@@ -1,7 +1,9 @@
 //! The command line.
 
+mod follow;
+
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use loadgen::{Arrivals, Protocol, Stage};
 use node::ArchiveLocation;
 use relay::Url;
+
+pub(crate) use follow::{Sink, SinkCommand, SinkPostgres, Webhook, WebhookCommand, WebhookSend};
 
 /// Where the admin port is unless a command line says otherwise.
 pub(crate) const ADMIN: &str = "127.0.0.1:9090";
@@ -81,6 +85,8 @@ pub(crate) enum Command {
     /// One process reads the feed of a platform and posts events to one endpoint, each at least
     /// once. It keeps in a directory what wasn't taken yet, and may be killed at any time.
     Webhook(Webhook),
+    /// Write what happens into PostgreSQL, or see how what is there agrees with a shop's own books.
+    Sink(Sink),
     /// Replace the data key of an encrypted data directory that nobody serves.
     ///
     /// The directory's own key, which everything is encrypted with, stays as it is and is kept
@@ -527,97 +533,6 @@ pub(crate) enum AuditFrom {
     Oldest,
     /// Each shard's newest snapshot.
     Newest,
-}
-
-/// See [`Command::Webhook`].
-#[derive(ClapArgs)]
-pub(crate) struct Webhook {
-    #[command(subcommand)]
-    pub(crate) command: WebhookCommand,
-}
-
-/// What is done about webhooks.
-#[derive(Subcommand)]
-pub(crate) enum WebhookCommand {
-    /// Send what happens to a URL, until SIGTERM or SIGINT.
-    ///
-    /// What isn't taken (answered by 200 to 299) is sent again later and later, and is set aside
-    /// after the last attempt. Exit status 0: stopped, or all was taken; 1: something was set aside;
-    /// 2: it could not go on.
-    Send(Box<WebhookSend>),
-    /// Print what was set aside: id, attempts, why, event.
-    Dead(WebhookState),
-    /// Have what was set aside tried again.
-    Redrive(WebhookRedrive),
-    /// Print a new secret.
-    Secret,
-}
-
-#[derive(ClapArgs)]
-pub(crate) struct WebhookSend {
-    /// The platform.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = http)]
-    pub(crate) feed: Url,
-    /// Where events are posted to.
-    #[arg(long, value_name = "URL", value_parser = http)]
-    pub(crate) to: Url,
-    /// File with the secret that is signed with, one in a line: with several, while one is being
-    /// replaced, there are as many signatures.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) secret: PathBuf,
-    /// Where it is kept what was sent and what was not. Made if it isn't there.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state: PathBuf,
-    /// Where it begins when the state is new: `now`, `earliest`, an event's id or a time.
-    #[arg(long, value_name = "WHERE", default_value = "now")]
-    pub(crate) from: String,
-    /// `now`: it ends when all that is there has been taken or set aside.
-    #[arg(long, value_name = "WHEN", value_parser = ["now"])]
-    pub(crate) until: Option<String>,
-    /// Types of events, with commas between; as all filters are those of the feed.
-    #[arg(long = "type", value_name = "TYPES")]
-    pub(crate) types: Option<String>,
-    /// Buyers.
-    #[arg(long, value_name = "IDS")]
-    pub(crate) buyer: Option<String>,
-    /// Items.
-    #[arg(long, value_name = "IDS")]
-    pub(crate) item: Option<String>,
-    /// Sellers.
-    #[arg(long, value_name = "IDS")]
-    pub(crate) seller: Option<String>,
-    /// An event of a buyer, a party or an item waits until the one before was taken, or set aside.
-    #[arg(long)]
-    pub(crate) in_order: bool,
-    /// Events that are on their way at once.
-    #[arg(long, value_name = "N", default_value = "8")]
-    pub(crate) at_once: NonZeroUsize,
-    /// How long an answer may take.
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
-    pub(crate) timeout: Duration,
-    /// What is waited before the second attempt, a fifth more or less; then twice as long each
-    /// time, up to eight hours.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
-    pub(crate) backoff: Duration,
-    /// How often each is tried: with 20 for two and a half days.
-    #[arg(long, value_name = "N", default_value = "20")]
-    pub(crate) attempts: NonZeroU32,
-}
-
-#[derive(ClapArgs)]
-pub(crate) struct WebhookState {
-    /// The directory that it is sent from.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) state: PathBuf,
-}
-
-#[derive(ClapArgs)]
-pub(crate) struct WebhookRedrive {
-    #[command(flatten)]
-    pub(crate) state: WebhookState,
-    /// Ids of events; without any, all.
-    #[arg(value_name = "ID")]
-    pub(crate) ids: Vec<String>,
 }
 
 /// Where old segments are.

@@ -22,6 +22,7 @@ mod platform;
 mod profile;
 mod report;
 mod serve;
+mod sink;
 mod watch;
 mod webhook;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Audit(args) => audit::audit(&args),
         Command::Archive(args) => archive::archive(&args),
         Command::Webhook(args) => webhook::webhook(&args),
+        Command::Sink(args) => sink::sink(&args),
         Command::Rekey(args) => data_key::rekey(&args),
         Command::Profile(args) => profile::profile(&args),
     };

@@ -36,6 +36,18 @@ pub(crate) fn webhook(args: &args::Webhook) -> Result<ExitCode, Failure> {
     }
 }
 
+/// When the process is told to end.
+pub(crate) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
 fn send(args: &WebhookSend) -> Result<ExitCode, Failure> {
     let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", args.secret.display());
     let secrets = std::fs::read_to_string(&args.secret).map_err(|error| wrong(&error))?;
@@ -66,14 +78,7 @@ fn send(args: &WebhookSend) -> Result<ExitCode, Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let sent = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let stop = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
+        let stop = stopped()?;
         Ok::<_, Failure>(webhook::send(feed, endpoint, args.state.clone(), stop).await?)
     })?;
     tell!(

@@ -8,14 +8,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod platform;
+mod postgres;
 
 use std::fmt::Write as _;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use platform::Platform;
+use postgres::Postgres;
 use sonic_rs::{JsonContainerTrait, JsonValueTrait, Value};
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -259,76 +261,6 @@ fn rehearsal_is_imported_apart() {
     let out = at("out.csv");
     let trade = figures(&["export", &platform.url, "--accounts", path(&out)], 0);
     assert_eq!(number(&trade, "rows"), 0);
-}
-
-/// A PostgreSQL of our own, on a socket in a folder.
-struct Postgres {
-    _server: Guard,
-    socket: tempfile::TempDir,
-    _data: tempfile::TempDir,
-    programs: PathBuf,
-}
-
-impl Postgres {
-    /// `None`: there is none on this machine, or it doesn't run here.
-    fn start() -> Option<Postgres> {
-        let programs = std::env::var_os("CREST_POSTGRES").map(PathBuf::from);
-        let programs = programs.unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into());
-        if !programs.join("postgres").exists() {
-            eprintln!("skipped: no PostgreSQL in {}", programs.display());
-            return None;
-        }
-        let temporary = || tempfile::Builder::new().prefix("crest-pg-").tempdir().unwrap();
-        let (data, socket) = (temporary(), temporary());
-        let mut init = Command::new(programs.join("initdb"));
-        init.args(["--no-sync", "--auth=trust", "--username=crest", "--pgdata"]).arg(data.path());
-        let mut server = Command::new(programs.join("postgres"));
-        server.arg("-D").arg(data.path()).arg("-k").arg(socket.path());
-        server.args(["-c", "listen_addresses="]);
-        if rustix::process::geteuid().is_root() {
-            // It refuses to run as root.
-            use std::os::unix::process::CommandExt;
-            let id = |which: &str| -> u32 {
-                let output = Command::new("id").args([which, "postgres"]).output().unwrap();
-                String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
-            };
-            let (user, group) = (id("-u"), id("-g"));
-            for dir in [&data, &socket] {
-                std::os::unix::fs::chown(dir.path(), Some(user), Some(group)).unwrap();
-            }
-            for command in [&mut init, &mut server] {
-                command.uid(user).gid(group);
-            }
-        }
-        let made = init.current_dir("/").stdout(Stdio::null()).status().unwrap();
-        assert!(made.success());
-        let server = server.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
-        let server = Guard(server.spawn().unwrap());
-        let postgres = Postgres { _server: server, socket, _data: data, programs };
-        let start = Instant::now();
-        while !postgres.psql("SELECT 1").status.success() {
-            assert!(start.elapsed() < PATIENCE, "PostgreSQL doesn't listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Some(postgres)
-    }
-
-    fn psql(&self, sql: &str) -> Output {
-        let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["-h", path(self.socket.path()), "-U", "crest", "-d", "postgres"]);
-        psql.args(["-v", "ON_ERROR_STOP=1", "-Atqc", sql]).output().unwrap()
-    }
-
-    fn run(&self, sql: &str) -> String {
-        let output = self.psql(sql);
-        assert!(output.status.success(), "{}", words(&output));
-        String::from_utf8(output.stdout).unwrap().trim().to_string()
-    }
-
-    fn url(&self) -> String {
-        let folder = path(self.socket.path()).replace('/', "%2F");
-        format!("postgres://crest@{folder}/postgres")
-    }
 }
 
 #[test]

@@ -32,6 +32,24 @@ fn id(line: &str) -> String {
     parse(line)["id"].as_str().unwrap().to_string()
 }
 
+/// Where each of the frames that have records ends, and the id of its last record.
+fn ends_of_frames(frames: &[u8]) -> Vec<(usize, String)> {
+    let (mut ends, mut end) = (Vec::new(), 0);
+    while end < frames.len() {
+        let number = |at, length| {
+            let bytes = frames[end + at..][..length].iter().rev();
+            bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
+        let (bytes, count, shard, first) =
+            (number(8, 4), number(12, 4), number(16, 2), number(32, 8));
+        end += 64 + bytes as usize;
+        if count > 0 {
+            ends.push((end, format!("{shard}-{}", first + count - 1)));
+        }
+    }
+    ends
+}
+
 /// Shard and offset.
 fn place(event: &Value) -> (u64, u64) {
     let mut parts = event["id"].as_str().unwrap().split('-').map(|part| part.parse().unwrap());
@@ -314,6 +332,16 @@ fn every_reader_sees_all_of_it_once() {
     }
     let start = stored.windows(64).position(|bytes| bytes == &live[..64]).unwrap();
     assert!(start >= one && stored[start..].starts_with(&live[..100_000]), "frames");
+    // Behind a frame's last record comes the next frame, whose ever it is.
+    let ends = ends_of_frames(&stored);
+    for (end, last) in ends.iter().step_by(ends.len() / 5) {
+        let header = format!("{frames}Last-Event-ID: {last}\r\n");
+        let (status, mut rest) = open(&url, "until=now", &header);
+        let mut after = Vec::new();
+        rest.read_to_end(&mut after).unwrap();
+        assert_eq!(status, 200, "{last}");
+        assert!(after.starts_with(&stored[*end..]), "frames behind {last}");
+    }
 
     let trimmed = |data: &Path| std::fs::read_dir(data.join("archive/segments")).unwrap().count();
     let began = Instant::now();

@@ -104,7 +104,10 @@ impl Problem {
     }
 
     pub(crate) fn bad_path(field: &str, found: &str, expected: &str) -> Problem {
-        let detail = format!("{found:?} is not {expected}");
+        Problem::invalid_field(field, &format!("{found:?} is not {expected}"))
+    }
+
+    pub(crate) fn invalid_field(field: &str, detail: &str) -> Problem {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
         Problem { field: Some(field.into()), ..problem }
     }
@@ -226,16 +229,6 @@ impl Problem {
         let detail = format!("the feed comes as {expected}; {found:?} is none of them");
         let problem = Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail);
         Problem { field: Some("Accept".into()), ..problem }
-    }
-
-    pub(crate) fn no_filter(detail: &str) -> Problem {
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
-        Problem { field: Some("Accept".into()), ..problem }
-    }
-
-    pub(crate) fn bad_start(field: &str, detail: &str) -> Problem {
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", detail);
-        Problem { field: Some(field.into()), ..problem }
     }
 
     pub(crate) fn archive_away() -> Problem {

@@ -11,6 +11,7 @@ use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue}
 use hyper::{Response, StatusCode};
 use jiff::Timestamp;
 use model::event::{EventId, EventType};
+use model::frame;
 use model::reply::{Query, View};
 use model::{ItemId, LineKind, OrderId, Party, Realm, Time};
 use node::{
@@ -45,6 +46,9 @@ const FRAMES: &str = "application/vnd.crest.frames";
 const LINES: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 const LAST_EVENT_ID: &str = "last-event-id";
+/// What events name as their source, and how many shards there are: frames say neither.
+const SOURCE: &str = "crest-source";
+const SHARDS: &str = "crest-shards";
 
 /// How the feed is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +88,14 @@ impl Form {
     }
 
     /// What says that nothing happened.
-    fn heartbeat(self) -> Option<Bytes> {
+    fn heartbeat(self) -> Bytes {
         match self {
-            Form::Lines => Some(Bytes::from_static(b"\n")),
-            Form::Events => Some(Bytes::from_static(b":\n\n")),
-            Form::Frames => None,
+            Form::Lines => Bytes::from_static(b"\n"),
+            Form::Events => Bytes::from_static(b":\n\n"),
+            Form::Frames => {
+                let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
+                frame::heartbeat(Time(now)).into()
+            }
         }
     }
 }
@@ -142,7 +149,7 @@ impl FeedQuery {
         let json = form != Form::Frames;
         if !json && (!self.filter.is_all() || realm == Realm::Drill) {
             let detail = "frames come as the log has them, with all that is in them";
-            return Err(Problem::no_filter(detail));
+            return Err(Problem::invalid_field("Accept", detail));
         }
         let filter = EventFilter { realm, ..self.filter };
         Ok(FeedWish { start, ends: self.ends, filter, json })
@@ -225,6 +232,8 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, Problem> {
     let form = Form::of(headers)?;
     let wish = query.wish(realm, form, headers)?;
+    let source = HeaderValue::from_str(feed.source()).expect("hexadecimal digits");
+    let shard_count = HeaderValue::from(feed.shards());
     let feed = feed.clone();
     // It may ask the archive.
     let reader = tokio::task::spawn_blocking(move || feed.read(wish)).await;
@@ -237,8 +246,11 @@ pub(crate) async fn answer(
     tokio::task::spawn_local(writer.run(reader, stop));
     let mut response = Response::new(Body::Feed(FeedBody(body)));
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(CONTENT_TYPE, form.content_type());
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, form.content_type());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(SOURCE, source);
+    headers.insert(SHARDS, shard_count);
     Ok(response)
 }
 
@@ -247,7 +259,7 @@ fn refused(error: &FeedError, field: &str) -> Problem {
     match error {
         FeedError::TooManyReaders { .. } => Problem::too_many_readers(&error.to_string()),
         FeedError::NoShard { .. } | FeedError::NotYet { .. } | FeedError::NotNow => {
-            Problem::bad_start(field, &error.to_string())
+            Problem::invalid_field(field, &error.to_string())
         }
         FeedError::Trimmed => Problem::trimmed(),
         FeedError::Stopped => Problem::stopping(),
@@ -308,9 +320,7 @@ impl Writer {
                 // Before the next chunk: there may always be one, and nothing in it that is wanted.
                 () = sleep_until(silent_since + HEARTBEAT) => {
                     silent_since = Instant::now();
-                    if let Some(heartbeat) = self.form.heartbeat()
-                        && self.send(heartbeat).await.is_err()
-                    {
+                    if self.send(self.form.heartbeat()).await.is_err() {
                         return;
                     }
                     continue;

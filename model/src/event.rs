@@ -168,6 +168,11 @@ impl<'a> Event<'a> {
         self.order().is_some() && !matches!(self.record.body, Body::Place { .. })
     }
 
+    /// Money that came from another shard, and the kind of account that took it.
+    pub fn moved(&self) -> Option<(&'a Moved, AccountKind)> {
+        self.moved
+    }
+
     /// Whose account it credits, where that isn't its subject's.
     pub fn credited(&self) -> Option<Party> {
         match self.record.body {

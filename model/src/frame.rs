@@ -31,6 +31,22 @@ const FRAME_BYTES_FULL: usize = FRAME_BYTES_MAX - (16 << 10);
 
 const _: () = assert!(RECORD_BYTES_MAX + size_of::<FrameHeader>() <= FRAME_BYTES_FULL);
 
+/// The shard of a frame that is no shard's: readers of the feed get one, without records, where
+/// nothing happens.
+pub const HEARTBEAT_SHARD: ShardId = ShardId(u16::MAX);
+
+/// A frame that says only that nothing was decided until `time`. It stands in no log.
+pub fn heartbeat(time: Time) -> Vec<u8> {
+    let place = FramePlace {
+        shard: HEARTBEAT_SHARD,
+        epoch: Epoch(0),
+        first_offset: Offset(0),
+        time,
+        previous: 0,
+    };
+    FrameBuilder::default().finish(place, 0).0
+}
+
 /// What a frame begins with.
 #[derive(
     FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq,

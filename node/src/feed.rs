@@ -151,6 +151,16 @@ impl Feed {
         Ok(Feed { source, tail })
     }
 
+    /// What its events name as their source: a URI for the data directory.
+    pub fn source(&self) -> &str {
+        &self.source.chunks.source
+    }
+
+    /// How many shards are in it.
+    pub fn shards(&self) -> u16 {
+        self.source.shards
+    }
+
     /// What it does.
     pub fn figures(&self) -> FeedFigures {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use jiff::fmt::rfc2822;
+use model::Offset;
+use model::event::EventId;
+use model::frame::{FRAME_BYTES_MAX, Frame, FrameHeader};
 use reqwest::header::DATE;
 use reqwest::{Client, Response, StatusCode, Url};
 use sonic_rs::JsonValueTrait;
 use tokio::sync::mpsc;
+use zerocopy::FromBytes;
 
 /// The platform sends something every 15 seconds.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -16,8 +20,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Bytes of a problem that are shown.
 const PROBLEM_BYTES: usize = 4 << 10;
-/// The most bytes of an event: an order of 2,000 lines takes some 200 KB.
-const EVENT_BYTES_MAX: usize = 4 << 20;
 
 /// Which events of which platform.
 #[derive(Clone, Debug)]
@@ -46,11 +48,93 @@ pub struct Event {
 
 /// What is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read {
+pub enum Read<T> {
+    /// Of whom, each time that it is asked.
+    Platform(Platform),
     /// It begins here, and did not say so before: what was `now` is this time.
     Began(String),
-    /// An event.
-    Event(Event),
+    /// An event, or a frame.
+    Item(T),
+}
+
+/// Whose feed it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// What its events name as their source.
+    pub source: String,
+    /// How many shards it has.
+    pub shards: u16,
+}
+
+/// An item that is whole, if there is one, and the id to go on from behind it, if it has one.
+pub type Taken<T> = Option<(T, Option<String>)>;
+
+/// A form in which the feed is read.
+pub trait Form {
+    /// What it consists of.
+    type Item: Send;
+    /// Its media type.
+    const ACCEPT: &str;
+    /// The most bytes of an item.
+    const BYTES_MAX: usize;
+
+    /// Takes the first item off what was read. An error: it can't be one.
+    fn take(read: &mut BytesMut) -> Result<Taken<Self::Item>, NotThis>;
+}
+
+/// What was read isn't what it should be: it, or its beginning.
+#[derive(Debug)]
+pub struct NotThis(pub Vec<u8>);
+
+/// Events, in lines of JSON.
+#[derive(Debug)]
+pub enum Lines {}
+
+/// The log's frames.
+#[derive(Debug)]
+pub enum Frames {}
+
+impl Form for Lines {
+    type Item = Event;
+    const ACCEPT: &str = "application/x-ndjson";
+    // An order of 2,000 lines takes some 200 KB.
+    const BYTES_MAX: usize = 4 << 20;
+
+    fn take(read: &mut BytesMut) -> Result<Taken<Event>, NotThis> {
+        while let Some(end) = memchr::memchr(b'\n', read) {
+            let line = read.split_to(end);
+            read.advance(1);
+            if line.is_empty() {
+                continue;
+            }
+            let event = std::str::from_utf8(&line).ok().and_then(Event::parse);
+            let event = event.ok_or_else(|| NotThis(line.to_vec()))?;
+            let id = event.id.clone();
+            return Ok(Some((event, Some(id))));
+        }
+        Ok(None)
+    }
+}
+
+impl Form for Frames {
+    /// A frame that was checked.
+    type Item = Bytes;
+    const ACCEPT: &str = "application/vnd.crest.frames";
+    const BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+    fn take(read: &mut BytesMut) -> Result<Taken<Bytes>, NotThis> {
+        let Ok((header, _)) = FrameHeader::ref_from_prefix(read) else { return Ok(None) };
+        let length = size_of::<FrameHeader>() + header.length.get() as usize;
+        if length <= FRAME_BYTES_MAX && length > read.len() {
+            return Ok(None);
+        }
+        let (frame, _) = Frame::split(read).map_err(|error| NotThis(error.to_string().into()))?;
+        let id = (frame.header.count.get() > 0).then(|| {
+            let offset = Offset(frame.next_offset().0 - 1);
+            EventId { shard: frame.place().shard, offset, part: 0 }.to_string()
+        });
+        Ok(Some((read.split_to(length).freeze(), id)))
+    }
 }
 
 /// Why there is no more of the feed.
@@ -66,9 +150,9 @@ pub enum FeedError {
         /// What it says.
         problem: String,
     },
-    /// What it sends is no event.
-    #[error("the feed of {url} sent what is no event: {what}")]
-    NoEvent {
+    /// What it sends is not what was asked for.
+    #[error("the feed of {url} sent what it should not: {what}")]
+    NotThis {
         /// The platform.
         url: String,
         /// What it sent, or its beginning.
@@ -116,15 +200,15 @@ enum Ended {
 impl Feed {
     /// Sends events behind `cursor` on, in order, until nobody wants more, or to the feed's end.
     /// A connection that breaks is made again.
-    pub async fn follow(
+    pub async fn follow<F: Form>(
         mut self,
         mut cursor: Option<String>,
-        events: mpsc::Sender<Read>,
+        events: mpsc::Sender<Read<F::Item>>,
     ) -> Result<(), FeedError> {
         let client = client()?;
         let (mut pause, mut is_said) = (PAUSE, false);
         loop {
-            match self.read(&client, &mut cursor, &events).await? {
+            match self.read::<F>(&client, &mut cursor, &events).await? {
                 Ended::Done | Ended::Left => return Ok(()),
                 Ended::Broke(any, why) => {
                     if any || !is_said {
@@ -144,26 +228,28 @@ impl Feed {
         }
     }
 
-    async fn read(
+    async fn read<F: Form>(
         &mut self,
         client: &Client,
         cursor: &mut Option<String>,
-        events: &mpsc::Sender<Read>,
+        events: &mpsc::Sender<Read<F::Item>>,
     ) -> Result<Ended, FeedError> {
         let broke = |any, error: &dyn std::fmt::Display| Ended::Broke(any, error.to_string());
+        // Its URL may have a password in it.
+        let failed = |any, error: reqwest::Error| broke(any, &error.without_url());
         let mut url = self.url.clone();
         url.set_path("/v1/feed");
         url.query_pairs_mut().clear().append_pair("from", &self.from).extend_pairs(&self.filter);
         if self.ends {
             url.query_pairs_mut().append_pair("until", "now");
         }
-        let mut request = client.get(url).header("Accept", "application/x-ndjson");
+        let mut request = client.get(url).header("Accept", F::ACCEPT);
         if let Some(cursor) = cursor {
             request = request.header("Last-Event-ID", cursor.as_str());
         }
         let mut answer = match tokio::time::timeout(SILENCE, request.send()).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Ok(broke(false, &error)),
+            Ok(Err(error)) => return Ok(failed(false, error)),
             Err(error) => return Ok(broke(false, &error)),
         };
         let status = answer.status();
@@ -175,6 +261,13 @@ impl Feed {
                 return Ok(broke(false, &format!("{status}: {problem}")));
             }
             return Err(FeedError::Refused { url: self.shown(), status, problem });
+        }
+        let header = |name: &str| answer.headers().get(name)?.to_str().ok();
+        let source = header("crest-source").unwrap_or_default().to_string();
+        let shards = header("crest-shards").and_then(|shards| shards.parse().ok());
+        let platform = Platform { source, shards: shards.unwrap_or_default() };
+        if events.send(Read::Platform(platform)).await.is_err() {
+            return Ok(Ended::Left);
         }
         if self.from == "now" && cursor.is_none() {
             let date = answer.headers().get(DATE).and_then(|value| value.to_str().ok());
@@ -196,32 +289,26 @@ impl Feed {
                 Ok(Ok(Some(piece))) => text.extend_from_slice(&piece),
                 Ok(Ok(None)) if self.ends && text.is_empty() => return Ok(Ended::Done),
                 Ok(Ok(None)) => return Ok(broke(any, &"it ended")),
-                Ok(Err(error)) => return Ok(broke(any, &error)),
+                Ok(Err(error)) => return Ok(failed(any, error)),
                 Err(_) => return Ok(broke(any, &"it was silent for a minute")),
             }
-            while let Some(end) = memchr::memchr(b'\n', &text) {
-                let line = text.split_to(end);
-                text.advance(1);
-                if line.is_empty() {
-                    continue;
-                }
-                let event = std::str::from_utf8(&line).ok().and_then(Event::parse);
-                let event = event.ok_or_else(|| self.no_event(&line))?;
-                let id = event.id.clone();
-                if events.send(Read::Event(event)).await.is_err() {
+            while let Some((item, id)) =
+                F::take(&mut text).map_err(|what| self.not_this(&what.0))?
+            {
+                if events.send(Read::Item(item)).await.is_err() {
                     return Ok(Ended::Left);
                 }
-                (*cursor, any) = (Some(id), true);
+                (*cursor, any) = (id.or(cursor.take()), true);
             }
-            if text.len() > EVENT_BYTES_MAX {
-                return Err(self.no_event(&text));
+            if text.len() > F::BYTES_MAX {
+                return Err(self.not_this(&text));
             }
         }
     }
 
-    fn no_event(&self, bytes: &[u8]) -> FeedError {
+    fn not_this(&self, bytes: &[u8]) -> FeedError {
         let what = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-        FeedError::NoEvent { url: self.shown(), what }
+        FeedError::NotThis { url: self.shown(), what }
     }
 
     /// Its URL, without what must not be shown.

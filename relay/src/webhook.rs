@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Url};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use crate::feed::{self, Event, Feed, FeedError, Read};
+use crate::feed::{self, Event, Feed, FeedError, Lines, Read};
 use queue::{Queue, Undone};
 pub use sign::{SecretError, Secrets, draw_secret};
 pub use state::{Dead, State, StateError};
@@ -33,6 +33,8 @@ const WINDOW_BYTES: usize = 64 << 20;
 const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// How often it says how it stands.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Why a task has come to something.
+const ENDS: &str = "no task panics or is cancelled";
 /// How much of an answer that refuses is kept.
 const ANSWER_BYTES: usize = 200;
 
@@ -138,7 +140,8 @@ impl Sender {
     ) -> Result<Sent, WebhookError> {
         let mut stop = std::pin::pin!(stop);
         let (events, mut read) = mpsc::channel(64);
-        let mut reading = Some(tokio::spawn(async move { feed.follow(cursor, events).await }));
+        let mut reading =
+            Some(tokio::spawn(async move { feed.follow::<Lines>(cursor, events).await }));
         let mut failed = None;
         let mut notes = interval(NOTE_EVERY);
         notes.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -153,22 +156,24 @@ impl Sender {
             tokio::select! {
                 () = &mut stop => break,
                 Some(done) = self.on_their_way.join_next() => {
-                    let (number, taken) = unpanicked(done);
+                    let (number, taken) = done.expect(ENDS);
                     self.note_answer(number, taken)?;
                 }
                 event = read.recv(), if reading.is_some() && self.has_room() => match event {
+                    Some(Read::Platform(_)) => {}
                     Some(Read::Began(from)) => {
                         self.place.from = Some(from);
                         self.is_noted = false;
                         self.save()?;
                     }
-                    Some(Read::Event(event)) => {
+                    Some(Read::Item(event)) => {
                         self.place.cursor = Some(event.id.clone());
                         self.queue.push(Undone::new(event));
                         self.is_noted = false;
                     }
                     None => {
-                        let ended = unpanicked(reading.take().expect("it was being read").await);
+                        let reading = reading.take().expect("it was being read");
+                        let ended = reading.await.expect(ENDS);
                         // What was read is sent first.
                         failed = ended.err();
                         if let Some(error) = &failed {
@@ -243,17 +248,6 @@ impl Sender {
             self.is_noted = true;
         }
         Ok(())
-    }
-}
-
-/// What a task came to; one that panicked ends all.
-fn unpanicked<T>(ended: Result<T, JoinError>) -> T {
-    match ended {
-        Ok(output) => output,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => unreachable!("no task is cancelled while others run"),
-        },
     }
 }
 

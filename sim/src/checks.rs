@@ -10,7 +10,7 @@ use txn_core::{Shard, view_of_row};
 
 use crate::clients::Request;
 use crate::nodes::Down;
-use crate::world::World;
+use crate::world::{Inspect, World};
 
 const REALMS: [Realm; 2] = [Realm::Live, Realm::Drill];
 
@@ -95,7 +95,23 @@ impl World {
         }
         let records = self.shadow.logs.iter().map(|log| log.len() as u64).sum();
         self.ran.records = records;
-        self.check_replay()
+        self.check_replay()?;
+        match self.options.inspect {
+            Some(inspect) if self.liar.is_none() => self.inspect(inspect),
+            _ => Ok(()),
+        }
+    }
+
+    fn inspect(&self, inspect: Inspect) -> Result<(), String> {
+        let mut frames = Vec::new();
+        for node in &self.nodes {
+            let unreadable = |error| format!("a log can't be read: {error}");
+            let mut history = node.history().map_err(unreadable)?;
+            while let Some((_, frame)) = history.next_frame().map_err(unreadable)? {
+                frames.push(frame.bytes.to_vec());
+            }
+        }
+        inspect(&self.shards().ok_or("a node is down")?, &frames)
     }
 
     fn check_answers(&mut self) -> Result<(), String> {

@@ -22,7 +22,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use world::{Options, run};
+pub use world::{Inspect, Options, run};
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

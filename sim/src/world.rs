@@ -10,7 +10,7 @@ use model::record::{Body, CommandBuffer, Record};
 use model::{Outcome, ShardId, Time};
 use mq::{LogError, StreamEnd, StreamFault};
 use node::{Found, Message, Placement};
-use txn_core::{Capacity, SpareRegions};
+use txn_core::{Capacity, Shard, SpareRegions};
 
 use crate::clients::Client;
 use crate::nodes::{Asker, Down, Node, Saved};
@@ -33,7 +33,13 @@ pub struct Options {
     pub trace: bool,
     /// Memory of runs before, to be used again.
     pub spare: SpareRegions,
+    /// Who looks at all shards, and at the frames of one log behind the other, when the world is at
+    /// rest.
+    pub inspect: Option<Inspect>,
 }
+
+/// See [`Options::inspect`]. An error is a violation.
+pub type Inspect = fn(&[&Shard], &[Vec<u8>]) -> Result<(), String>;
 
 /// Something that happens.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use model::json::event::EventPlace;
 use model::{ItemId, OrderId, Party, Realm};
 use mq::LogWrite;
 
-use super::start::Skip;
+use super::start::{Skip, Skipped};
 use super::{EventFilter, FeedError};
 
 /// Buffers that are kept for the next chunks: fresh memory costs more than what is written to it.
@@ -160,7 +160,7 @@ impl FeedChunk {
 /// Makes chunks of frames.
 pub(super) struct Chunks {
     /// Whose events they are.
-    source: Arc<str>,
+    pub(super) source: Arc<str>,
     spare: Arc<Spare>,
 }
 
@@ -216,9 +216,12 @@ impl Chunks {
             && !frames.is_empty()
         {
             let (frame, rest) = split(frames, write.positions.start)?;
-            match skipping.ends_in(&frame)? {
-                true => *skip = None,
-                false => frames = rest,
+            let skipped = skipping.of(&frame)?;
+            if skipped != Skipped::No {
+                frames = rest;
+            }
+            if skipped != Skipped::Whole {
+                *skip = None;
             }
         }
         chunk.buffers.frames.extend_from_slice(frames);
@@ -242,10 +245,14 @@ impl Chunks {
             let place = frame.place();
             let mut first = None;
             if let Some(skipping) = skip {
-                if !skipping.ends_in(&frame)? {
-                    continue;
+                match skipping.of(&frame)? {
+                    Skipped::Whole => continue,
+                    Skipped::Last => {
+                        *skip = None;
+                        continue;
+                    }
+                    Skipped::No => first = Some(skipping.first()),
                 }
-                first = Some(skipping.first());
                 *skip = None;
             }
             let time = Timestamp::from_microsecond(place.time.0 as i64);

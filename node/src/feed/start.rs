@@ -32,30 +32,47 @@ const CLOCKS_DIFFER_US: u64 = 60_000_000;
 pub(super) enum Skip {
     /// All before this event.
     Before(EventId),
+    /// Frames up to the one that ends with this record. One that goes on behind it isn't skipped.
+    UpTo(EventId),
     /// Frames before this time.
     Older(Time),
 }
 
+/// What is skipped of a frame, and behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Skipped {
+    /// All of it, and more.
+    Whole,
+    /// All of it, and no more.
+    Last,
+    /// It holds the first record that isn't skipped.
+    No,
+}
+
 impl Skip {
-    /// Whether a frame holds the first record that isn't skipped.
-    pub(super) fn ends_in(&self, frame: &Frame<'_>) -> Result<bool, FeedError> {
+    /// What is skipped of a frame.
+    pub(super) fn of(&self, frame: &Frame<'_>) -> Result<Skipped, FeedError> {
         let place = frame.place();
-        match self {
-            Skip::Before(id) if place.shard != id.shard => Ok(false),
-            // A shard's offsets have no gaps: what should stand before this frame isn't there.
-            Skip::Before(id) if place.first_offset > id.offset.max(Offset(1)) => {
-                Err(FeedError::Trimmed)
-            }
-            Skip::Before(id) => Ok(frame.next_offset() > id.offset),
-            Skip::Older(time) => Ok(place.time >= *time),
+        let (Skip::Before(id) | Skip::UpTo(id)) = self else {
+            let Skip::Older(time) = self else { return Ok(Skipped::No) };
+            return Ok(if place.time >= *time { Skipped::No } else { Skipped::Whole });
+        };
+        if place.shard != id.shard || frame.next_offset() <= id.offset {
+            return Ok(Skipped::Whole);
         }
+        // A shard's offsets have no gaps: what should stand before this frame isn't there.
+        if place.first_offset > id.offset.max(Offset(1)) {
+            return Err(FeedError::Trimmed);
+        }
+        let is_last = frame.next_offset().0 == id.offset.0 + 1;
+        Ok(if matches!(self, Skip::UpTo(_)) && is_last { Skipped::Last } else { Skipped::No })
     }
 
     /// The first event of that frame that isn't skipped.
     pub(super) fn first(&self) -> EventId {
         match self {
             Skip::Before(id) => *id,
-            Skip::Older(_) => EventId::default(),
+            Skip::UpTo(_) | Skip::Older(_) => EventId::default(),
         }
     }
 }
@@ -93,18 +110,18 @@ pub(super) fn find(source: &Source, wish: &FeedWish) -> Result<Begin, FeedError>
                 std::thread::sleep(PAUSE);
             }
         }
-        FeedStart::From(id) => from(source, id, id),
-        // Frames come whole, so they go on with the next one.
-        FeedStart::After(id) if !wish.json => {
-            let next = EventId { offset: Offset(id.offset.0.saturating_add(1)), ..id };
-            from(source, next, next)
+        FeedStart::From(id) => from(source, id, Skip::Before(id)),
+        // Frames come whole, so they go on with the next one in the log, whose ever that is.
+        FeedStart::After(id) if !wish.json => from(source, id, Skip::UpTo(id)),
+        FeedStart::After(id) => {
+            let next = EventId { part: id.part.saturating_add(1), ..id };
+            from(source, id, Skip::Before(next))
         }
-        FeedStart::After(id) => from(source, id, EventId { part: id.part.saturating_add(1), ..id }),
     }
 }
 
-/// At the record of `id`; events before `first` are skipped.
-fn from(source: &Source, id: EventId, first: EventId) -> Result<Begin, FeedError> {
+/// At the record of `id`, of which something is skipped.
+fn from(source: &Source, id: EventId, skip: Skip) -> Result<Begin, FeedError> {
     let EventId { shard, offset, .. } = id;
     if shard.0 >= source.shards {
         return Err(FeedError::NoShard { shard, shards: source.shards });
@@ -121,7 +138,7 @@ fn from(source: &Source, id: EventId, first: EventId) -> Result<Begin, FeedError
         }
         Err(error) => return Err(error.into()),
     };
-    let skip = (offset < next).then_some(Skip::Before(first));
+    let skip = (offset < next).then_some(skip);
     Ok(Begin { position, skip, end })
 }
 
