@@ -510,3 +510,17 @@ impl Writer {
         if self.pieces.is_closed() { Err(Gone) } else { Ok(found) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_is_documented() {
+        let page = include_str!("../../docs/feed.md");
+        for word in EventType::ALL.iter().map(|of| of.word()) {
+            assert!(page.contains(&format!("| `{word}` |")), "docs/feed.md: {word}");
+            assert!(SCHEMA.contains(&format!("\"crest.{word}.v1\"")), "schema.json: {word}");
+        }
+    }
+}

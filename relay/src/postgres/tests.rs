@@ -124,3 +124,9 @@ fn entries_are_what_the_core_has_in_its_books() {
     }
     assert!(orders > 1_000, "{orders}");
 }
+
+#[test]
+fn the_page_has_the_tables_as_they_are_made() {
+    let page = include_str!("../../../docs/postgres.md");
+    assert!(page.contains(include_str!("schema.sql")));
+}
