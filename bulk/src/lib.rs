@@ -5,7 +5,9 @@
 //! whatever happened, and a progress file is only there to save the time. An [`export()`] pages
 //! through the lists that anybody may read.
 //!
-//! Both end with sums: how many rows there are, and what their amounts come to, by currency. After
+//! A [`shadow()`] mirrors what a shop asked its own system, and compares the answers.
+//!
+//! Import and export end with sums: how many rows there are, and what their amounts come to, by currency. After
 //! an import the source's are held against what the platform then holds, which is read back, and
 //! after an export what was written is read again.
 
@@ -17,6 +19,7 @@ mod postgres;
 mod progress;
 mod reader;
 mod sender;
+mod shadow;
 mod source;
 mod sums;
 mod table;
@@ -24,6 +27,7 @@ mod table;
 pub use export::{ExportOptions, Exported, Output, export};
 pub use import::{ImportOptions, Imported, check, import};
 pub use reader::RowError;
+pub use shadow::{Day, Days, ShadowOptions, shadow};
 pub use source::Input;
 pub use sums::{Sum, Sums};
 pub use table::Table;
@@ -48,6 +52,16 @@ pub enum BulkError {
         /// What the platform said.
         outcome: &'static str,
         /// What that means.
+        why: String,
+    },
+    /// A line of the source is none.
+    #[error("{source_name}, line {number}: {why}")]
+    Line {
+        /// Where it is from.
+        source_name: String,
+        /// Which.
+        number: u64,
+        /// What is wrong with it.
         why: String,
     },
     /// A file.

@@ -69,6 +69,20 @@ impl Caller {
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<Answered<'_>, BulkError> {
+        match self.send(path, body).await? {
+            (200, answered) => Ok(answered),
+            (status, answered) => {
+                Err(BulkError::Answer { status, body: crate::beginning(answered.body) })
+            }
+        }
+    }
+
+    /// Sends a request until it is answered, by whatever but 503: status and answer.
+    pub(crate) async fn send(
+        &mut self,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> Result<(u16, Answered<'_>), BulkError> {
         self.head.clear();
         match body {
             Some(body) => self.target.post(path, body.len(), &mut self.head),
@@ -78,11 +92,8 @@ impl Caller {
         loop {
             attempts += 1;
             let why = match tokio::time::timeout(ANSWER_MAX, self.once(body)).await {
-                Ok(Ok(200)) => return Ok(Answered { body: self.body(), attempts }),
                 Ok(Ok(503)) => crate::beginning(self.body()),
-                Ok(Ok(status)) => {
-                    return Err(BulkError::Answer { status, body: crate::beginning(self.body()) });
-                }
+                Ok(Ok(status)) => return Ok((status, Answered { body: self.body(), attempts })),
                 Ok(Err(error)) => {
                     self.connection = None;
                     error.to_string()

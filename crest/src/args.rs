@@ -72,6 +72,11 @@ pub(crate) enum Command {
     /// state of everything, let nobody trade. Exit status 0: it is written, and what was read
     /// again is what the platform showed; 1: it isn't; 2: it could not run.
     Export(Export),
+    /// Mirror what a shop asked its own system into a platform, and compare the answers by day.
+    ///
+    /// Exit status 0: the platform answered as the shop's own system did; 1: there are differences;
+    /// 2: it could not run.
+    Shadow(Shadow),
     /// Check a data directory that nobody serves.
     ///
     /// Executes the whole log again and compares every outcome; checks that debits equal credits,
@@ -196,6 +201,9 @@ pub(crate) struct Import {
     /// Read and check all rows, say what they come to, and send none.
     #[arg(long)]
     pub(crate) check: bool,
+    /// Don't read anything again to compare sums: on a platform that trades they differ.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }
 
 #[derive(ClapArgs)]
@@ -211,9 +219,25 @@ pub(crate) struct Export {
     /// Insert into this database, without TLS, in one transaction for each table.
     #[arg(long, value_name = "URL")]
     pub(crate) postgres: Option<String>,
+    /// Don't read anything again to compare sums: on a platform that trades they differ.
+    #[arg(long)]
+    pub(crate) no_verify: bool,
 }
 
-/// What imports and exports have in common.
+#[derive(ClapArgs)]
+pub(crate) struct Shadow {
+    #[command(flatten)]
+    pub(crate) bulk: Bulk,
+    /// Requests and what the shop's own system made of them, one in a line: a file, or `-` for
+    /// standard input. docs/shadow.md has the form.
+    #[arg(value_name = "LINES")]
+    pub(crate) lines: String,
+    /// Write each difference to a file, as a line of JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) differences: Option<PathBuf>,
+}
+
+/// What those have in common who send much.
 #[derive(ClapArgs)]
 pub(crate) struct Bulk {
     /// The platform, such as http://127.0.0.1:8080.
@@ -222,9 +246,6 @@ pub(crate) struct Bulk {
     /// many as there are cores.
     #[arg(long, value_name = "N")]
     pub(crate) connections: Option<NonZeroUsize>,
-    /// Don't read anything again to compare sums: on a platform that trades they differ.
-    #[arg(long)]
-    pub(crate) no_verify: bool,
     /// How long the platform may be away or busy.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(crate) retry_for: Duration,

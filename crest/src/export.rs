@@ -32,7 +32,7 @@ pub(crate) fn export(args: &args::Export) -> Result<ExitCode, Failure> {
     args.bulk.check_json()?;
     let options = ExportOptions {
         connections: connections(&args.bulk),
-        verify: !args.bulk.no_verify,
+        verify: !args.no_verify,
         patience: args.bulk.retry_for,
     };
     let mut code = ExitCode::SUCCESS;

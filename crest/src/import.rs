@@ -62,7 +62,7 @@ pub(crate) fn import(args: &args::Import) -> Result<ExitCode, Failure> {
         batch: args.batch as usize,
         progress: args.progress.clone(),
         rejects: args.rejects.clone(),
-        verify: !args.bulk.no_verify,
+        verify: !args.no_verify,
         patience: args.bulk.retry_for,
         stop: interrupts(|| {})?,
         say,

@@ -22,6 +22,7 @@ mod platform;
 mod profile;
 mod report;
 mod serve;
+mod shadow;
 mod sink;
 mod watch;
 mod webhook;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::load(&args),
         Command::Import(args) => import::import(&args),
         Command::Export(args) => export::export(&args),
+        Command::Shadow(args) => shadow::shadow(&args),
         Command::Audit(args) => audit::audit(&args),
         Command::Archive(args) => archive::archive(&args),
         Command::Webhook(args) => webhook::webhook(&args),
