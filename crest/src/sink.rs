@@ -19,7 +19,11 @@ pub(crate) fn sink(args: &args::Sink) -> Result<ExitCode, Failure> {
 }
 
 fn postgres(args: &SinkPostgres) -> Result<ExitCode, Failure> {
-    let target = Target { database: database(args.url.as_deref())?, schema: args.schema.clone() };
+    let target = Target {
+        database: database(args.url.as_deref())?,
+        schema: args.schema.clone(),
+        parts: args.parts,
+    };
     let feed = Feed {
         url: args.feed.clone(),
         from: "earliest".to_string(),

@@ -206,6 +206,8 @@ fn what_makes_no_sense_is_refused() {
     let other = Platform::start_with(&second, &["--shards", "4"]);
     let another = refused(sink(&other, &postgres, &["--until", "now"]));
     assert!(another.contains("the tables are of urn:crest:"), "{another}");
+    let parts = refused(sink(&platform, &postgres, &["--until", "now", "--parts", "3"]));
+    assert!(parts.contains("made for 4 parts"), "{parts}");
     postgres.run("UPDATE crest.sink SET version = 77");
     let version = refused(sink(&platform, &postgres, &["--until", "now"]));
     assert!(version.contains("version 77"), "{version}");

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use model::event::EventId;
 use model::frame::Frame;
 use model::{Offset, ShardId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
@@ -42,6 +42,28 @@ pub struct Target {
     pub database: Config,
     /// The schema of the tables, which is made if it isn't there.
     pub schema: String,
+    /// Connections, at least 1, each for its part of the shards. It stays what it was when the
+    /// tables were made.
+    pub parts: u16,
+}
+
+/// Some of the shards: what is written by one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    number: u16,
+    of: u16,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part { number: 0, of: 1 }
+    }
+}
+
+impl Part {
+    fn has(self, shard: ShardId) -> bool {
+        shard.0 % self.of == self.number
+    }
 }
 
 /// What was written.
@@ -53,6 +75,16 @@ pub struct Written {
     pub entries: u64,
     /// Transactions.
     pub batches: u64,
+}
+
+impl Written {
+    fn and(self, other: Written) -> Written {
+        Written {
+            orders: self.orders + other.orders,
+            entries: self.entries + other.entries,
+            batches: self.batches + other.batches,
+        }
+    }
 }
 
 /// Why it ended.
@@ -70,6 +102,17 @@ pub enum SinkError {
         /// What they say.
         found: i32,
     },
+    /// The tables were made for another number of connections.
+    #[error("the tables were made for {found} parts, and {asked} are asked for")]
+    Parts {
+        /// The tables'.
+        found: i32,
+        /// What is asked for.
+        asked: u16,
+    },
+    /// There is no thread to write with.
+    #[error("no thread to write with: {0}")]
+    Thread(#[from] std::io::Error),
     /// A word in the tables is none of Crest's.
     #[error("the tables say {0:?}, which nothing is called")]
     Word(String),
@@ -149,46 +192,97 @@ impl SinkError {
 }
 
 /// Writes the feed to a database until `stop`, or to its end if it has one. It begins with the
-/// first record there ever was, or goes on where the tables end.
+/// first record there ever was, or goes on where the tables end. Each part has a thread.
 pub async fn sink(
     feed: Feed,
     target: Target,
     stop: impl Future<Output = ()>,
 ) -> Result<Written, SinkError> {
     let mut stop = std::pin::pin!(stop);
-    let (mut written, mut pause) = (Written::default(), PAUSE);
+    let (stopping, stopped) = watch::channel(false);
+    let (ended, mut ends) = mpsc::channel(1);
+    for number in 0..target.parts.max(1) {
+        let part = Part { number, of: target.parts.max(1) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (feed, target, ended) = (feed.clone(), target.clone(), ended.clone());
+        let mut stopped = stopped.clone();
+        let run = move || {
+            let mut written = Written::default();
+            let end = runtime.block_on(async {
+                // Nothing half done stays when it is dropped.
+                tokio::select! {
+                    end = write_part(&feed, &target, part, &mut written) => end,
+                    _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+                }
+            });
+            // Whoever waits, waits for all parts.
+            let _ = ended.blocking_send(end.map(|()| written));
+        };
+        std::thread::Builder::new().name(format!("crest-sink-{number}")).spawn(run)?;
+    }
+    drop(ended);
+    let (mut written, mut failed, mut is_stopping) = (Written::default(), None, false);
+    loop {
+        let end = tokio::select! {
+            end = ends.recv() => end,
+            () = &mut stop, if !is_stopping => {
+                is_stopping = true;
+                stopping.send_replace(true);
+                continue;
+            }
+        };
+        match end {
+            None => break,
+            Some(Ok(part)) => written = written.and(part),
+            Some(Err(error)) => {
+                failed.get_or_insert(error);
+                is_stopping = true;
+                stopping.send_replace(true);
+            }
+        }
+    }
+    failed.map_or(Ok(written), Err)
+}
+
+/// Writes a part, until its feed ends.
+async fn write_part(
+    feed: &Feed,
+    target: &Target,
+    part: Part,
+    written: &mut Written,
+) -> Result<(), SinkError> {
+    let mut pause = PAUSE;
     loop {
         let batches = written.batches;
-        // Nothing half done stays when it is dropped.
-        let ended = tokio::select! {
-            ended = pour(&feed, &target, &mut written) => ended,
-            () = &mut stop => return Ok(written),
-        };
-        match ended {
+        match pour(feed, target, part, written).await {
             Err(error) if error.may_pass() => {
                 pause = if written.batches > batches { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-                tracing::warn!(%error, "it is tried again");
+                tracing::warn!(%error, part = part.number, "it is tried again");
             }
-            ended => return ended.map(|()| written),
+            ended => return ended,
         }
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = &mut stop => return Ok(written),
-        }
+        sleep(pause).await;
     }
 }
 
 /// One connection to the database, and one follower of the feed.
-async fn pour(feed: &Feed, target: &Target, written: &mut Written) -> Result<(), SinkError> {
+async fn pour(
+    feed: &Feed,
+    target: &Target,
+    part: Part,
+    written: &mut Written,
+) -> Result<(), SinkError> {
     let (mut client, connection) = target.database.connect(NoTls).await?;
     // It ends with its client; what goes wrong with it, the next query says.
     tokio::spawn(async move { drop(connection.await) });
-    let progress = tables::open(&mut client, &target.schema).await?;
+    let progress = tables::open(&mut client, &target.schema, part).await?;
     let cursor = progress.as_ref().and_then(|progress| progress.last_event_id.clone());
     let (frames, mut read) = mpsc::channel(FRAMES_AHEAD);
     let feed = feed.clone();
     let reading = tokio::spawn(async move { feed.follow::<Frames>(cursor, frames).await });
-    let mut writer = Writer { client, book: Book::default(), progress, said: Instant::now() };
+    let mut book = Book::default();
+    book.part = part;
+    let mut writer = Writer { client, book, progress, said: Instant::now() };
     tables::load_closed(&writer.client, &mut writer.book).await?;
     let mut batch = Vec::new();
     while let Some(first) = read.recv().await {
@@ -231,7 +325,7 @@ impl Writer {
         let Some(progress) = &self.progress else {
             let next = vec![1; shards.into()];
             let progress = Progress { platform: source, next, last_event_id: None };
-            tables::begin(&self.client, &progress).await?;
+            tables::begin(&self.client, self.book.part, &progress).await?;
             self.book.next.clone_from(&progress.next);
             self.progress = Some(progress);
             return Ok(());
@@ -269,7 +363,8 @@ impl Writer {
             let now_ms = now.map_or(0, |now| now.as_millis() as u64);
             let lag_ms = now_ms.saturating_sub(self.book.time.0 / 1_000);
             let Written { orders, entries, batches } = *written;
-            tracing::info!(orders, entries, batches, lag_ms, "sink");
+            let part = self.book.part.number;
+            tracing::info!(part, orders, entries, batches, lag_ms, "sink");
         }
         Ok(())
     }

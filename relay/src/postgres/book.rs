@@ -15,8 +15,8 @@ use model::{
     ShardId, Time,
 };
 
-use super::SinkError;
 use super::order::{Line, Order, Payment};
+use super::{Part, SinkError};
 
 /// Sellers of items that are remembered.
 const SELLERS_MAX: usize = 2_000_000;
@@ -153,6 +153,8 @@ pub(super) struct Wants {
 /// What is known, and what a batch has added to it.
 #[derive(Debug, Default)]
 pub(super) struct Book {
+    /// Which shards' records are written.
+    pub part: Part,
     /// For each shard the offset of the next record.
     pub next: Vec<u64>,
     /// When the last of what was read was decided.
@@ -195,7 +197,13 @@ impl Book {
         let mut wants = Wants::default();
         let (mut placed, mut created) = (HashSet::new(), HashSet::new());
         let (mut issued, mut held) = (HashSet::new(), HashSet::new());
-        for_each(&self.next, frames, |record, _| {
+        for_each(&self.next, frames, |record, place| {
+            if !self.part.has(place.shard) {
+                if let (Body::CreateItem(_), Some(Outcome::Ok)) = (record.body, record.outcome()) {
+                    created.insert(record.party().0);
+                }
+                return Ok(());
+            }
             let is_done = matches!(record.outcome(), Some(Outcome::Ok | Outcome::Suspended));
             let party = record.party().0;
             let key = record.order().map(|order| (party, order.0));
@@ -239,6 +247,10 @@ impl Book {
         let next = self.next.clone();
         let (next, time) = for_each(&next, frames, |record, place| {
             self.posts.0.clear();
+            // Who sells an item, everybody has to know.
+            if !self.part.has(place.shard) && !matches!(record.body, Body::CreateItem(_)) {
+                return Ok(());
+            }
             let taken = self.take_record(record, place);
             taken
                 .and_then(|order| self.post(place, order))

@@ -1,5 +1,6 @@
 CREATE TABLE IF NOT EXISTS sink (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    part integer PRIMARY KEY,
+    parts integer NOT NULL,
     version integer NOT NULL,
     platform text NOT NULL,
     next bigint[] NOT NULL,
@@ -9,7 +10,7 @@ CREATE TABLE IF NOT EXISTS sink (
     orders bigint NOT NULL DEFAULT 0,
     ledger_entries bigint NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE sink IS 'One row: how far the log was written here. It changes with the rows, in one transaction';
+COMMENT ON TABLE sink IS 'How far the log was written here: a row for those shards whose numbers are, modulo parts, part. It changes with their rows, in one transaction';
 COMMENT ON COLUMN sink.next IS 'For each shard the offset of the next record';
 COMMENT ON COLUMN sink.event_time IS 'When the last of what is here was decided';
 

@@ -13,9 +13,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
-use super::SinkError;
 use super::book::{Book, Coupon, Hold, Kept, Wants};
 use super::order::{Line, Order, Payment};
+use super::{Part, SinkError};
 
 /// The version of the tables' form.
 const VERSION: i32 = 1;
@@ -26,7 +26,7 @@ struct Table {
     name: &'static str,
     types: &'static [Type],
     key: &'static str,
-    /// What a row that is there already takes from its successor; empty: nothing ever changes.
+    /// What is done about a row that is there already; empty: there never is one.
     update: &'static str,
 }
 
@@ -47,7 +47,7 @@ const ORDERS: Table = Table {
         Type::BOOL,
     ],
     key: "number",
-    update: "changed_at = excluded.changed_at, state = excluded.state, \
+    update: "UPDATE SET changed_at = excluded.changed_at, state = excluded.state, \
              refunded = excluded.refunded, received = excluded.received",
 };
 
@@ -65,7 +65,7 @@ const LINES: Table = Table {
         Type::INT8,
     ],
     key: "order_number, line",
-    update: "refunded = excluded.refunded",
+    update: "UPDATE SET refunded = excluded.refunded",
 };
 
 const PAYMENTS: Table = Table {
@@ -84,7 +84,7 @@ const PAYMENTS: Table = Table {
         Type::TIMESTAMPTZ,
     ],
     key: "order_number, payment",
-    update: "method = excluded.method, state = excluded.state, paid = excluded.paid, \
+    update: "UPDATE SET method = excluded.method, state = excluded.state, paid = excluded.paid, \
              refunded = excluded.refunded, suspended = excluded.suspended",
 };
 
@@ -108,14 +108,15 @@ const ITEMS: Table = Table {
     name: "items",
     types: &[Type::INT8, Type::INT8, Type::TEXT, Type::TIMESTAMPTZ],
     key: "item",
-    update: "",
+    // All parts see all items.
+    update: "NOTHING",
 };
 
 const ACCOUNTS: Table = Table {
     name: "accounts",
     types: &[Type::INT8, Type::TEXT, Type::TEXT, Type::INT8, Type::TIMESTAMPTZ, Type::TIMESTAMPTZ],
     key: "party, kind, currency",
-    update: "overdraft = coalesce(excluded.overdraft, accounts.overdraft), \
+    update: "UPDATE SET overdraft = coalesce(excluded.overdraft, accounts.overdraft), \
              closed_at = coalesce(excluded.closed_at, accounts.closed_at)",
 };
 
@@ -149,7 +150,7 @@ const HOLDS: Table = Table {
         Type::TIMESTAMPTZ,
     ],
     key: "party, id",
-    update: "held = excluded.held",
+    update: "UPDATE SET held = excluded.held",
 };
 
 const ALL: [&Table; 8] =
@@ -194,8 +195,12 @@ pub(super) struct Progress {
     pub last_event_id: Option<String>,
 }
 
-/// Makes the tables if they aren't there, and says how far they were written.
-pub(super) async fn open(client: &mut Client, schema: &str) -> Result<Option<Progress>, SinkError> {
+/// Makes the tables if they aren't there, and says how far a part was written.
+pub(super) async fn open(
+    client: &mut Client,
+    schema: &str,
+    part: Part,
+) -> Result<Option<Progress>, SinkError> {
     let schema = quoted(schema);
     let transaction = client.transaction().await?;
     // Notices that something is there already are of no use.
@@ -209,7 +214,13 @@ pub(super) async fn open(client: &mut Client, schema: &str) -> Result<Option<Pro
         let make = format!("CREATE TEMP TABLE {stage} (LIKE {name}) ON COMMIT DELETE ROWS");
         transaction.batch_execute(&make).await?;
     }
-    let progress = progress(&transaction, "").await?;
+    let of = transaction.query_opt("SELECT parts FROM sink LIMIT 1", &[]).await?;
+    if let Some(found) = of.map(|row| row.try_get(0)).transpose()?
+        && found != i32::from(part.of)
+    {
+        return Err(SinkError::Parts { found, asked: part.of });
+    }
+    let progress = progress(&transaction, part, "").await?;
     transaction.commit().await?;
     Ok(progress)
 }
@@ -221,10 +232,13 @@ fn quoted(name: &str) -> String {
 /// How far the tables were written; `lock` says whether nobody else may go on meanwhile.
 async fn progress(
     transaction: &Transaction<'_>,
+    part: Part,
     lock: &str,
 ) -> Result<Option<Progress>, SinkError> {
-    let select = format!("SELECT version, platform, next, last_event_id FROM sink {lock}");
-    let Some(row) = transaction.query_opt(&select, &[]).await? else { return Ok(None) };
+    let select =
+        format!("SELECT version, platform, next, last_event_id FROM sink WHERE part = $1 {lock}");
+    let row = transaction.query_opt(&select, &[&i32::from(part.number)]).await?;
+    let Some(row) = row else { return Ok(None) };
     let version: i32 = row.try_get(0)?;
     if version != VERSION {
         return Err(SinkError::Version { found: version });
@@ -238,10 +252,17 @@ async fn progress(
 }
 
 /// Notes whose log it is that is written here.
-pub(super) async fn begin(client: &Client, progress: &Progress) -> Result<(), SinkError> {
+pub(super) async fn begin(
+    client: &Client,
+    part: Part,
+    progress: &Progress,
+) -> Result<(), SinkError> {
     let next: Vec<i64> = progress.next.iter().copied().map(signed).collect();
-    let insert = "INSERT INTO sink (version, platform, next) VALUES ($1, $2, $3)";
-    client.execute(insert, &[&VERSION, &progress.platform, &next]).await?;
+    let insert =
+        "INSERT INTO sink (part, parts, version, platform, next) VALUES ($1, $2, $3, $4, $5)";
+    let (number, of) = (i32::from(part.number), i32::from(part.of));
+    let values: Values<'_> = &[&number, &of, &VERSION, &progress.platform, &next];
+    client.execute(insert, values).await?;
     Ok(())
 }
 
@@ -439,9 +460,8 @@ impl<'a> Rows<'a> {
         if self.is_staged {
             let Table { name, key, update, .. } = self.table;
             let stage = self.table.stage();
-            let replace = format!(
-                "INSERT INTO {name} SELECT * FROM {stage} ON CONFLICT ({key}) DO UPDATE SET {update}"
-            );
+            let replace =
+                format!("INSERT INTO {name} SELECT * FROM {stage} ON CONFLICT ({key}) DO {update}");
             self.transaction.batch_execute(&replace).await?;
         }
         Ok(())
@@ -457,7 +477,7 @@ pub(super) async fn write(
 ) -> Result<Progress, SinkError> {
     let wants = book.wants(frames)?;
     let transaction = client.transaction().await?;
-    if progress(&transaction, "FOR UPDATE").await?.as_ref() != Some(before) {
+    if progress(&transaction, book.part, "FOR UPDATE").await?.as_ref() != Some(before) {
         return Err(SinkError::SomebodyElse);
     }
     load(&transaction, wants, book).await?;
@@ -469,9 +489,10 @@ pub(super) async fn write(
     let entries = book.entries.len() as i64;
     let update = "UPDATE sink SET next = $1, last_event_id = $2, event_time = $3, \
                   written_at = clock_timestamp(), orders = orders + $4, \
-                  ledger_entries = ledger_entries + $5";
+                  ledger_entries = ledger_entries + $5 WHERE part = $6";
+    let part = i32::from(book.part.number);
     let last_event_id = last_event_id.or_else(|| before.last_event_id.clone());
-    let values: Values<'_> = &[&next, &last_event_id, &moment(book.time), &placed, &entries];
+    let values: Values<'_> = &[&next, &last_event_id, &moment(book.time), &placed, &entries, &part];
     transaction.execute(update, values).await?;
     transaction.commit().await?;
     Ok(Progress { next: book.next.clone(), last_event_id, ..before.clone() })
@@ -567,7 +588,7 @@ async fn write_others(transaction: &Transaction<'_>, book: &Book) -> Result<(), 
         rows.end().await?;
     }
     if !book.items.is_empty() {
-        let mut rows = Rows::begin(transaction, &ITEMS, false).await?;
+        let mut rows = Rows::begin(transaction, &ITEMS, true).await?;
         for item in &book.items {
             let (item, seller, created) = (item, signed(item.seller), moment(item.created));
             rows.write(&[&signed(item.item), &seller, &item.currency.code(), &created]).await?;
