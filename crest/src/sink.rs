@@ -1,6 +1,7 @@
 //! `crest sink`: the feed, written elsewhere.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use relay::postgres::{self, Target};
 use relay::{Database, Feed};
@@ -9,6 +10,8 @@ use crate::Failure;
 use crate::args::{self, SinkCommand, SinkPostgres};
 use crate::webhook::stopped;
 
+/// What connections are idle for before they are asked, where no URL says otherwise.
+const USUAL_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Has the database's URL where no option does.
 const URL_VARIABLE: &str = "CREST_POSTGRES_URL";
 
@@ -54,6 +57,19 @@ fn database(url: Option<&str>) -> Result<Database, Failure> {
     let mut database: Database = url.parse().map_err(|error| format!("--url: {error}"))?;
     if database.get_application_name().is_none() {
         database.application_name("crest sink");
+    }
+    // A database that is gone without a word is noticed.
+    if database.get_connect_timeout().is_none() {
+        database.connect_timeout(Duration::from_secs(10));
+    }
+    if database.get_tcp_user_timeout().is_none() {
+        database.tcp_user_timeout(Duration::from_secs(60));
+    }
+    if database.get_keepalives_idle() >= USUAL_IDLE {
+        database.keepalives_idle(Duration::from_secs(30));
+    }
+    if database.get_keepalives_interval().is_none() {
+        database.keepalives_interval(Duration::from_secs(10));
     }
     Ok(database)
 }

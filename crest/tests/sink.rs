@@ -105,6 +105,7 @@ fn balances_are_accounts(platform: &Platform, postgres: &Postgres) {
 }
 
 fn kill(mut child: Child) {
+    assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
     child.kill().unwrap();
     child.wait().unwrap();
 }

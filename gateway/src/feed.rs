@@ -88,13 +88,14 @@ impl Form {
     }
 
     /// What says that nothing happened.
-    fn heartbeat(self) -> Bytes {
+    fn heartbeat(self, is_behind: bool) -> Bytes {
         match self {
             Form::Lines => Bytes::from_static(b"\n"),
             Form::Events => Bytes::from_static(b":\n\n"),
             Form::Frames => {
-                let now = u64::try_from(Timestamp::now().as_microsecond()).unwrap_or(0);
-                frame::heartbeat(Time(now)).into()
+                // Who is behind has yet to see what was decided before.
+                let now = if is_behind { 0 } else { Timestamp::now().as_microsecond() };
+                frame::heartbeat(Time(now.max(0).unsigned_abs())).into()
             }
         }
     }
@@ -320,7 +321,7 @@ impl Writer {
                 // Before the next chunk: there may always be one, and nothing in it that is wanted.
                 () = sleep_until(silent_since + HEARTBEAT) => {
                     silent_since = Instant::now();
-                    if self.send(self.form.heartbeat()).await.is_err() {
+                    if self.send(self.form.heartbeat(reader.is_behind())).await.is_err() {
                         return;
                     }
                     continue;

@@ -35,7 +35,8 @@ const _: () = assert!(RECORD_BYTES_MAX + size_of::<FrameHeader>() <= FRAME_BYTES
 /// nothing happens.
 pub const HEARTBEAT_SHARD: ShardId = ShardId(u16::MAX);
 
-/// A frame that says only that nothing was decided until `time`. It stands in no log.
+/// A frame that says only that nothing more was decided until `time`; 0: that isn't known. It stands
+/// in no log.
 pub fn heartbeat(time: Time) -> Vec<u8> {
     let place = FramePlace {
         shard: HEARTBEAT_SHARD,

@@ -222,6 +222,11 @@ impl FeedReader {
         &self.filter
     }
 
+    /// Whether it reads what was there before, and hasn't come to the end yet.
+    pub fn is_behind(&self) -> bool {
+        !self.caught_up || self.behind.is_some()
+    }
+
     /// The next chunk; `None` at the end, if it has one. It may hold events that the reader
     /// doesn't want: of those that were made for all. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Arc<FeedChunk>>, FeedError> {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use model::event::EventId;
 use model::frame::Frame;
+use model::record::RULE_VERSION;
 use model::{Offset, ShardId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout_at};
@@ -110,6 +111,24 @@ pub enum SinkError {
         /// What is asked for.
         asked: u16,
     },
+    /// There are fewer shards than parts.
+    #[error("{parts} parts are too many: the platform has {shards} shards")]
+    TooManyParts {
+        /// What is asked for.
+        parts: u16,
+        /// The platform's.
+        shards: u16,
+    },
+    /// A frame was decided by rules that this program doesn't know.
+    #[error(
+        "shard {shard} was decided by rules {found}; this program follows rules {RULE_VERSION}"
+    )]
+    Rules {
+        /// Whose frame.
+        shard: ShardId,
+        /// What it says.
+        found: u16,
+    },
     /// There is no thread to write with.
     #[error("no thread to write with: {0}")]
     Thread(#[from] std::io::Error),
@@ -184,10 +203,18 @@ impl SinkError {
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
             SqlState::CANNOT_CONNECT_NOW,
+            SqlState::QUERY_CANCELED,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             SqlState::T_R_DEADLOCK_DETECTED,
             SqlState::T_R_SERIALIZATION_FAILURE,
         ];
-        passing.contains(code) || code.code().starts_with("08") || code.code().starts_with("53")
+        // Connections, resources, the system below.
+        let classes = ["08", "53", "58"];
+        let is_of = |class: &&str| code.code().starts_with(*class);
+        *code != SqlState::PROTOCOL_VIOLATION
+            && (passing.contains(code) || classes.iter().any(is_of))
     }
 }
 
@@ -321,6 +348,9 @@ impl Writer {
         let Platform { source, shards } = platform;
         if source.is_empty() || shards == 0 {
             return Err(SinkError::NoPlatform);
+        }
+        if self.book.part.of > shards {
+            return Err(SinkError::TooManyParts { parts: self.book.part.of, shards });
         }
         let Some(progress) = &self.progress else {
             let next = vec![1; shards.into()];

@@ -131,7 +131,7 @@ pub(crate) struct SinkPostgres {
     pub(crate) schema: String,
     /// Connections to the database, each for its part of the shards. It can't be changed once the
     /// tables are made.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=32))]
     pub(crate) parts: u16,
     /// `now`: it ends when all that is there has been written.
     #[arg(long, value_name = "WHEN", value_parser = ["now"])]

@@ -8,7 +8,7 @@ use model::frame::{Frame, HEARTBEAT_SHARD};
 use model::record::entry::Moved;
 use model::record::{
     ACCOUNT_CLOSE, ACCOUNT_OVERDRAFT, Body, Extra, Leg, Line as PlacedLine, PLACE_FORFEIT,
-    PlaceBody, Record, SettleHoldBody, TimerKind,
+    PlaceBody, RULE_VERSION, Record, SettleHoldBody, TimerKind,
 };
 use model::{
     AccountKind, Currency, LegState, LineKind, OrderState, Outcome, Party, PaymentMethod, Realm,
@@ -463,6 +463,8 @@ impl Book {
             let is_goods = line_kind == LineKind::Goods;
             let named = extra.map(|extra| extra.payee.get()).filter(|payee| *payee != 0);
             let payee = match is_goods {
+                // What is refused isn't looked up.
+                true if !done => named,
                 true => named.or_else(|| self.sellers.get(&line.item.get()).copied()),
                 false => Some(line.item.get()),
             };
@@ -573,6 +575,10 @@ fn for_each(
         };
         if at.first_offset.0 > *next {
             return Err(SinkError::Gap { shard: at.shard, next: *next, found: at.first_offset.0 });
+        }
+        let (rules, count) = (frame.header.rules.get(), frame.header.count.get());
+        if rules != RULE_VERSION && count > 0 {
+            return Err(SinkError::Rules { shard: at.shard, found: rules });
         }
         for (offset, record) in (at.first_offset.0..).zip(frame.records()) {
             let record = record.map_err(|error| SinkError::Frame(error.to_string()))?;

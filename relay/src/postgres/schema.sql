@@ -1,4 +1,4 @@
-CREATE TABLE IF NOT EXISTS sink (
+CREATE TABLE sink (
     part integer PRIMARY KEY,
     parts integer NOT NULL,
     version integer NOT NULL,
@@ -14,7 +14,7 @@ COMMENT ON TABLE sink IS 'How far the log was written here: a row for those shar
 COMMENT ON COLUMN sink.next IS 'For each shard the offset of the next record';
 COMMENT ON COLUMN sink.event_time IS 'When the last of what is here was decided';
 
-CREATE TABLE IF NOT EXISTS orders (
+CREATE TABLE orders (
     number bigint PRIMARY KEY,
     buyer bigint NOT NULL,
     id uuid NOT NULL,
@@ -28,11 +28,11 @@ CREATE TABLE IF NOT EXISTS orders (
     forfeit boolean NOT NULL,
     received boolean NOT NULL
 );
-CREATE UNIQUE INDEX IF NOT EXISTS orders_id ON orders (id, buyer);
+CREATE UNIQUE INDEX orders_id ON orders (id, buyer);
 COMMENT ON COLUMN orders.number IS 'The place of its record: shard × 2^48 + offset. It has no other meaning';
 COMMENT ON COLUMN orders.outcome IS '''ok'', or why it was refused';
 
-CREATE TABLE IF NOT EXISTS order_lines (
+CREATE TABLE order_lines (
     order_number bigint NOT NULL,
     line integer NOT NULL,
     kind text NOT NULL,
@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS order_lines (
 COMMENT ON COLUMN order_lines.payee IS 'Who is paid for it; of a refused order, as far as it says so';
 COMMENT ON COLUMN order_lines.refunded IS 'Units';
 
-CREATE TABLE IF NOT EXISTS order_payments (
+CREATE TABLE order_payments (
     order_number bigint NOT NULL,
     payment integer NOT NULL,
     method text NOT NULL,
@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS order_payments (
 );
 COMMENT ON TABLE order_payments IS 'The payment legs of orders that were not refused';
 
-CREATE TABLE IF NOT EXISTS ledger_entries (
+CREATE TABLE ledger_entries (
     record bigint NOT NULL,
     entry integer NOT NULL,
     at timestamptz NOT NULL,
@@ -71,20 +71,20 @@ CREATE TABLE IF NOT EXISTS ledger_entries (
     party bigint NOT NULL,
     currency text NOT NULL,
     amount bigint NOT NULL,
-    order_number bigint,
-    PRIMARY KEY (record, entry)
+    order_number bigint
 );
+COMMENT ON TABLE ledger_entries IS 'Every movement of money. Rows are added, and never changed';
 COMMENT ON COLUMN ledger_entries.record IS 'The place of the record that moved the money: shard × 2^48 + offset';
 COMMENT ON COLUMN ledger_entries.amount IS 'What the account got; below zero, what it gave. Those of a record come to 0';
 
-CREATE TABLE IF NOT EXISTS items (
+CREATE TABLE items (
     item bigint PRIMARY KEY,
     seller bigint NOT NULL,
     currency text NOT NULL,
     created_at timestamptz NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS accounts (
+CREATE TABLE accounts (
     party bigint NOT NULL,
     kind text NOT NULL,
     currency text NOT NULL,
@@ -95,7 +95,7 @@ CREATE TABLE IF NOT EXISTS accounts (
 );
 COMMENT ON TABLE accounts IS 'Accounts that somebody opened or closed. Others come into being with their first entry';
 
-CREATE TABLE IF NOT EXISTS coupons (
+CREATE TABLE coupons (
     buyer bigint NOT NULL,
     coupon bigint NOT NULL,
     funder bigint NOT NULL,
@@ -108,7 +108,7 @@ CREATE TABLE IF NOT EXISTS coupons (
     PRIMARY KEY (buyer, coupon)
 );
 
-CREATE TABLE IF NOT EXISTS holds (
+CREATE TABLE holds (
     party bigint NOT NULL,
     id uuid NOT NULL,
     kind text NOT NULL,

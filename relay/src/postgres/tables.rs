@@ -100,7 +100,7 @@ const ENTRIES: Table = Table {
         Type::INT8,
         Type::INT8,
     ],
-    key: "record, entry",
+    key: "",
     update: "",
 };
 
@@ -201,26 +201,37 @@ pub(super) async fn open(
     schema: &str,
     part: Part,
 ) -> Result<Option<Progress>, SinkError> {
-    let schema = quoted(schema);
+    let name = quoted(schema);
+    // Whoever has gone without a word doesn't keep anybody waiting, nor does a lock.
+    let session = format!(
+        "SET client_min_messages TO warning; SET search_path TO {name}; SET lock_timeout TO '60s'; \
+         SET idle_in_transaction_session_timeout TO '60s'; SET tcp_keepalives_idle TO 30; \
+         SET tcp_keepalives_interval TO 10; SET tcp_keepalives_count TO 3"
+    );
+    client.batch_execute(&session).await?;
     let transaction = client.transaction().await?;
-    // Notices that something is there already are of no use.
-    let search = format!("SET client_min_messages TO warning; SET search_path TO {schema}");
     // Two who make the same at once would hinder each other.
-    let make =
-        format!("SELECT pg_advisory_xact_lock(7239015); CREATE SCHEMA IF NOT EXISTS {schema}");
-    transaction.batch_execute(&format!("{search}; {make}; {SCHEMA}")).await?;
+    transaction.batch_execute("SELECT pg_advisory_xact_lock(7239015)").await?;
+    let sink = format!("{name}.sink");
+    let made = transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&sink]).await?;
+    if !made.try_get::<_, bool>(0)? {
+        let there = "SELECT to_regnamespace($1) IS NOT NULL";
+        if !transaction.query_one(there, &[&name]).await?.try_get::<_, bool>(0)? {
+            transaction.batch_execute(&format!("CREATE SCHEMA {name}")).await?;
+        }
+        transaction.batch_execute(SCHEMA).await?;
+    }
     for table in ALL.iter().filter(|table| !table.update.is_empty()) {
         let (stage, name) = (table.stage(), table.name);
         let make = format!("CREATE TEMP TABLE {stage} (LIKE {name}) ON COMMIT DELETE ROWS");
         transaction.batch_execute(&make).await?;
     }
-    let of = transaction.query_opt("SELECT parts FROM sink LIMIT 1", &[]).await?;
-    if let Some(found) = of.map(|row| row.try_get(0)).transpose()?
-        && found != i32::from(part.of)
-    {
-        return Err(SinkError::Parts { found, asked: part.of });
+    // A commit that nobody knows of may still be under way.
+    let others = "SELECT parts FROM sink WHERE parts <> $1 LIMIT 1";
+    if let Some(row) = transaction.query_opt(others, &[&i32::from(part.of)]).await? {
+        return Err(SinkError::Parts { found: row.try_get(0)?, asked: part.of });
     }
-    let progress = progress(&transaction, part, "").await?;
+    let progress = progress(&transaction, part).await?;
     transaction.commit().await?;
     Ok(progress)
 }
@@ -229,15 +240,15 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// How far the tables were written; `lock` says whether nobody else may go on meanwhile.
+/// How far a part was written. Nobody else goes on meanwhile.
 async fn progress(
     transaction: &Transaction<'_>,
     part: Part,
-    lock: &str,
 ) -> Result<Option<Progress>, SinkError> {
-    let select =
-        format!("SELECT version, platform, next, last_event_id FROM sink WHERE part = $1 {lock}");
-    let row = transaction.query_opt(&select, &[&i32::from(part.number)]).await?;
+    let select = "SELECT version, platform, next, last_event_id FROM sink WHERE part = $1 \
+                  AND parts = $2 FOR UPDATE";
+    let values: Values<'_> = &[&i32::from(part.number), &i32::from(part.of)];
+    let row = transaction.query_opt(select, values).await?;
     let Some(row) = row else { return Ok(None) };
     let version: i32 = row.try_get(0)?;
     if version != VERSION {
@@ -477,7 +488,7 @@ pub(super) async fn write(
 ) -> Result<Progress, SinkError> {
     let wants = book.wants(frames)?;
     let transaction = client.transaction().await?;
-    if progress(&transaction, book.part, "FOR UPDATE").await?.as_ref() != Some(before) {
+    if progress(&transaction, book.part).await?.as_ref() != Some(before) {
         return Err(SinkError::SomebodyElse);
     }
     load(&transaction, wants, book).await?;
