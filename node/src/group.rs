@@ -272,7 +272,7 @@ impl<T: Token> ShardGroup<T> {
                         let place = ReplyPlace { submission, index: replies.len() };
                         let of = (command, &commands);
                         let stays = match unready {
-                            Unready::Needs => self.park(slot, place, of),
+                            Unready::Needs => self.park(slot, place, of, Vec::new()),
                             Unready::Lacks(shortage) => {
                                 let loads = CommandBuffer::default();
                                 self.wait(now, slot, place, of, shortage, loads)

@@ -42,7 +42,12 @@ struct Parked<T> {
     who: Who<T>,
     slot: usize,
     needs: Vec<Need>,
+    /// What was found before, and wasn't all.
+    found: Vec<FoundRow>,
 }
+
+/// What was needed, and its words; none of a row that isn't there.
+type FoundRow = (Need, Vec<u64>);
 
 enum Who<T> {
     /// A command of a submission, and where its bytes are.
@@ -99,16 +104,20 @@ impl<T: Token> ShardGroup<T> {
     }
 
     /// A command waits until what it is about was looked up. `Err`: there are too many.
+    ///
+    /// What was found for it before is kept: by the time that the rest is found, it may have left
+    /// memory again, and the command would ask for the one and the other for ever.
     pub(super) fn park(
         &mut self,
         slot: usize,
         place: ReplyPlace,
         (command, commands): (&Record<'_>, &CommandBuffer),
+        found: Vec<FoundRow>,
     ) -> Result<(), Outcome> {
         let start = command.bytes.as_ptr() as usize - commands.bytes().as_ptr() as usize;
         let who = Who::Command(place, start..start + command.bytes.len());
         let needs = self.hosts[slot].shard.needs(command).into_iter().flatten().collect();
-        self.look_up(who, slot, command.realm(), needs).map_err(|_| Outcome::Busy)
+        self.look_up(who, slot, command.realm(), (needs, found)).map_err(|_| Outcome::Busy)
     }
 
     /// A read waits likewise. `Err`: there are too many.
@@ -119,7 +128,8 @@ impl<T: Token> ShardGroup<T> {
         realm: Realm,
         (query, need): (Query, Need),
     ) -> Result<(), T> {
-        let parked = self.look_up(Who::Read(token, realm, query), slot, realm, vec![need]);
+        let parked =
+            self.look_up(Who::Read(token, realm, query), slot, realm, (vec![need], Vec::new()));
         parked.map_err(|who| match who {
             Who::Read(token, ..) => token,
             Who::Command(..) => unreachable!("a read was parked"),
@@ -131,13 +141,13 @@ impl<T: Token> ShardGroup<T> {
         who: Who<T>,
         slot: usize,
         realm: Realm,
-        needs: Vec<Need>,
+        (needs, found): (Vec<Need>, Vec<FoundRow>),
     ) -> Result<(), Who<T>> {
         if self.lookups.parked.len() >= PARKED_MAX {
             return Err(who);
         }
         let shard = self.hosts[slot].id();
-        let ticket = self.lookups.parked.insert(Parked { who, slot, needs: needs.clone() });
+        let ticket = self.lookups.parked.insert(Parked { who, slot, needs: needs.clone(), found });
         let lookup = Lookup { ticket, shard, realm, needs };
         if self.has_unwritten() {
             self.lookups.held.push(lookup);
@@ -152,7 +162,7 @@ impl<T: Token> ShardGroup<T> {
     /// Says what was found: the words of each row that was needed, none of one that isn't there.
     /// `None`: it can't be read now.
     pub fn found(&mut self, now: Now, ticket: usize, rows: Option<Vec<Vec<u64>>>) {
-        let Parked { who, slot, needs } = self.lookups.parked.remove(ticket);
+        let Parked { who, slot, needs, mut found } = self.lookups.parked.remove(ticket);
         match who {
             Who::Read(token, realm, query) => {
                 // It may be back, and be another by now.
@@ -168,11 +178,9 @@ impl<T: Token> ShardGroup<T> {
                 let (command, _) = Record::split(&commands.bytes()[bytes]).expect("it was checked");
                 let decided = match rows {
                     Some(rows) => {
-                        let mut loads = command_of(command.realm());
-                        for (need, row) in needs.iter().zip(&rows) {
-                            loads.load(need.row, need.as_of, row);
-                        }
-                        self.go_on(now, slot, place, (&command, &commands), loads)
+                        found.retain(|(before, _)| needs.iter().all(|need| need.row != before.row));
+                        found.extend(needs.into_iter().zip(rows));
+                        self.go_on(now, slot, place, (&command, &commands), found)
                     }
                     None => Some(Reply::unlogged(Outcome::Busy)),
                 };
@@ -192,15 +200,19 @@ impl<T: Token> ShardGroup<T> {
         slot: usize,
         place: ReplyPlace,
         (command, commands): (&Record<'_>, &CommandBuffer),
-        loads: CommandBuffer,
+        found: Vec<FoundRow>,
     ) -> Option<Reply> {
         if self.drill_stopped && command.realm() == Realm::Drill {
             return Some(Reply::unlogged(Outcome::Busy));
         }
+        let mut loads = command_of(command.realm());
+        for (need, row) in &found {
+            loads.load(need.row, need.as_of, row);
+        }
         let waits = match self.execute_loaded(now, slot, &loads, command, None) {
             Ok(reply) => return Some(reply),
-            // It was out of date.
-            Err(Unready::Needs) => self.park(slot, place, (command, commands)),
+            // It was out of date, or something else has left memory meanwhile.
+            Err(Unready::Needs) => self.park(slot, place, (command, commands), found),
             Err(Unready::Lacks(shortage)) => {
                 self.wait(now, slot, place, (command, commands), shortage, loads)
             }
