@@ -90,7 +90,7 @@ pub(crate) enum Command {
     /// One process reads the feed of a platform and posts events to one endpoint, each at least
     /// once. It keeps in a directory what wasn't taken yet, and may be killed at any time.
     Webhook(Webhook),
-    /// Write what happens into PostgreSQL, or see how what is there agrees with a shop's own books.
+    /// Write what happens into PostgreSQL, as tables.
     Sink(Sink),
     /// Replace the data key of an encrypted data directory that nobody serves.
     ///
