@@ -165,6 +165,7 @@ fn anybody_can_read_the_stream() {
     let mut drill = crest(&cluster, &[&args[..], &load].concat());
     passes(&drill.arg("--json").arg(&json).output().unwrap());
     let drilled: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(drilled["platform"]["log"], "jetstream");
 
     let reader = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_log.py");
     let read = Command::new(python).args([reader, &cluster.url(), "shop"]).output().unwrap();

@@ -199,6 +199,8 @@ pub struct LogIndex {
     /// Memory of chunks, and of a run, to use again.
     spare_chunks: Vec<Vec<Entry>>,
     spare_run: Vec<Entry>,
+    /// Files that are of no use: to be removed.
+    useless: Vec<String>,
     /// Whether merges are to be given up.
     stop: Arc<AtomicBool>,
     /// By shard: the offset behind the last that is in a run, and behind the last that is known.
@@ -207,8 +209,9 @@ pub struct LogIndex {
 }
 
 impl LogIndex {
-    /// That on a disk. Runs that are no good are removed, with all after them: their records are
-    /// to be added again.
+    /// That on a disk, which stays as it is until the first [`LogIndex::flush`] or
+    /// [`LogIndex::remove_useless`]. Runs that are no good are left out, with all after them: their
+    /// records are to be added again.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(LogIndex, Vec<IndexError>), IndexError> {
         let mut index = LogIndex {
             disk: disk.clone(),
@@ -217,6 +220,7 @@ impl LogIndex {
             open: Vec::with_capacity(CHUNK_ENTRIES),
             spare_chunks: Vec::new(),
             spare_run: Vec::new(),
+            useless: Vec::new(),
             stop: Arc::default(),
             covered: BTreeMap::new(),
             known: BTreeMap::new(),
@@ -225,8 +229,7 @@ impl LogIndex {
         let mut ids: Vec<RunId> = names.iter().filter_map(|name| RunId::parse(name)).collect();
         // Of what was merged, the largest comes first.
         ids.sort_unstable_by_key(|id| (id.first, std::cmp::Reverse(id.last)));
-        let mut useless: Vec<String> =
-            names.into_iter().filter(|name| name.ends_with(".new")).collect();
+        index.useless = names.into_iter().filter(|name| name.ends_with(".new")).collect();
         let mut damaged = Vec::new();
         for id in ids {
             let next = index.runs.last().map_or(0, |run| run.id.last + 1);
@@ -236,23 +239,28 @@ impl LogIndex {
                     false => Err(damage(&id.name(), "it doesn't follow the run before")),
                 })
             } else {
-                useless.push(id.name()); // It was merged, or what is before it is gone.
+                index.useless.push(id.name()); // It was merged, or what is before it is gone.
                 continue;
             };
             match run {
                 Ok(run) => index.add_run(run),
                 Err(error @ IndexError::Io { .. }) => return Err(error),
                 Err(error) => {
-                    useless.push(id.name());
+                    index.useless.push(id.name());
                     damaged.push(error);
                 }
             }
         }
-        for name in useless {
-            disk.remove(&name).map_err(at("removing", &name))?;
-        }
         index.known = index.covered.clone();
         Ok((index, damaged))
+    }
+
+    /// Removes runs that are no good or were merged, and what was begun.
+    pub fn remove_useless(&mut self) -> Result<(), IndexError> {
+        for name in std::mem::take(&mut self.useless) {
+            self.disk.remove(&name).map_err(at("removing", &name))?;
+        }
+        Ok(())
     }
 
     fn follows(&self, run: &Run) -> bool {
@@ -313,6 +321,7 @@ impl LogIndex {
         if covers.is_empty() {
             return Ok(());
         }
+        self.remove_useless()?;
         let mut entries = std::mem::take(&mut self.spare_run);
         entries.clear();
         self.chunks.iter().for_each(|chunk| entries.extend_from_slice(chunk));
@@ -812,7 +821,10 @@ mod tests {
         for position in (0..length).step_by(61) {
             let damaged = disk.fork();
             damaged.flip(&name, position, (position % 8) as u8);
-            let (index, found) = LogIndex::open(cover(&damaged)).unwrap();
+            let (mut index, found) = LogIndex::open(cover(&damaged)).unwrap();
+            assert_eq!(damaged.list().unwrap().len(), 3, "opening it changes nothing");
+            index.remove_useless().unwrap();
+            assert_eq!(damaged.list().unwrap().len(), if found.is_empty() { 3 } else { 1 });
             if !found.is_empty() {
                 assert!(found[0].to_string().contains(&name), "{}", found[0]);
                 assert_eq!(index.covered(SHARD), Offset(601));

@@ -206,21 +206,39 @@ fn old_frames_in_a_recycled_segment_are_never_new() {
     assert!(is_one_seed() || recycled > 100, "{recycled}");
 }
 
-/// A disk that says yes and does nothing: a true prefix, or damage. Never another frame.
+/// A disk that says yes and does nothing, for some seeds after it said no once: a true prefix, or
+/// damage. Never another frame.
 #[test]
 fn a_sync_that_lies_never_makes_a_wrong_frame() {
-    let (mut prefixes, mut damaged) = (0, 0);
+    let (mut prefixes, mut damaged, mut failed) = (0, 0, 0);
     for seed in seeds(600) {
         let mut random = Random(seed);
         let (disk, cover) = (FaultyDisk::new(), Cover::of(seed));
         let mut writer = Writer::default();
         let mut tried: Vec<Vec<u8>> = Vec::new();
         let (mut log, _) = cover.open(&disk).unwrap();
-        disk.lie_after(random.below(30));
+        let lies_after = random.below(30);
+        let fails = lies_after > 0 && seed.is_multiple_of(3);
+        if fails {
+            disk.fail_sync(lies_after);
+        }
+        disk.lie_after(lies_after);
         for _ in 0..random.below(40) {
             let batch = writer.batch(&mut random);
             tried.extend(batch.iter().cloned());
-            append(&mut log, &batch).unwrap();
+            match append(&mut log, &batch) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert!(fails, "seed {seed}: {error}");
+                    failed += 1;
+                    // Whatever the next sync says, nothing is acknowledged on top of that.
+                    let again = append(&mut log, &batch).unwrap_err();
+                    assert!(matches!(again, LogError::Poisoned), "seed {seed}: {again}");
+                    // Who opens it again is lied to.
+                    drop(cover.open(&disk));
+                    break;
+                }
+            }
         }
         drop(log);
         disk.crash(seed);
@@ -236,8 +254,8 @@ fn a_sync_that_lies_never_makes_a_wrong_frame() {
         }
     }
     assert!(
-        is_one_seed() || (prefixes > 10 && damaged > 10),
-        "{prefixes} prefixes, {damaged} damaged"
+        is_one_seed() || (prefixes > 10 && damaged > 10 && failed > 10),
+        "{prefixes} prefixes, {damaged} damaged, {failed} failed"
     );
 }
 

@@ -3,18 +3,23 @@
 
 mod common;
 
-use common::{Cover, Random, Writer, append, open, seeds};
+use common::{Cover, Random, Writer, append, open, seeds, small};
 use model::{Offset, ShardId};
-use mq::{Damage, Disk, Ending, FaultyDisk, Log, LogError};
+use mq::{Damage, Disk, Ending, FaultyDisk, LocalConfig, LocalLog, Log, LogError};
 
 /// A log of a few segments, and its frames.
 fn sample(close: bool, cover: &Cover) -> (FaultyDisk, Vec<Vec<u8>>) {
+    sample_of(3, close, cover)
+}
+
+fn sample_of(seed: u64, close: bool, cover: &Cover) -> (FaultyDisk, Vec<Vec<u8>>) {
+    let config = LocalConfig { salt: seed, ..small() };
     let disk = FaultyDisk::new();
     let mut writer = Writer::default();
-    let mut random = Random(3);
+    let mut random = Random(seed);
     let mut written = Vec::new();
     for _ in 0..2 {
-        let (mut log, _) = cover.open(&disk).unwrap();
+        let (mut log, _) = LocalLog::open(cover.over(disk.clone()), config).unwrap();
         for _ in 0..14 {
             let batch = writer.batch(&mut random);
             append(&mut log, &batch).unwrap();
@@ -109,6 +114,60 @@ fn a_missing_segment_is_damage() {
         let error = open(&disk).err().unwrap();
         let text = error.to_string();
         assert!(text.contains("is missing"), "{name}: {text}");
+    }
+}
+
+/// Files in each other's place, from another log, or from a backup: each is in itself what a
+/// segment should be.
+#[test]
+fn a_segment_in_anothers_place_is_damage() {
+    for cover in [Cover::none(), Cover::encrypted()] {
+        let (disk, written) = sample(true, &cover);
+        let (other, _) = sample_of(4, true, &cover);
+        let names = segments(&disk);
+        let used = &names[..names.len() - 1];
+        let put = |disk: &FaultyDisk, name: &str, bytes: &[u8]| {
+            disk.remove(name).unwrap();
+            disk.create(name, bytes.len() as u64).unwrap();
+            disk.overwrite(name, 0, bytes);
+        };
+        let refused = |disk: &FaultyDisk, what: &str| {
+            let (read, ending) = cover.read_all(disk);
+            assert!(matches!(ending, Err(LogError::Damage { .. })), "{what}: {ending:?}");
+            let before: Vec<_> = names.iter().map(|name| disk.content(name)).collect();
+            let refused = cover.open(disk).err();
+            assert!(matches!(refused, Some(LogError::Damage { .. })), "{what}: {refused:?}");
+            let after: Vec<_> = names.iter().map(|name| disk.content(name)).collect();
+            assert!(before == after, "{what}: a refused opening changed something");
+            read
+        };
+        for (number, name) in used.iter().enumerate() {
+            for another in &used[number + 1..] {
+                let swapped = disk.fork();
+                put(&swapped, name, &disk.content(another).unwrap());
+                put(&swapped, another, &disk.content(name).unwrap());
+                let read = refused(&swapped, &format!("{name} and {another} swapped"));
+                assert!(written.starts_with(&read), "{name} and {another} swapped");
+                let twice = disk.fork();
+                put(&twice, another, &disk.content(name).unwrap());
+                let read = refused(&twice, &format!("{name} in the place of {another}, too"));
+                assert!(written.starts_with(&read), "{name} in the place of {another}, too");
+            }
+            let foreign = disk.fork();
+            put(&foreign, name, &other.content(name).unwrap());
+            // Nothing stands before the first: what isn't its own shows where the next one begins.
+            refused(&foreign, &format!("another log's {name}"));
+        }
+        // As a backup has it that was made when the segment was half full.
+        for name in &used[..used.len() - 1] {
+            let old = disk.fork();
+            let mut bytes = disk.content(name).unwrap();
+            let half = bytes.len() / 2;
+            bytes[half..].fill(0);
+            put(&old, name, &bytes);
+            let read = refused(&old, &format!("{name} as it was"));
+            assert!(written.starts_with(&read), "{name} as it was");
+        }
     }
 }
 

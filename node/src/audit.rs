@@ -78,6 +78,8 @@ pub struct Sales {
 /// A log's figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditLog {
+    /// Whether it is a JetStream stream, and not in the data directory.
+    pub is_stream: bool,
     /// Bytes, with the engine's own.
     pub bytes: u64,
     /// Frames.
@@ -224,6 +226,7 @@ pub fn audit(
     }
     let stats = reader.stats();
     books.audit.log = AuditLog {
+        is_stream: dir.is_on_stream(),
         bytes: stats.bytes,
         frames: stats.frames,
         syncs: stats.syncs,

@@ -419,6 +419,11 @@ impl DataDir {
         Ok(self.covered(disk))
     }
 
+    /// Whether its log is a JetStream stream.
+    pub(crate) fn is_on_stream(&self) -> bool {
+        self.meta.stream.is_some()
+    }
+
     fn stream(&self, name: &str) -> Result<NatsConfig, DataDirError> {
         let nats = self.nats.clone().ok_or_else(|| needs_nats(&self.path, name))?;
         Ok(NatsConfig { stream: name.to_string(), ..nats })

@@ -93,6 +93,7 @@ pub fn recover_local(
         snapshots.remove(*id)?;
     }
     snapshots.remove_old()?;
+    index.remove_useless()?;
     Ok((log, found, recovery))
 }
 

@@ -5,16 +5,19 @@
 
 mod bare;
 mod bare_server;
+mod cluster;
 mod compare;
 mod core;
 mod crest;
 mod encrypted;
 mod feed;
 mod generator;
+mod jetstream;
 mod load;
 mod memory;
 mod parts;
 mod peers;
+mod sink;
 mod statistics;
 mod table;
 
@@ -36,8 +39,8 @@ pub(crate) struct Bench {
     /// Append the results to BENCHMARKS.md.
     #[arg(long)]
     write: bool,
-    /// Only what has this in its name: apply, append, decode, drill, shards, feed; with --core: retained,
-    /// shards, scarce; with --peers: drill, hyper, redis, postgres, disk.
+    /// Only what has this in its name: apply, append, decode, drill, shards, feed, sink, jetstream; with
+    /// --core: retained, shards, scarce; with --peers: drill, hyper, redis, postgres, disk.
     #[arg(long, value_name = "NAME", conflicts_with = "compare")]
     only: Option<String>,
     /// The drill beside a bare HTTP server, Redis, PostgreSQL and the disk, with the same orders.
@@ -112,7 +115,7 @@ pub(crate) fn bench(args: &Bench) -> Result<(), Failure> {
 
 fn measure_parts(only: Option<&str>) -> Result<Vec<table::Row>, Failure> {
     type Part = fn() -> Result<Vec<table::Row>, Failure>;
-    let parts: [(&str, Part); 7] = [
+    let parts: [(&str, Part); 9] = [
         ("apply", parts::apply),
         ("append", parts::append),
         ("encrypted", encrypted::measure),
@@ -120,6 +123,8 @@ fn measure_parts(only: Option<&str>) -> Result<Vec<table::Row>, Failure> {
         ("drill", parts::drill),
         ("shards", parts::drill_shards),
         ("feed", feed::measure),
+        ("sink", sink::measure),
+        ("jetstream", jetstream::measure),
     ];
     let mut rows = Vec::new();
     for (name, part) in parts {

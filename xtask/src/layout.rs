@@ -8,7 +8,8 @@ const HEAD: &str = "\
 Written from the program's own structs, and checked against them by its tests. Integers are \
 little-endian and packed without gaps; times are µs since 1970; amounts are in minor units. What \
 is *outcome* is zero in a command, and filled in when it is decided. [The log](log.md) says where \
-frames are, and how records follow each other.
+frames are, and how records follow each other; [Commands as bytes](binary.md) what callers send \
+and are told.
 ";
 
 /// A struct, or an enum of bytes.
@@ -37,6 +38,7 @@ fn page() -> String {
     part("Kinds of records", kinds);
     part("Records", records);
     part("Flags", vec![flags(&record)]);
+    part("Answers", tables(&source("model/src/record/asked.rs"), &[]));
     part("Entries of streams between shards", tables(&entry, &["EntryKind", "StockOpKind"]));
     part("What bytes mean", tables(&outcome, &[]));
     text

@@ -14,7 +14,7 @@ use node::{Access, ArchiveLocation, AuditFrom, DataKey};
 use serde::Deserialize;
 
 use crate::asks::{Ask, Key, Order};
-use crate::platform::key_file;
+use crate::platform::{key_file, stream};
 
 /// The parts of an answer that are held against the log.
 #[derive(Clone, Debug, Deserialize)]
@@ -212,7 +212,8 @@ impl LogImage {
     pub fn read(data: &Path, book: &Book) -> LogImage {
         let mut image = LogImage::none();
         let key = std::fs::read(key_file(data)).ok();
-        let access = Access::with_key(key.map(|secret| DataKey::new(&secret).unwrap()));
+        let data_key = key.map(|secret| DataKey::new(&secret).unwrap());
+        let access = Access { data_key, nats: stream(data) };
         let audit = node::audit(
             data,
             &access,

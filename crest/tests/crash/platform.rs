@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use loadgen::Target;
+use mq::NatsConfig;
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde::Deserialize;
 
@@ -85,7 +86,7 @@ pub struct Refused {
 impl Starting {
     /// Starts `crest serve` on a free port.
     pub fn spawn(data: &Path, options: &[&str]) -> Starting {
-        Starting::run(Command::new(env!("CARGO_BIN_EXE_crest")), data, options)
+        Starting::run(crest(data), data, options)
     }
 
     /// The same, where passing the limit of a file's size is an error and not a signal.
@@ -103,6 +104,7 @@ impl Starting {
             .arg(data)
             .args(["--orders-memory", &ORDERS_MEMORY.to_string()])
             .args(key_option(data))
+            .args(log_options(data))
             .args(if options.contains(&"--snapshot-every") { &[] } else { &often[..] })
             .args(options)
             .env("CREST_LOG", "info")
@@ -256,6 +258,36 @@ fn key_option(data: &Path) -> Vec<String> {
     }
 }
 
+/// Where it stands which stream is the log of a data directory, if one is.
+pub fn stream_file(data: &Path) -> PathBuf {
+    data.with_extension("stream")
+}
+
+/// That stream and its servers.
+pub fn stream(data: &Path) -> Option<NatsConfig> {
+    let text = std::fs::read_to_string(stream_file(data)).ok()?;
+    let [stream, url, system_url] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    let system_url = Some(system_url.to_string());
+    Some(NatsConfig { url: url.to_string(), system_url, stream: stream.to_string(), replicas: 3 })
+}
+
+/// What a platform is started with if its log is a stream.
+fn log_options(data: &Path) -> Vec<String> {
+    let options = |found: NatsConfig| {
+        ["--log", "jetstream", "--nats-stream", &found.stream].map(String::from)
+    };
+    stream(data).map(options).into_iter().flatten().collect()
+}
+
+/// The program, which is told where the log's servers are.
+fn crest(data: &Path) -> Command {
+    let mut crest = Command::new(env!("CARGO_BIN_EXE_crest"));
+    if let Some(NatsConfig { url, system_url, .. }) = stream(data) {
+        crest.env("CREST_NATS", url).env("CREST_NATS_SYSTEM", system_url.unwrap());
+    }
+    crest
+}
+
 /// Runs `crest audit`.
 pub fn audit(data: &Path) -> Audited {
     audit_from(data, "beginning")
@@ -263,7 +295,7 @@ pub fn audit(data: &Path) -> Audited {
 
 /// Runs `crest archive verify`: its status and its words.
 pub fn verify_archive(data: &Path) -> (i32, String) {
-    let mut verify = Command::new(env!("CARGO_BIN_EXE_crest"));
+    let mut verify = crest(data);
     let output =
         verify.args(["archive", "verify"]).arg(data).args(key_option(data)).output().unwrap();
     let words = [output.stdout, output.stderr].concat();
@@ -274,7 +306,7 @@ pub fn verify_archive(data: &Path) -> (i32, String) {
 pub fn audit_from(data: &Path, from: &str) -> Audited {
     let scratch = tempfile::tempdir().unwrap();
     let json = scratch.path().join("audit.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_crest"))
+    let output = crest(data)
         .arg("audit")
         .arg(data)
         .args(key_option(data))

@@ -48,8 +48,10 @@ pub struct Cluster {
     servers: Vec<Option<Child>>,
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// So many, all different: each is held until all are found.
+fn free_ports(count: usize) -> Vec<u16> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
 impl Cluster {
@@ -57,8 +59,8 @@ impl Cluster {
     pub fn start(program: PathBuf, settings: &Settings) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let count = settings.servers;
-        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let routes: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let mut ports = free_ports(2 * count);
+        let routes = ports.split_off(count);
         let urls: Vec<String> =
             routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         for number in 0..count {

@@ -124,7 +124,7 @@ impl ReactorRecorder {
 
     /// What became of orders that were to be placed.
     #[inline]
-    pub fn count_orders(&self, replies: &[Reply]) {
+    pub fn count_orders<'a>(&self, replies: impl IntoIterator<Item = &'a Reply>) {
         for reply in replies {
             add(&self.times.outcomes[reply.outcome as usize], 1);
         }

@@ -18,13 +18,13 @@ const FRAMES: &str = "application/vnd.crest.frames";
 const LINES: &str = "application/x-ndjson";
 
 /// A platform that ends with this.
-struct Platform {
+pub(super) struct Platform {
     child: Child,
-    url: String,
+    pub(super) url: String,
 }
 
 impl Platform {
-    fn start(crest: &Path, data: &Path) -> Result<Platform, Failure> {
+    pub(super) fn start(crest: &Path, data: &Path) -> Result<Platform, Failure> {
         let mut serve = Command::new(crest);
         serve.args(["serve", "--http", "127.0.0.1:0", "--admin", "off", "--archive", "discard"]);
         let mut child = serve.arg("--data").arg(data).stdout(Stdio::piped()).spawn()?;
@@ -33,6 +33,20 @@ impl Platform {
         BufReader::new(stdout).read_line(&mut line)?;
         let url = line.trim().rsplit(' ').next().unwrap_or("").to_string();
         Ok(Platform { child, url })
+    }
+}
+
+impl Platform {
+    /// For how long its log's thread was on a core.
+    fn log_thread_ns(&self) -> Result<u64, Failure> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
+            let task = task?.path();
+            if std::fs::read_to_string(task.join("comm"))?.trim() == "crest-log" {
+                let times = std::fs::read_to_string(task.join("schedstat"))?;
+                return Ok(times.split(' ').next().unwrap_or("").parse()?);
+            }
+        }
+        Err("a platform without a thread for its log".into())
     }
 }
 
@@ -103,6 +117,8 @@ pub(super) fn measure() -> Result<Vec<Row>, Failure> {
             "orders/s",
             "nobody reads",
         );
+        let name = format!("CPU of the log's thread beside the same: {what}");
+        let mut thread = Row::new(name, "ns an order", "nobody reads");
         let mut latencies = [Vec::new(), Vec::new()];
         for round in 0..ROUNDS {
             for side in [round % 2, 1 - round % 2] {
@@ -110,18 +126,25 @@ pub(super) fn measure() -> Result<Vec<Row>, Failure> {
                 let readers: Result<Vec<Reader>, Failure> =
                     (0..count).map(|_| Reader::start(&platform.url, form)).collect();
                 let readers = readers?;
+                let began = platform.log_thread_ns()?;
                 let sustained = drive_apart(&platform.url, &load)?;
+                let spent = (platform.log_thread_ns()? - began) as f64;
                 for reader in readers {
                     if reader.end()? < 1 << 20 {
                         return Err("a reader of the feed got next to nothing".into());
                     }
                 }
-                if side == 0 { &mut row.ours } else { &mut row.peer }.push(sustained.orders_per_s);
+                let orders = sustained.orders_per_s * load.duration.as_secs_f64();
+                for (row, figure) in
+                    [(&mut row, sustained.orders_per_s), (&mut thread, spent / orders)]
+                {
+                    if side == 0 { &mut row.ours } else { &mut row.peer }.push(figure);
+                }
                 latencies[side].push(sustained.latency_ms);
             }
         }
         row.latency = Some(latencies.map(|rounds| typical(&rounds)));
-        rows.push(row);
+        rows.extend([row, thread]);
     }
     Ok(rows)
 }

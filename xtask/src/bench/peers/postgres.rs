@@ -1,52 +1,24 @@
-//! PostgreSQL with the same order as one function, in a cluster of its own: made, started,
-//! stopped and removed here, on a Unix socket, so that no other one is touched. It is in our
-//! process group: an interrupt stops it too.
+//! PostgreSQL with the same order as one function.
 //!
 //! How many connections suit it best, and whether it should wait a moment before it syncs,
 //! depends on the machine and the load; a short trial decides, for each load apart.
 
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use tokio::task::{LocalSet, spawn_local};
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio::task::spawn_local;
+use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
+use crate::bench::cluster::{Cluster, SETTINGS, on_reactor};
 use crate::bench::load::{BUYER_BALANCE, ITEM_STOCK, Population, Sustained};
 use crate::bench::table::histogram;
-use crate::run::{Failure, output};
-use crate::tools::{self, INITDB, POSTGRES};
+use crate::run::Failure;
 
 const BOOKS: &str = include_str!("order.sql");
-/// Settings that differ from those that it comes with. Durable; memory for all of it; nothing
-/// that rewrites pages while it is measured; no more in the log than recovery needs.
-const SETTINGS: [(&str, &str); 19] = [
-    ("fsync", "on"),
-    ("synchronous_commit", "on"),
-    ("full_page_writes", "on"),
-    ("shared_buffers", "2GB"),
-    ("wal_compression", "off"),
-    ("wal_buffers", "64MB"),
-    ("wal_level", "minimal"),
-    ("max_wal_senders", "0"),
-    ("max_wal_size", "64GB"),
-    ("min_wal_size", "1GB"),
-    ("checkpoint_timeout", "1d"),
-    ("autovacuum", "off"),
-    ("bgwriter_lru_maxpages", "0"),
-    ("jit", "off"),
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("max_connections", "100"),
-    ("listen_addresses", ""),
-    ("log_min_messages", "panic"),
-];
 /// What is tried.
 const CONNECTIONS: [usize; 3] = [8, 32, 64];
 const COMMIT_DELAYS_US: [u32; 2] = [0, 100];
@@ -57,16 +29,10 @@ const PIPELINE: usize = 4;
 /// to use again, and would fill each with zeros while orders wait; one that has run for a day
 /// doesn't, and Crest doesn't either.
 const SEGMENTS_AHEAD: usize = 63;
-const START_MAX: Duration = Duration::from_secs(30);
-const STOP_MAX: Duration = Duration::from_secs(60);
 
-/// A cluster of our own. Stopped when dropped.
+/// A cluster with the order's tables.
 pub(super) struct Postgres {
-    server: Child,
-    /// The socket, below the system's temporary directory: its path must be short.
-    socket: tempfile::TempDir,
-    _data: tempfile::TempDir,
-    version: String,
+    cluster: Cluster,
     next: AtomicU64,
     acknowledged: u64,
     initial_balance: u64,
@@ -88,66 +54,24 @@ impl std::fmt::Display for Setup {
 impl Postgres {
     /// Starts one with its data below `folder`, with the population's buyers and items.
     pub(super) fn start(folder: &Path, population: &Population) -> Result<Postgres, Failure> {
-        let (initdb, program) = (INITDB.get()?, POSTGRES.get()?);
-        let temporary =
-            |folder: &Path| tempfile::Builder::new().prefix("postgres-").tempdir_in(folder);
-        let (data, socket) = (temporary(folder)?, temporary(&std::env::temp_dir())?);
-        let user = unprivileged()?;
-        let mut init = Command::new(initdb);
-        init.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
-        init.args(["--username=crest", "--pgdata"]).arg(data.path());
-        let mut server = Command::new(&program);
-        server.arg("-D").arg(data.path()).arg("-k").arg(socket.path());
-        for (name, value) in SETTINGS {
-            server.arg("-c").arg(format!("{name}={value}"));
-        }
-        if let Some((user, group)) = user {
-            for dir in [&data, &socket] {
-                chown(dir.path(), Some(user), Some(group))?;
-            }
-            for command in [&mut init, &mut server] {
-                command.uid(user).gid(group);
-            }
-        }
-        output(init.current_dir("/")).map_err(|error| {
-            format!("{error}; {} must be within reach of its user", folder.display())
-        })?;
-        server.current_dir("/").stdout(Stdio::null());
+        let cluster = Cluster::start(folder)?;
         let mut postgres = Postgres {
-            server: server.spawn()?,
-            socket,
-            _data: data,
-            version: tools::version(&program)?,
+            cluster,
             next: AtomicU64::new(0),
             acknowledged: 0,
             initial_balance: population.buyers() * BUYER_BALANCE,
         };
-        on_reactor(postgres.wait_and_fill(population))??;
-        if let Some(status) = postgres.server.try_wait()? {
-            return Err(format!("postgres ended with {status}").into());
-        }
+        on_reactor(postgres.fill(population))??;
+        postgres.cluster.is_up()?;
         Ok(postgres)
     }
 
     async fn connect(&self, commit_delay_us: u32) -> Result<Client, tokio_postgres::Error> {
-        let mut config = tokio_postgres::Config::new();
-        config.host_path(self.socket.path()).user("crest").dbname("postgres");
-        config.options(format!("-c commit_delay={commit_delay_us}"));
-        let (client, connection) = config.connect(NoTls).await?;
-        // It ends with its client; what goes wrong, the client's next query says.
-        spawn_local(async move { drop(connection.await) });
-        Ok(client)
+        self.cluster.connect(&format!("-c commit_delay={commit_delay_us}")).await
     }
 
-    async fn wait_and_fill(&self, population: &Population) -> Result<(), Failure> {
-        let started = Instant::now();
-        let client = loop {
-            match self.connect(0).await {
-                Ok(client) => break client,
-                Err(error) if started.elapsed() > START_MAX => return Err(error.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        };
+    async fn fill(&self, population: &Population) -> Result<(), Failure> {
+        let client = self.connect(0).await?;
         client.batch_execute(BOOKS).await?;
         let (buyers, balance) = (population.buyers() as i64, BUYER_BALANCE as i64);
         let accounts = "INSERT INTO account SELECT party, $2::bigint \
@@ -280,35 +204,10 @@ impl Postgres {
              flight on each connection; {SEGMENTS_AHEAD} segments of its log there before; the best of {CONNECTIONS:?} connections and \
              `commit_delay` {COMMIT_DELAYS_US:?} µs in a trial before, {}. Lines lie in their \
              order's row, items are locked in order; latency is an order's.",
-            self.version,
+            self.cluster.version,
             settings.join(", "),
             setups.join("; ")
         )
-    }
-
-    fn stop(&mut self) -> Result<(), Failure> {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.server.id() as i32) {
-            // Fast shutdown: open connections are ended, everything is written.
-            rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-        }
-        let asked = Instant::now();
-        while self.server.try_wait()?.is_none() {
-            if asked.elapsed() > STOP_MAX {
-                return Err(format!("postgres did not stop within {STOP_MAX:?}").into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        if self.stop().is_err() {
-            // Its children notice that it is gone, and end.
-            let _ = self.server.kill();
-            let _ = self.server.wait();
-        }
     }
 }
 
@@ -337,20 +236,4 @@ async fn lane(
         latency.saturating_record(sent.elapsed().as_micros() as u64);
     }
     Ok(latency)
-}
-
-/// It refuses to run as root: the user and group to run it as instead.
-fn unprivileged() -> Result<Option<(u32, u32)>, Failure> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let id = |which: &str| -> Result<u32, Failure> {
-        Ok(output(Command::new("id").args([which, "postgres"]))?.trim().parse()?)
-    };
-    Ok(Some((id("-u")?, id("-g")?)))
-}
-
-fn on_reactor<F: Future>(future: F) -> std::io::Result<F::Output> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(LocalSet::new().block_on(&runtime, future))
 }
