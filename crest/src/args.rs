@@ -118,6 +118,13 @@ pub(crate) struct Serve {
     /// Plain HTTP without a key, so not for the world. Port 0 takes a free one; `off`: none.
     #[arg(long, value_name = "ADDR", default_value = ADMIN, value_parser = admin)]
     pub(crate) admin: Admin,
+    /// Certificate that is shown over TLS, with those of its issuers behind it, as PEM. It is read
+    /// again when it changes. Default: one that is made for the data directory, for development.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// File with the key of drills: 16 bytes or more, without the white space around them. Requests
     /// that are marked with it are rehearsal. Default: the environment variable CREST_DRILL_KEY
     /// has the key itself; without either, what is marked is refused.
@@ -334,10 +341,16 @@ pub(crate) struct Drill {
     /// Threads of the generator. Default 1.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// HTTP version to speak.
+    /// What to speak: HTTP's version 1.1, 2 or 3, or crest/1.
     #[arg(long, value_name = "VERSION", default_value = "1.1")]
     pub(crate) http: Http,
-    /// Requests at a time on a connection, with HTTP/2.
+    /// Send commands as bytes (application/vnd.crest.v1), not as JSON. So does crest/1.
+    #[arg(long, conflicts_with = "trace")]
+    pub(crate) binary: bool,
+    /// Load it over TLS. HTTP/3 and crest/1 always have it.
+    #[arg(long, conflicts_with = "target")]
+    pub(crate) tls: bool,
+    /// Requests at a time on a connection, with HTTP/2, 3 and crest/1.
     #[arg(long, value_name = "N", default_value = "100")]
     pub(crate) streams: NonZeroUsize,
     /// Buyers, each with an account. Default 1000000.
@@ -495,12 +508,25 @@ impl std::str::FromStr for Stages {
     }
 }
 
-/// A version of HTTP.
+impl Drill {
+    /// Whether the platform is loaded over TLS, or QUIC.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls || matches!(self.http, Http::Three | Http::Crest1)
+    }
+
+    /// Whether commands are sent as bytes.
+    pub(crate) fn is_binary(&self) -> bool {
+        self.binary || self.http == Http::Crest1
+    }
+}
+
+/// What is spoken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Http {
     One,
     Two,
     Three,
+    Crest1,
 }
 
 impl Http {
@@ -510,6 +536,7 @@ impl Http {
             Http::One => Protocol::Http1,
             Http::Two => Protocol::Http2 { streams },
             Http::Three => Protocol::Http3 { streams },
+            Http::Crest1 => Protocol::Crest1 { streams },
         }
     }
 }
@@ -522,7 +549,8 @@ impl std::str::FromStr for Http {
             "1" | "1.1" => Ok(Http::One),
             "2" => Ok(Http::Two),
             "3" => Ok(Http::Three),
-            _ => Err(format!("{text:?} is not 1.1, 2 or 3")),
+            "crest/1" => Ok(Http::Crest1),
+            _ => Err(format!("{text:?} is not 1.1, 2, 3 or crest/1")),
         }
     }
 }

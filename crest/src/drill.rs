@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use loadgen::engine::unix_ms;
-use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, Trust, engine, setup};
+use loadgen::{Acks, Orders, Plan, Profile, Progress, RunId, engine, setup};
 use model::Outcome;
 use model::record::Body;
 use node::{Access, ArchiveLocation, AuditFrom};
@@ -36,6 +36,9 @@ const EXPECTED_MAX: f64 = 50e6;
 pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     args.files.check(&args.profile_out)?;
     if let Some(file) = &args.trace {
+        if args.is_binary() {
+            return Err("a trace is replayed as JSON: --http 1.1, 2 or 3".into());
+        }
         return trace::drill(args, file);
     }
     let plan::Drill { settings, pace, protocol } = plan::of(args)?;
@@ -69,9 +72,9 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
     let run = RunId::new(unix_ms() ^ settings.seed << 48);
     let in_requests = 1.0 / settings.orders_per_request();
     let plan = Plan {
-        target: scene.target.clone(),
+        target: scene.loaded.clone(),
         protocol,
-        trust: Trust::System,
+        trust: scene.trust.clone(),
         connections: requests.connections,
         threads: requests.threads.min(requests.connections),
         pace: match pace {
@@ -99,7 +102,9 @@ pub(crate) fn drill(args: &args::Drill) -> Result<ExitCode, Failure> {
         pace => pace.duration(),
     };
     let ran = watched(&progress, duration, "orders", || {
-        engine::run(&plan, |_| Orders::new(profile.clone(), run), &progress)
+        let orders = || Orders::new(profile.clone(), run);
+        let orders = |_| if args.is_binary() { orders().in_binary() } else { orders() };
+        engine::run(&plan, orders, &progress)
     })??;
     let cpu = scene.cpu().since(&before);
     let times = figures.zip(scene.figures());

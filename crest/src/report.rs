@@ -421,7 +421,8 @@ impl Report {
 
     /// Takes in what an audit found.
     pub(crate) fn add_audit(&mut self, audit: &node::Audit, lost: Option<u64>) {
-        self.platform = Some(PlatformFigures { shards: audit.shards, log: "local", sync: true });
+        let log = if audit.log.is_stream { "jetstream" } else { "local" };
+        self.platform = Some(PlatformFigures { shards: audit.shards, log, sync: true });
         self.log = Some(LogFigures {
             bytes: audit.log.bytes,
             frames: audit.log.frames,

@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-use gateway::{Door, DrillDoor, DrillKey, Gateway, Limits, Router};
+use gateway::{
+    Certificates, Door, DrillDoor, DrillKey, Gateway, Limits, QuicDoor, REACTORS_MAX, Router,
+};
 use node::{
     CommitStats, DataDir, Feed, GroupHandle, GroupTask, Keeping, LogThread, MakeDir, PartyKeys,
     ShardFailed, SnapshotPolicy, SnapshotThread,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -27,6 +29,12 @@ use crate::{Failure, args};
 const EXIT_LOG_FAILED: u8 = 70;
 /// Holds the drill key where no file does.
 const DRILL_KEY_VARIABLE: &str = "CREST_DRILL_KEY";
+/// Where a data directory keeps a certificate that was made for it.
+pub(crate) const TLS: &str = "tls";
+/// Ports that are tried where any will do, until one is free over TCP and UDP.
+const PORTS_TRIED: u32 = 20;
+/// Of a UDP socket, each way.
+const UDP_BUFFER_BYTES: usize = 8 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
@@ -65,14 +73,12 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
         "recovered"
     );
 
-    // Sockets that share a port don't see that somebody else has it; one that doesn't share does.
-    drop(bind(args.http, Sharing::No)?);
-    let first = listen(args.http)?;
-    let address = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..reactors {
-        listeners.push(listen(address)?);
-    }
+    let certificates = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Certificates::read(certificate, key)?,
+        _ => Certificates::self_signed(&args.data.join(TLS))?,
+    };
+    let (address, listeners, sockets) = bind_all(args.http, reactors)?;
+    let quic_doors = QuicDoor::for_all(sockets, &certificates, &Limits::default())?;
 
     let admin = args.admin.0.map(bind_admin).transpose()?;
 
@@ -95,12 +101,20 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     });
     let watched = Admin::new(stages, inboxes, kept, stopped.clone(), drills);
     let router = Router::new(opened.handles);
+    let certificates = Arc::new(certificates);
     let mut tasks = opened.tasks.into_iter();
     let threads: Vec<_> = Door::for_all(listeners)
         .into_iter()
+        .zip(quic_doors)
         .enumerate()
-        .map(|(number, door)| {
-            let beside = (drill_door.clone(), keys.clone(), feed.clone());
+        .map(|(number, (door, quic))| {
+            let beside = BesideShards {
+                drills: drill_door.clone(),
+                keys: keys.clone(),
+                feed: feed.clone(),
+                certificates: certificates.clone(),
+                quic,
+            };
             let gateway = (router.clone(), beside);
             let stopped = stopped.clone();
             let group = tasks.next().map(|task| (task, failed.clone()));
@@ -119,12 +133,19 @@ pub(crate) fn serve(args: &args::Serve) -> Result<ExitCode, Failure> {
     if let Some(admin) = &admin {
         words.push_str(&format!("admin on http://{}\n", admin.local_addr()?));
     }
+    let whose = match args.tls_cert {
+        Some(_) => "",
+        None => ", self-signed, for development",
+    };
+    let certificate = certificates.file().display();
+    words.push_str(&format!("TLS and HTTP/3 on https://{address} ({certificate}{whose})\n"));
     // At once: whoever wants the first line alone may close the pipe behind it.
     let mut out = std::io::stdout();
     out.write_all(words.as_bytes())?;
     out.flush()?;
 
     let ended = runtime.block_on(async {
+        tokio::spawn(async move { certificates.follow().await });
         if let Some(admin) = admin {
             watched.serve(admin)?;
         }
@@ -221,12 +242,18 @@ fn fail(failed: &ShardFailed) -> ExitCode {
 }
 
 /// What a gateway needs beside the shards.
-type BesideShards = (DrillDoor, Option<Arc<PartyKeys>>, Option<Feed>);
+struct BesideShards {
+    drills: DrillDoor,
+    keys: Option<Arc<PartyKeys>>,
+    feed: Option<Feed>,
+    certificates: Arc<Certificates>,
+    quic: QuicDoor,
+}
 
 /// One core's connections, and its shards.
 fn reactor(
     number: usize,
-    (router, (drills, keys, feed)): (Router, BesideShards),
+    (router, beside): (Router, BesideShards),
     door: Door,
     stopped: watch::Receiver<bool>,
     group: Option<(GroupTask, mpsc::Sender<ShardFailed>)>,
@@ -245,7 +272,9 @@ fn reactor(
             })
         });
         let gateway = Gateway::new(router, Limits::default(), number);
+        let BesideShards { drills, keys, feed, certificates, quic } = beside;
         let gateway = gateway.with_drills(drills).with_keys(keys).with_feed(feed);
+        let gateway = gateway.with_tls(&certificates, quic);
         gateway.serve(door, stopped).await?;
         if let Some(group) = group {
             group.await.map_err(std::io::Error::other)?;
@@ -261,9 +290,46 @@ fn bind_admin(address: SocketAddr) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
+/// A listener and a UDP socket for each reactor, all on one port.
+fn bind_all(
+    wanted: SocketAddr,
+    reactors: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>, Vec<UdpSocket>), Failure> {
+    if reactors > REACTORS_MAX {
+        return Err(format!("{reactors} reactors: there can be 1 to {REACTORS_MAX}").into());
+    }
+    // Sockets that share a port don't see that somebody else has it; one that doesn't share does.
+    drop(bind(wanted, Type::STREAM, Sharing::No)?);
+    let mut left = if wanted.port() == 0 { PORTS_TRIED } else { 1 };
+    loop {
+        let first = listen(wanted)?;
+        let address = first.local_addr()?;
+        left -= 1;
+        match bind(address, Type::DGRAM, Sharing::No) {
+            Ok(socket) => drop(socket),
+            // Any port will do, and this one is somebody's, over UDP.
+            Err(_) if left > 0 => continue,
+            Err(error) => return Err(format!("over UDP: {error}").into()),
+        }
+        let mut listeners = vec![first];
+        let mut sockets = Vec::new();
+        for number in 0..reactors {
+            if number > 0 {
+                listeners.push(listen(address)?);
+            }
+            let socket = bind(address, Type::DGRAM, Sharing::Yes)?;
+            // As much of it as the system allows.
+            socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
+            socket.set_send_buffer_size(UDP_BUFFER_BYTES)?;
+            sockets.push(socket.into());
+        }
+        return Ok((address, listeners, sockets));
+    }
+}
+
 /// A listener that shares its port with those of other reactors.
 fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let socket = bind(address, Sharing::Yes)?;
+    let socket = bind(address, Type::STREAM, Sharing::Yes)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -275,9 +341,10 @@ enum Sharing {
     Yes,
 }
 
-fn bind(address: SocketAddr, sharing: Sharing) -> Result<Socket, Failure> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
+fn bind(address: SocketAddr, kind: Type, sharing: Sharing) -> Result<Socket, Failure> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    // For UDP that would be to share it.
+    socket.set_reuse_address(kind == Type::STREAM)?;
     socket.set_reuse_port(sharing == Sharing::Yes)?;
     socket.bind(&address.into()).map_err(|error| format!("{address}: {error}"))?;
     Ok(socket)

@@ -208,6 +208,21 @@ fn orders_that_nobody_pays_expire() {
 }
 
 #[test]
+fn it_is_the_same_over_tls_and_quic() {
+    let dir = tempfile::tempdir().unwrap();
+    for over in [
+        &["--batch", "20", "--tls"][..],
+        &["--batch", "20", "--tls", "--http", "2"],
+        &["--batch", "20", "--http", "3"],
+        &["--batch", "1", "--http", "crest/1"],
+    ] {
+        let (code, report) = crest(dir.path(), &small(over));
+        assert_eq!((code, &report["verdict"]), (0, &"pass".into()), "{over:?}: {report}");
+        assert!(report["accepted"].as_u64() > Some(100), "{over:?}: {report}");
+    }
+}
+
+#[test]
 fn a_sale_sells_exactly_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let sale = |options: &[&str]| {

@@ -47,6 +47,10 @@ fuzz_target!(|input: &[u8]| -> Corpus {
         count += 1;
     }
     assert_eq!(count, commands.count());
+    if count > 0 {
+        let sent = CommandBuffer::default().push_asked(commands.bytes(), None);
+        sent.expect("what JSON says can be sent as bytes");
+    }
     // There are so many ways to be refused that the search would follow nothing else. Each is a
     // small step from a body that is taken.
     if decoded.is_ok() { Corpus::Keep } else { Corpus::Reject }

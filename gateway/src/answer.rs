@@ -9,15 +9,17 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 use model::json::decode::{DecodeError, Request};
 use model::json::encode::{JsonWriter, explain};
-use model::record::CommandBuffer;
+use model::record::{AskedError, CommandBuffer, CommandResult, Kind};
 use model::reply::Query;
 use model::{OrderId, Outcome, Party, Reply};
 
+use crate::Wanted;
+use crate::buffers::Buffers;
 use crate::drill::DRILL_HEADER;
 use crate::feed::{FeedBody, FeedBroke};
 use crate::route::Single;
@@ -93,7 +95,6 @@ impl Problem {
         Problem { status, kind, detail: detail.into(), field: None, outcome: None, header: None }
     }
 
-    #[cfg(test)]
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -101,6 +102,14 @@ impl Problem {
     pub(crate) fn invalid(error: DecodeError) -> Problem {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "invalid", error.detail);
         Problem { field: error.field.map(String::into_boxed_str), ..problem }
+    }
+
+    fn unsupported(detail: &str) -> Problem {
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+    }
+
+    pub(crate) fn binary_only() -> Problem {
+        Problem::unsupported(&format!("commands of all kinds come as {BINARY}"))
     }
 
     pub(crate) fn bad_path(field: &str, found: &str, expected: &str) -> Problem {
@@ -138,7 +147,7 @@ impl Problem {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
     }
 
-    pub(crate) fn broken_body(error: &hyper::Error) -> Problem {
+    pub(crate) fn broken_body(error: &impl std::fmt::Display) -> Problem {
         let detail = format!("the body did not arrive whole: {error}");
         Problem::new(StatusCode::BAD_REQUEST, "broken_body", detail)
     }
@@ -297,16 +306,79 @@ impl Problem {
     }
 }
 
-/// Whether the caller sends what is understood here.
-pub(crate) fn accept_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let value = value.to_str().unwrap_or("");
-    let essence = value.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        return Ok(());
+/// How bodies are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// `application/json`.
+    Json,
+    /// [`BINARY`].
+    Binary,
+}
+
+/// Commands and results in the layout of the log: docs/binary.md.
+const BINARY: &str = "application/vnd.crest.v1";
+
+impl Format {
+    /// How a request's body is written. JSON, unless it is said.
+    pub(crate) fn of_body(headers: &HeaderMap) -> Result<Format, Problem> {
+        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Format::Json) };
+        let value = value.to_str().unwrap_or("");
+        Format::named(value).ok_or_else(|| {
+            let detail = format!("{value:?} is neither application/json nor {BINARY}");
+            Problem::unsupported(&detail)
+        })
     }
-    let detail = format!("{value:?} is not application/json");
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+
+    /// How its answer is to be: as what is there and weighs most in what it accepts (RFC 9110,
+    /// 12.5.1), or as the body was.
+    pub(crate) fn of_answer(headers: &HeaderMap, body: Format) -> Format {
+        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut best = (0.0, body);
+        for range in accepted.flat_map(|value| value.split(',')) {
+            let weight = range.split(';').skip(1).find_map(|text| text.trim().strip_prefix("q="));
+            let weight = weight.map_or(1.0, |text| text.parse().unwrap_or(0.0));
+            if let Some(format) = Format::named(range)
+                && weight > best.0
+            {
+                best = (weight, format);
+            }
+        }
+        best.1
+    }
+
+    fn named(media_type: &str) -> Option<Format> {
+        let essence = media_type.split(';').next().unwrap_or("").trim();
+        match () {
+            () if essence.eq_ignore_ascii_case("application/json") => Some(Format::Json),
+            () if essence.eq_ignore_ascii_case(BINARY) => Some(Format::Binary),
+            () => None,
+        }
+    }
+}
+
+/// Takes up a body of commands as bytes: of one kind, or of any.
+pub(crate) fn decode_binary(wanted: Wanted, buffers: &mut Buffers) -> Result<(), Problem> {
+    let only = match wanted {
+        Wanted::Any => None,
+        Wanted::Of(Request::Orders) => Some(Kind::Place),
+        Wanted::Of(Request::Accounts) => Some(Kind::CreateAccount),
+        Wanted::Of(Request::Items) => Some(Kind::CreateItem),
+        Wanted::Of(Request::Transfers) => Some(Kind::Transfer),
+        Wanted::Of(Request::Coupons) => Some(Kind::IssueCoupon),
+        Wanted::Of(_) => {
+            let detail = format!("{BINARY} is for batches, and for any command at /v1/commands");
+            return Err(Problem::unsupported(&detail));
+        }
+    };
+    let Buffers { body, commands, .. } = buffers;
+    commands.push_asked(body, only).map_err(|error| match error {
+        AskedError::Command { index, source } => {
+            Problem::invalid_field(&format!("commands[{index}]"), &source.to_string())
+        }
+        AskedError::Empty | AskedError::TooMany => {
+            Problem::invalid_field("commands", &error.to_string())
+        }
+    })
 }
 
 pub(crate) fn json(status: StatusCode, text: Vec<u8>) -> Response<Body> {
@@ -334,7 +406,16 @@ pub(crate) fn without_body(mut response: Response<Body>) -> Response<Body> {
 }
 
 /// The answer to a batch.
-pub(crate) fn results(replies: &[Reply], amount_name: Option<&str>) -> Response<Body> {
+pub(crate) fn results(
+    format: Format,
+    replies: &[Reply],
+    amount_name: Option<&str>,
+) -> Response<Body> {
+    if format == Format::Binary {
+        let mut bytes = Vec::new();
+        CommandResult::write_all(replies, &mut bytes);
+        return typed(StatusCode::OK, bytes, HeaderValue::from_static(BINARY));
+    }
     let mut json_text = JsonWriter::default();
     json_text.results(replies, amount_name);
     json(StatusCode::OK, json_text.finish())
@@ -351,7 +432,7 @@ pub(crate) fn single(
         return Err(Problem::refused(reply));
     }
     let mut text = JsonWriter::new(Vec::with_capacity(RESULT_BYTES));
-    text.result(reply, crate::amount_name(request));
+    text.result(reply, crate::amount_name(Wanted::Of(request)));
     let created = single == Single::Created && reply.outcome == Outcome::Ok;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = json(status, text.finish());
@@ -371,6 +452,24 @@ fn location(buyer: Party, id: OrderId) -> HeaderValue {
 
 /// A problem as RFC 9457 has it.
 pub(crate) fn problem(problem: Problem) -> Response<Body> {
+    let text = problem_json(&problem);
+    let content_type = HeaderValue::from_static("application/problem+json");
+    let mut response = typed(problem.status, text, content_type);
+    let headers = response.headers_mut();
+    match problem.header {
+        Some(Header::Allow(methods)) => {
+            drop(headers.insert(ALLOW, HeaderValue::from_static(methods)))
+        }
+        Some(Header::RetryAfter) => {
+            drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1")))
+        }
+        None => {}
+    }
+    response
+}
+
+/// Its text.
+pub(crate) fn problem_json(problem: &Problem) -> Vec<u8> {
     let quoted = |text: &str| sonic_rs::to_string(text).unwrap_or_else(|_| "\"\"".to_string());
     let status = problem.status;
     let mut text = format!(
@@ -393,17 +492,5 @@ pub(crate) fn problem(problem: Problem) -> Response<Body> {
         }
     }
     text.push('}');
-    let content_type = HeaderValue::from_static("application/problem+json");
-    let mut response = typed(status, text.into_bytes(), content_type);
-    let headers = response.headers_mut();
-    match problem.header {
-        Some(Header::Allow(methods)) => {
-            drop(headers.insert(ALLOW, HeaderValue::from_static(methods)))
-        }
-        Some(Header::RetryAfter) => {
-            drop(headers.insert(RETRY_AFTER, HeaderValue::from_static("1")))
-        }
-        None => {}
-    }
-    response
+    text.into_bytes()
 }

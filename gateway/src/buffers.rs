@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body;
 use model::Reply;
 use model::record::CommandBuffer;
+use quinn::RecvStream;
 
 use crate::answer::Problem;
 
@@ -51,7 +53,8 @@ impl Buffers {
         }
     }
 
-    fn enter(&mut self, bytes: usize) -> Result<(), Problem> {
+    /// Takes so many bytes of the room that bodies have.
+    pub(crate) fn enter(&mut self, bytes: usize) -> Result<(), Problem> {
         let left = self.room.left.get().checked_sub(bytes).ok_or_else(Problem::bodies_full)?;
         self.room.left.set(left);
         self.taken += bytes;
@@ -65,7 +68,7 @@ impl Buffers {
     /// Reads a body whole, within its bounds.
     pub(crate) async fn read(
         &mut self,
-        body: Incoming,
+        body: impl Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
         limit: usize,
         time: Duration,
     ) -> Result<(), Problem> {
@@ -73,23 +76,47 @@ impl Buffers {
         if body.size_hint().lower() > limit as u64 {
             return Err(Problem::too_large(limit));
         }
-        let mut read = pin!(self.read_frames(body, limit));
-        // Most bodies come with their head. They need no timer.
-        if let Some(read) = soon(read.as_mut()).await {
-            return read;
-        }
-        tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(Problem::slow_body()))
+        in_time(time, self.read_frames(body, limit)).await
     }
 
-    async fn read_frames(&mut self, mut body: Incoming, limit: usize) -> Result<(), Problem> {
+    /// Reads what comes on a stream, up to its end, within its bounds.
+    pub(crate) async fn read_stream(
+        &mut self,
+        stream: &mut RecvStream,
+        limit: usize,
+        time: Duration,
+    ) -> Result<(), Problem> {
+        in_time(time, async {
+            loop {
+                let piece = stream.read_chunk(limit, true).await;
+                let Some(piece) = piece.map_err(|error| Problem::broken_body(&error))? else {
+                    return Ok(());
+                };
+                self.take(&piece.bytes, limit)?;
+            }
+        })
+        .await
+    }
+
+    /// Takes a piece of a body.
+    pub(crate) fn take(&mut self, piece: &[u8], limit: usize) -> Result<(), Problem> {
+        if self.body.len() + piece.len() > limit {
+            return Err(Problem::too_large(limit));
+        }
+        self.enter(piece.len())?;
+        self.body.extend_from_slice(piece);
+        Ok(())
+    }
+
+    async fn read_frames(
+        &mut self,
+        mut body: impl Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+        limit: usize,
+    ) -> Result<(), Problem> {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::broken_body(&error))?;
             let Some(piece) = frame.data_ref() else { continue };
-            if self.body.len() + piece.len() > limit {
-                return Err(Problem::too_large(limit));
-            }
-            self.enter(piece.len())?;
-            self.body.extend_from_slice(piece);
+            self.take(piece, limit)?;
             if body.is_end_stream() {
                 break;
             }
@@ -106,6 +133,19 @@ impl Buffers {
         self.commands = commands;
         self.replies = replies;
     }
+}
+
+/// What reading a body comes to, within a time.
+async fn in_time(
+    time: Duration,
+    read: impl Future<Output = Result<(), Problem>>,
+) -> Result<(), Problem> {
+    let mut read = pin!(read);
+    // Most bodies come with their head. They need no timer.
+    if let Some(read) = soon(read.as_mut()).await {
+        return read;
+    }
+    tokio::time::timeout(time, read).await.unwrap_or_else(|_| Err(Problem::slow_body()))
 }
 
 /// What a future comes to when it is polled twice. When a body is first asked for, `hyper` hands

@@ -7,12 +7,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper_util::server::graceful::GracefulConnection;
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -88,6 +87,11 @@ impl Connections {
         })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+
     /// Waits until there are fewer than so many.
     pub(crate) async fn fewer_than(&self, most: usize) {
         while self.tasks.borrow().len() >= most {
@@ -139,6 +143,12 @@ impl Connections {
     }
 }
 
+/// A connection that ends with its open requests when it is told to.
+pub(crate) trait Graceful: Future {
+    /// Takes no more requests.
+    fn end(self: Pin<&mut Self>);
+}
+
 /// One connection's place.
 pub(crate) struct Place {
     connections: Rc<Connections>,
@@ -157,7 +167,7 @@ impl Place {
     /// Serves a connection until it ends or is cut. One that is quiet for too long is told to
     /// end; one that is in the middle of a request's head doesn't listen, and is cut a round
     /// later.
-    pub(crate) async fn serve(self, connection: impl GracefulConnection) {
+    pub(crate) async fn serve(self, connection: impl Graceful) {
         let mut connection = pin!(connection);
         let mut told = false;
         poll_fn(|cx| {
@@ -168,7 +178,7 @@ impl Place {
             }
             if !told && (ending == Ending::Drain || quiet == ROUNDS) {
                 told = true;
-                connection.as_mut().graceful_shutdown();
+                connection.as_mut().end();
             }
             // A connection that breaks is its client's business.
             connection.as_mut().poll(cx).map(drop)

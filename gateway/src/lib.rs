@@ -1,4 +1,4 @@
-//! The front door: HTTP/1.1 and HTTP/2 (prior knowledge) on one port.
+//! The front door: HTTP/1.1, HTTP/2, HTTP/3 and `crest/1` on one port, with and without TLS.
 //!
 //! A request is routed by its path, its body is parsed straight into commands, the commands go
 //! to the buyer's shard, and the answer comes back when they are durable. Bad input is answered
@@ -10,45 +10,59 @@
 mod answer;
 mod buffers;
 mod connections;
+mod crest1;
 mod door;
 mod drill;
 mod feed;
+mod http3;
 mod listing;
+mod quic;
 mod route;
 mod shards;
 mod statement;
 mod timed;
+mod tls;
+mod transport;
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::HeaderMap;
+use bytes::Bytes;
+
+use hyper::body::Body as HttpBody;
+use hyper::header::{ALT_SVC, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request as HttpRequest, Response};
+use hyper::{Method, Request as HttpRequest, Response, Version};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
 use model::json::decode::{self, Request};
 use model::json::encode::JsonWriter;
-use model::record::CommandBuffer;
+use model::record::{CommandBuffer, Kind};
 use model::reply::{Query, View};
 use model::{OrderId, Outcome, Party, Realm};
 use node::stages::{ReactorRecorder, Ticks, WriteTicks};
-use node::{Courier, Feed, PartyKeys, SubmitError, Unopened};
+use node::{Answer, Courier, Feed, PartyKeys, SubmitError, Unopened};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
-use answer::{Body, Problem};
+use answer::{Body, Format, Problem};
 use buffers::{Buffers, Pool};
-use connections::{Activity, Connections};
+use connections::{Activity, Connections, Graceful};
 pub use door::Door;
 pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
 use listing::{Found, RowsPage};
+pub use quic::{QuicDoor, REACTORS_MAX};
 use route::{OrdersPage, Page, Route, Single};
 pub use shards::Router;
 use shards::{Listed, Shards};
 use timed::{TimedStream, Wire};
+pub use tls::{CertificateError, Certificates, OWN_CERTIFICATE};
+use transport::Transport;
 
 /// What a connection of HTTP/1.1 buffers at most: the largest head, or a piece of a body.
 const HTTP1_BUFFER_BYTES: usize = 128 << 10;
@@ -63,6 +77,8 @@ pub struct Limits {
     pub bodies_bytes: usize,
     /// The most connections of one reactor. Default 10,000; further ones wait to be accepted.
     pub connections: usize,
+    /// The most connections over QUIC of one reactor. Default 50,000; further ones are refused.
+    pub quic_connections: usize,
     /// How long a connection may be quiet: no request is being handled on it, and nothing is
     /// written. A request's head has to arrive in that time, too, and an answer has to be taken.
     /// It may take a quarter longer until that is seen. Default 60 s.
@@ -80,6 +96,7 @@ impl Default for Limits {
             body_bytes: 8 << 20,
             bodies_bytes: 256 << 20,
             connections: 10_000,
+            quic_connections: 50_000,
             idle: Duration::from_secs(60),
             body: Duration::from_secs(30),
             drain: Duration::from_secs(10),
@@ -97,6 +114,11 @@ pub struct Gateway {
     drill: DrillDoor,
     keys: Option<Arc<PartyKeys>>,
     feed: Option<Feed>,
+    tls: Option<TlsAcceptor>,
+    quic: Option<QuicDoor>,
+    /// Says that it is there over HTTP/3, too.
+    alternative: Option<HeaderValue>,
+    date: http3::Date,
     stop: watch::Receiver<bool>,
 }
 
@@ -108,8 +130,21 @@ impl Gateway {
         let recorder = Rc::new(router.first().stages().reactor(reactor));
         let (shards, couriers) = Shards::new(&router);
         let (shards, drill) = (Rc::new(shards), DrillDoor::default());
-        let (keys, feed, stop) = (None, None, watch::channel(false).1);
-        Gateway { shards, couriers, limits, pool, recorder, drill, keys, feed, stop }
+        Gateway {
+            shards,
+            couriers,
+            limits,
+            pool,
+            recorder,
+            drill,
+            keys: None,
+            feed: None,
+            tls: None,
+            quic: None,
+            alternative: None,
+            date: http3::Date::default(),
+            stop: watch::channel(false).1,
+        }
     }
 
     /// One that takes what is private, encrypts it, and shows it again. Without this it takes none.
@@ -120,6 +155,12 @@ impl Gateway {
     /// One that shows what happens. Without this it has no feed.
     pub fn with_feed(self, feed: Option<Feed>) -> Gateway {
         Gateway { feed, ..self }
+    }
+
+    /// One that speaks TLS, too, and HTTP/3 over QUIC. Without this it does neither.
+    pub fn with_tls(self, certificates: &Certificates, quic: QuicDoor) -> Gateway {
+        let tls = Some(TlsAcceptor::from(certificates.over_tcp.clone()));
+        Gateway { tls, quic: Some(quic), ..self }
     }
 
     /// One that takes drills, too. Without this it takes none.
@@ -140,7 +181,15 @@ impl Gateway {
         for courier in std::mem::take(&mut self.couriers) {
             tokio::task::spawn_local(courier.run());
         }
+        let quic = self.quic.take().map(QuicDoor::open).transpose()?;
+        if let Some(quic) = &quic {
+            let text = format!("h3=\":{}\"; ma=86400", quic.local_addr()?.port());
+            self.alternative = Some(HeaderValue::try_from(text).expect("a number in ASCII"));
+        }
         let gateway = Rc::new(self);
+        let over_quic = quic.map(|endpoint| {
+            tokio::task::spawn_local(quic::serve(gateway.clone(), endpoint, stop.clone()))
+        });
         let open = Connections::new();
         let idle = tokio::task::spawn_local({
             let (open, idle) = (open.clone(), gateway.limits.idle);
@@ -176,6 +225,9 @@ impl Gateway {
         if !open.end(drain).await {
             tracing::warn!(?drain, "connections were still open when the gateway stopped");
         }
+        if let Some(over_quic) = over_quic {
+            over_quic.await.map_err(std::io::Error::other)?;
+        }
         Ok(())
     }
 
@@ -183,7 +235,7 @@ impl Gateway {
         self: Rc<Gateway>,
         stream: tokio::net::TcpStream,
         activity: Rc<Activity>,
-    ) -> impl hyper_util::server::graceful::GracefulConnection<Error = impl Send> + 'static {
+    ) -> impl Graceful + 'static {
         let mut builder = auto::Builder::new(LocalExecutor);
         // Not `pipeline_flush`: it keeps an answer back as long as anything but a whole request
         // follows, be it half of the next one, and collects answers without a bound.
@@ -195,16 +247,32 @@ impl Gateway {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(8 << 20);
         let wire = Wire::new(self.recorder.clone(), activity);
+        let stream = Transport::new(stream, self.tls.clone(), wire.clone());
         let stream = TimedStream::new(stream, wire.clone());
         let service = service_fn(move |request| {
             let (gateway, wire) = (self.clone(), wire.clone());
             async move { Ok::<_, Infallible>(gateway.handle(request, &wire).await) }
         });
-        builder.serve_connection(TokioIo::new(stream), service).into_owned()
+        Served(Box::pin(builder.serve_connection(TokioIo::new(stream), service).into_owned()))
     }
 
     /// Answers one request.
-    async fn handle(&self, request: HttpRequest<Incoming>, wire: &Rc<Wire>) -> Response<Body> {
+    async fn handle<B>(&self, request: HttpRequest<B>, wire: &Rc<Wire>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
+        let is_told = wire.is_secure.get() && request.version() < Version::HTTP_3;
+        let mut response = self.answer(request, wire).await;
+        if let (true, Some(alternative)) = (is_told, &self.alternative) {
+            response.headers_mut().insert(ALT_SVC, alternative.clone());
+        }
+        response
+    }
+
+    async fn answer<B>(&self, request: HttpRequest<B>, wire: &Rc<Wire>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
         let _open = wire.request();
         let begun = wire.begin(request.version());
         let head_only = request.method() == Method::HEAD;
@@ -395,42 +463,60 @@ impl Gateway {
     }
 
     /// `done` is set when a shard has answered.
-    async fn write(
+    async fn write<B>(
         &self,
-        wanted: Request,
+        wanted: Wanted,
         single: Option<Single>,
-        request: HttpRequest<Incoming>,
+        request: HttpRequest<B>,
         begun: Ticks,
         wire: &Wire,
         done: &mut Option<WriteTicks>,
-    ) -> Result<Response<Body>, Problem> {
+    ) -> Result<Response<Body>, Problem>
+    where
+        B: HttpBody<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
         let realm = self.realm(request.headers())?;
-        answer::accept_json(request.headers())?;
+        let format = Format::of_body(request.headers())?;
+        let of_answer = Format::of_answer(request.headers(), format);
         let mut buffers = self.pool.take();
         buffers.commands.set_realm(realm);
         let limits = &self.limits;
-        let answered = match buffers.read(request.into_body(), limits.body_bytes, limits.body).await
-        {
-            Ok(()) => {
-                let arrived = (begun, wire.received());
-                self.decode_and_submit(wanted, single, &mut buffers, arrived, done, realm).await
+        let answered = async {
+            buffers.read(request.into_body(), limits.body_bytes, limits.body).await?;
+            let arrived = (begun, wire.received());
+            match (format, wanted) {
+                (Format::Json, Wanted::Of(request)) => {
+                    decode::decode(request, &buffers.body, &mut buffers.commands)
+                        .map_err(Problem::invalid)?;
+                }
+                (Format::Json, Wanted::Any) => return Err(Problem::binary_only()),
+                (Format::Binary, wanted) => answer::decode_binary(wanted, &mut buffers)?,
             }
-            Err(problem) => Err(problem),
+            self.submit(wanted, realm, &mut buffers, arrived, done).await
         };
+        let response = answered.await.and_then(|answer| {
+            let response = match (wanted, single) {
+                (Wanted::Of(request), Some(single)) => {
+                    answer::single(request, single, &answer.replies[0], &answer.commands)
+                }
+                _ => Ok(answer::results(of_answer, &answer.replies, amount_name(wanted))),
+            };
+            buffers.return_lent(answer.commands, answer.replies);
+            response
+        });
         self.pool.give_back(buffers);
-        answered
+        response
     }
 
-    async fn decode_and_submit(
+    /// Has the commands in `buffers`, which were decoded just now, done.
+    async fn submit(
         &self,
-        wanted: Request,
-        single: Option<Single>,
+        wanted: Wanted,
+        realm: Realm,
         buffers: &mut Buffers,
         (begun, received): (Ticks, Ticks),
         done: &mut Option<WriteTicks>,
-        realm: Realm,
-    ) -> Result<Response<Body>, Problem> {
-        decode::decode(wanted, &buffers.body, &mut buffers.commands).map_err(Problem::invalid)?;
+    ) -> Result<Answer, Problem> {
         if buffers.commands.is_unsealed() {
             self.seal(&mut buffers.commands)?;
         }
@@ -445,23 +531,34 @@ impl Gateway {
             resumed: self.recorder.now(),
             commands: answer.commands.count(),
         });
-        if realm == Realm::Live && matches!(wanted, Request::Order | Request::Orders) {
-            self.recorder.count_orders(&answer.replies);
-        }
-        let response = match single {
-            None => Ok(answer::results(&answer.replies, amount_name(wanted))),
-            Some(single) => {
-                let reply = answer.replies[0];
-                answer::single(wanted, single, &reply, &answer.commands)
+        match wanted {
+            _ if realm == Realm::Drill => {}
+            Wanted::Of(Request::Order | Request::Orders) => {
+                self.recorder.count_orders(&answer.replies);
             }
-        };
-        buffers.return_lent(answer.commands, answer.replies);
-        response
+            Wanted::Of(_) => {}
+            Wanted::Any => {
+                let replies = answer.commands.kinds().zip(&answer.replies);
+                let orders = replies.filter(|(kind, _)| *kind == Kind::Place as u8);
+                self.recorder.count_orders(orders.map(|(_, reply)| reply));
+            }
+        }
+        Ok(answer)
     }
 }
 
+/// What commands a request may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// What its path says.
+    Of(Request),
+    /// Of every kind that callers have.
+    Any,
+}
+
 /// What a reply's amount is to the caller, where money moved.
-fn amount_name(request: Request) -> Option<&'static str> {
+fn amount_name(wanted: Wanted) -> Option<&'static str> {
+    let Wanted::Of(request) = wanted else { return Some("amount") };
     match request {
         Request::Order | Request::Orders => Some("total"),
         Request::Account | Request::Accounts => Some("balance"),
@@ -483,6 +580,23 @@ fn unanswered(error: SubmitError) -> Problem {
         SubmitError::Unreadable => Problem::unreadable(),
         SubmitError::Trimmed => Problem::trimmed(),
         SubmitError::Stopped => Problem::stopped(),
+    }
+}
+
+/// A connection of `hyper`'s.
+struct Served<C>(Pin<Box<C>>);
+
+impl<C: GracefulConnection> Future for Served<C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl<C: GracefulConnection> Graceful for Served<C> {
+    fn end(mut self: Pin<&mut Self>) {
+        self.0.as_mut().graceful_shutdown();
     }
 }
 

@@ -6,6 +6,7 @@ use model::reply::Query;
 use model::{AccountKind, ChangeId, Currency, ItemId, Offset, OrderId, Party};
 use node::{MOVEMENTS_MAX, ORDERS_MAX};
 
+use crate::Wanted;
 use crate::answer::Problem;
 use crate::feed::FeedQuery;
 use crate::listing::{Rows, RowsPage};
@@ -30,7 +31,7 @@ pub(crate) enum Route {
     /// To see all accounts or items.
     Rows(RowsPage),
     /// To change something; alone, or a batch whose answer is a list of results.
-    Write(Request, Option<Single>),
+    Write(Wanted, Option<Single>),
 }
 
 /// A page of a statement.
@@ -80,7 +81,7 @@ impl Route {
         use Request::*;
         use Single::*;
         let post = |request, single| match *method {
-            Method::POST => Ok(Route::Write(request, single)),
+            Method::POST => Ok(Route::Write(Wanted::Of(request), single)),
             _ => Err(Problem::wrong_method("POST")),
         };
         let get = |query| match *method {
@@ -90,8 +91,12 @@ impl Route {
         match parts[..count] {
             ["orders"] => post(Order, Some(Created)),
             ["orders", "batch"] => post(Orders, None),
+            ["commands"] => match *method {
+                Method::POST => Ok(Route::Write(Wanted::Any, None)),
+                _ => Err(Problem::wrong_method("POST")),
+            },
             ["accounts"] => match *method {
-                Method::POST => Ok(Route::Write(Account, Some(Created))),
+                Method::POST => post(Account, Some(Created)),
                 _ => rows(method, Rows::Accounts(AccountKind::Main), uri),
             },
             ["accounts", "batch"] => post(Accounts, None),
@@ -128,7 +133,7 @@ impl Route {
             }
             ["accounts", party] => get(account(party, uri.query())?),
             ["items"] => match *method {
-                Method::POST => Ok(Route::Write(Item, Some(Created))),
+                Method::POST => post(Item, Some(Created)),
                 _ => rows(method, Rows::Items, uri),
             },
             ["items", "batch"] => post(Items, None),
@@ -299,7 +304,7 @@ mod tests {
         let order = OrderId(parse_uuid(id).unwrap());
         assert_eq!(
             route(Method::POST, "/v1/orders"),
-            Ok(Route::Write(Request::Order, Some(Single::Created)))
+            Ok(Route::Write(Wanted::Of(Request::Order), Some(Single::Created)))
         );
         assert_eq!(
             route(Method::GET, &format!("/v1/buyers/7/orders/{id}")),
@@ -307,7 +312,7 @@ mod tests {
         );
         assert_eq!(
             route(Method::POST, &format!("/v1/buyers/7/orders/{id}/refund")),
-            Ok(Route::Write(Request::Refund(Party(7), order), Some(Single::Changed)))
+            Ok(Route::Write(Wanted::Of(Request::Refund(Party(7), order)), Some(Single::Changed)))
         );
         assert_eq!(
             route(Method::GET, "/v1/accounts/7?currency=GBP&kind=payable"),

@@ -10,6 +10,11 @@
 //! begins when its head is whole and the service is called. Its answer is sent with the
 //! connection's next flush after it was done: for an answer that doesn't fit into a frame of
 //! 16 KiB, or that flow control holds back, that may be when the first of it is out.
+//!
+//! **HTTP/3.** It begins likewise. It is sent when all of its answer was handed to QUIC.
+//!
+//! **`crest/1`.** It begins when its stream is accepted, and is sent likewise. Small requests that
+//! come together are submitted together, and timed as one.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -35,6 +40,8 @@ pub(crate) struct Wire {
     is_answering: Cell<bool>,
     answering: Cell<WriteTicks>,
     activity: Rc<Activity>,
+    /// Whether it is encrypted, so that others can't add anything to an answer.
+    pub(crate) is_secure: Cell<bool>,
     /// More of them: HTTP/2's streams, or what was pipelined when the socket took no more. No
     /// more than `h2` allows streams, or `hyper` buffers answers.
     behind: RefCell<Vec<WriteTicks>>,
@@ -45,6 +52,7 @@ impl Wire {
         Rc::new(Wire {
             recorder,
             activity,
+            is_secure: Cell::default(),
             has_read: Cell::default(),
             first_read: Cell::default(),
             newest_read: Cell::default(),
@@ -63,7 +71,7 @@ impl Wire {
     /// When the request that is handed to the service began.
     #[inline]
     pub(crate) fn begin(&self, version: Version) -> Ticks {
-        if version == Version::HTTP_2 {
+        if version >= Version::HTTP_2 {
             return self.recorder.now();
         }
         match self.has_read.replace(false) {
@@ -111,9 +119,14 @@ impl Wire {
         }
     }
 
+    /// A part of an answer was taken.
+    pub(crate) fn progressed(&self) {
+        self.activity.written();
+    }
+
     /// All that `hyper` had to write is written. It says so often, mostly of nothing.
     #[inline]
-    fn flushed(&self) {
+    pub(crate) fn flushed(&self) {
         if self.is_answering.get() {
             self.written();
         }

@@ -71,6 +71,11 @@ pub enum Protocol {
         /// Requests at a time on a connection, at least 1.
         streams: usize,
     },
+    /// `crest/1`, over QUIC: of a request only the body is sent, which is commands as bytes.
+    Crest1 {
+        /// Requests at a time on a connection, at least 1.
+        streams: usize,
+    },
 }
 
 /// How a load is sent.

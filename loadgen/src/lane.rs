@@ -72,7 +72,12 @@ impl Dialer {
             Protocol::Http2 { streams } => {
                 Way::Tcp { tls: connector(plan, b"h2")?, http2: Some(streams) }
             }
-            Protocol::Http3 { streams } => Way::Quic(quic::Endpoint::new(plan, streams)?),
+            Protocol::Http3 { streams } => {
+                Way::Quic(quic::Endpoint::new(plan, quic::Spoken::Http3, streams)?)
+            }
+            Protocol::Crest1 { streams } => {
+                Way::Quic(quic::Endpoint::new(plan, quic::Spoken::Crest1, streams)?)
+            }
         };
         Ok(Dialer {
             target: plan.target.clone(),

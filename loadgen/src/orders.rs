@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use http::Method;
-use model::{OrderId, Outcome};
+use model::record::CommandBuffer;
+use model::{ChangeId, Currency, OrderId, Outcome, PaymentMethod, Quantity, Time};
 
 use crate::acks::{Acks, Change};
 use crate::engine::{FollowUp, Load, Taken, unix_ms};
 use crate::profile::{Payment, Profile, RunId, Then};
 use crate::recorder::Recorder;
-use crate::results::{parse_results, parse_single};
+use crate::results::{parse_binary, parse_results, parse_single};
 use crate::wire::{Answer, Request, Tag};
 
 /// What buyers send.
@@ -64,6 +65,8 @@ pub struct Orders {
     /// What was acknowledged.
     pub acks: Acks,
     outcomes: Vec<u8>,
+    /// Where commands are written that are sent as bytes; `None`: they are sent as JSON.
+    binary: Option<CommandBuffer>,
     /// Unpaid orders expire so many milliseconds after the time in their ids.
     expire_ms: Option<u64>,
 }
@@ -81,13 +84,20 @@ impl Orders {
         let garbage = browse + settings.besides.garbage * per_request;
         let acks = Acks::new(run, batch);
         let expire_ms = settings.afterwards.expire.map(|after| after.as_millis() as u64);
-        let outcomes = Vec::new();
-        Orders { profile, run, batch, browse, garbage, acks, outcomes, expire_ms }
+        let (outcomes, binary) = (Vec::new(), None);
+        Orders { profile, run, batch, browse, garbage, acks, outcomes, binary, expire_ms }
+    }
+
+    /// The same, whose commands are sent as bytes (`application/vnd.crest.v1`).
+    pub fn in_binary(self) -> Orders {
+        Orders { binary: Some(CommandBuffer::default()), ..self }
     }
 
     fn place(&mut self, request: &mut Request) {
         let first = request.tag.n * self.batch;
-        if self.batch == 1 {
+        if self.binary.is_some() {
+            self.place_binary(first..first + self.batch, request.unix_ms, &mut request.body);
+        } else if self.batch == 1 {
             request.path.extend_from_slice(b"/v1/orders");
             write_order(&self.profile, self.run, first, request.unix_ms, &mut request.body);
         } else {
@@ -98,17 +108,70 @@ impl Orders {
     }
 
     /// The batch again, of those orders that aren't decided.
-    fn place_rest(&self, request: &mut Request) {
+    fn place_rest(&mut self, request: &mut Request) {
         let first = request.tag.n * self.batch;
         let rest = request.rest.iter().map(|&at| first + u64::from(at));
         request.body.clear();
+        if self.binary.is_some() {
+            return self.place_binary(rest, request.unix_ms, &mut request.body);
+        }
         write_batch(&self.profile, self.run, rest, request.unix_ms, &mut request.body);
+    }
+
+    fn place_binary(
+        &mut self,
+        orders: impl Iterator<Item = u64>,
+        unix_ms: u64,
+        body: &mut Vec<u8>,
+    ) {
+        let Some(commands) = &mut self.binary else { return };
+        commands.clear();
+        for n in orders {
+            let order = self.profile.order(n);
+            let buyer = order.buyer;
+            let mut place = commands.place();
+            for (item, quantity) in order {
+                place.line(item, Quantity(quantity), None);
+            }
+            let method = match self.profile.fate(n).payment {
+                Payment::Balance => PaymentMethod::Balance,
+                Payment::External => PaymentMethod::External,
+                Payment::Await => PaymentMethod::Awaited,
+            };
+            if let (Payment::Await, Some(after)) = (self.profile.fate(n).payment, self.expire_ms) {
+                place.expires(Time((unix_ms + after) * 1_000));
+            }
+            place.finish(buyer, self.run.order_id(unix_ms, n), Currency::GBP, method);
+        }
+        body.extend_from_slice(commands.bytes());
+    }
+
+    fn change_binary(&mut self, kind: Kind, n: u64, unix_ms: u64, body: &mut Vec<u8>) {
+        let Some(commands) = &mut self.binary else { return };
+        commands.clear();
+        let (buyer, order) = (self.profile.buyer(n), self.run.order_id(unix_ms, n));
+        let id = ChangeId(self.run.order_id(unix_ms + kind as u64, n).0);
+        match kind {
+            Kind::Pay if n.is_multiple_of(2) => {
+                commands.pay(id, buyer, order, PaymentMethod::Balance);
+            }
+            Kind::Pay => commands.pay(id, buyer, order, PaymentMethod::External),
+            Kind::Refund => commands.refund(id, buyer, order, true, &[]),
+            _ => commands.cancel(id, buyer, order),
+        }
+        body.extend_from_slice(commands.bytes());
     }
 
     /// A request that concerns order `n`: a change of it, or the order again.
     fn change(&mut self, kind: Kind, n: u64, request: &mut Request) {
         // The order's own time, so that its id is the same again.
         let unix_ms = self.acks.unix_ms(n);
+        if self.binary.is_some() {
+            return match kind {
+                Kind::Repeat => self.place_binary(n..n + 1, unix_ms, &mut request.body),
+                _ => self.change_binary(kind, n, unix_ms, &mut request.body),
+            };
+        }
         if kind == Kind::Repeat {
             request.path.extend_from_slice(b"/v1/orders");
             write_order(&self.profile, self.run, n, unix_ms, &mut request.body);
@@ -240,7 +303,12 @@ impl Load for Orders {
             return self.browse(tag.n, request);
         }
         request.method = Method::POST;
-        request.headers.extend_from_slice(b"content-type: application/json\r\n");
+        if self.binary.is_some() && kind != Kind::Garbage {
+            request.path.extend_from_slice(b"/v1/commands");
+            request.headers.extend_from_slice(b"content-type: application/vnd.crest.v1\r\n");
+        } else {
+            request.headers.extend_from_slice(b"content-type: application/json\r\n");
+        }
         match kind {
             Kind::Place => self.place(request),
             Kind::Garbage => {
@@ -277,6 +345,7 @@ impl Load for Orders {
         let units = self.units(request);
         let is_batch = kind == Kind::Place && self.batch > 1;
         let parsed = match is_batch {
+            _ if self.binary.is_some() && status == 200 => parse_binary(body, &mut self.outcomes),
             false => parse_single(body, &mut self.outcomes),
             _ if status == 200 => parse_results(body, &mut self.outcomes),
             _ => return Taken::Failed(words("refused")),
@@ -297,6 +366,11 @@ impl Load for Orders {
             return Taken::Partly { accepted, why: Outcome::Busy.word().to_string() };
         }
         let outcome = Outcome::from_byte(self.outcomes[0]).expect("it was read as an outcome");
+        // JSON says so by a status.
+        if outcome == Outcome::Busy {
+            recorder.busy += 1;
+            return Taken::Again(outcome.word().to_string());
+        }
         let is_late = matches!(kind, Kind::Pay | Kind::Cancel) && outcome == Outcome::WrongState;
         if is_late && self.may_have_expired(request.tag.n) {
             return Taken::Done { accepted: 0 };

@@ -1,4 +1,5 @@
-//! HTTP/3 (RFC 9114): a lane over QUIC, many requests at once on a connection.
+//! HTTP/3 (RFC 9114) and `crest/1` (docs/binary.md): a lane over QUIC, many requests at once on a
+//! connection.
 //!
 //! Each of a generator's threads has one UDP socket, and its connections share it. A request is a
 //! future: it opens a stream, sends head and body, and reads the answer until its end. The lane
@@ -14,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -47,7 +48,8 @@ const SOCKET_BYTES: usize = 8 << 20;
 /// How long connections may take to say goodbye.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
-type Sender = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
+type Driver = h3::client::Connection<h3_quinn::Connection, Bytes>;
+type Sender3 = h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>;
 type SendStream = h3::client::RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
 type RecvStream = h3::client::RequestStream<h3_quinn::RecvStream, Bytes>;
 
@@ -58,25 +60,62 @@ pub(crate) struct Endpoint {
     host: String,
     authority: Authority,
     streams: usize,
+    spoken: Spoken,
 }
+
+/// What is spoken over QUIC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Spoken {
+    Http3,
+    Crest1,
+}
+
+/// A stream of `crest/1` that was reset with this was not begun.
+const NOT_BEGUN: VarInt = VarInt::from_u32(1);
+/// What an answer over `crest/1` begins with: its status, and zeros.
+const ANSWER_HEAD_BYTES: usize = 8;
 
 /// An open connection.
 pub(crate) struct Connection {
     quic: quinn::Connection,
-    driver: h3::client::Connection<h3_quinn::Connection, Bytes>,
+    closed: Closed,
     sender: Sender,
     authority: Authority,
     streams: usize,
 }
 
+/// Resolves when a connection is closed.
+enum Closed {
+    Http3(Box<Driver>),
+    Crest1(Pin<Box<dyn Future<Output = quinn::ConnectionError>>>),
+}
+
+/// Sends requests, one at a time.
+#[derive(Clone)]
+enum Sender {
+    Http3(Sender3),
+    Crest1(quinn::Connection),
+}
+
+impl Sender {
+    /// Whether the other side has said that it takes no further request.
+    fn is_closing(&self) -> bool {
+        match self {
+            Sender::Http3(sender) => sender.is_closing(),
+            Sender::Crest1(_) => false,
+        }
+    }
+}
+
 impl Endpoint {
     /// On the current runtime, for connections with so many requests at once.
-    pub(crate) fn new(plan: &Plan, streams: usize) -> io::Result<Endpoint> {
+    pub(crate) fn new(plan: &Plan, spoken: Spoken, streams: usize) -> io::Result<Endpoint> {
         if !plan.target.tls {
-            let why = format!("HTTP/3 is always secure: https://{}", plan.target.authority);
+            let why = format!("QUIC is always secure: https://{}", plan.target.authority);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        let tls = QuicClientConfig::try_from(plan.trust.config(&[b"h3"])?);
+        let name: &[u8] = if spoken == Spoken::Http3 { b"h3" } else { b"crest/1" };
+        let tls = QuicClientConfig::try_from(plan.trust.config(&[name])?);
         let mut config = quinn::ClientConfig::new(Arc::new(tls.map_err(io::Error::other)?));
         config.transport_config(Arc::new(transport()));
         let any = match plan.target.address {
@@ -95,18 +134,29 @@ impl Endpoint {
             host: plan.target.host().to_string(),
             authority: plan.target.authority.parse().map_err(io::Error::other)?,
             streams: streams.max(1),
+            spoken,
         })
     }
 
     pub(crate) async fn open(&self) -> io::Result<Connection> {
         let connecting = self.endpoint.connect(self.address, &self.host);
         let quic = connecting.map_err(io::Error::other)?.await?;
-        let spoken = h3_quinn::Connection::new(quic.clone());
-        let mut builder = h3::client::builder();
-        let built = builder.send_grease(false).build(spoken).await;
-        let (driver, sender) = built.map_err(io::Error::other)?;
+        let (closed, sender) = match self.spoken {
+            Spoken::Http3 => {
+                let mut builder = h3::client::builder();
+                let over = h3_quinn::Connection::new(quic.clone());
+                let built = builder.send_grease(false).build(over).await;
+                let (driver, sender) = built.map_err(io::Error::other)?;
+                (Closed::Http3(Box::new(driver)), Sender::Http3(sender))
+            }
+            Spoken::Crest1 => {
+                let open = quic.clone();
+                let closed = Box::pin(async move { open.closed().await });
+                (Closed::Crest1(closed), Sender::Crest1(quic.clone()))
+            }
+        };
         let authority = self.authority.clone();
-        Ok(Connection { quic, driver, sender, authority, streams: self.streams })
+        Ok(Connection { quic, closed, sender, authority, streams: self.streams })
     }
 
     /// Waits until the other sides were told that their connections are closed.
@@ -174,6 +224,28 @@ struct Lost {
     is_orderly: bool,
 }
 
+impl Closed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        let (why, is_orderly) = match self {
+            Closed::Http3(driver) => {
+                let error = ready!(driver.poll_close(cx));
+                (error.to_string(), error.is_h3_no_error())
+            }
+            Closed::Crest1(closed) => {
+                let error = ready!(closed.as_mut().poll(cx));
+                (error.to_string(), is_orderly(&error))
+            }
+        };
+        Poll::Ready(Lost { why, is_orderly })
+    }
+}
+
+/// Whether it ended because its work was done.
+fn is_orderly(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::ApplicationClosed(closed)
+        if closed.error_code == VarInt::from_u32(0))
+}
+
 impl<L: Load> Lane<'_, L> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let post = &self.crew.posts[self.number];
@@ -182,10 +254,9 @@ impl<L: Load> Lane<'_, L> {
             self.time_out(Instant::now());
         }
         if self.lost.is_none()
-            && let Poll::Ready(error) = self.connection.driver.poll_close(cx)
+            && let Poll::Ready(lost) = self.connection.closed.poll(cx)
         {
-            let is_orderly = error.is_h3_no_error();
-            self.lost = Some(Lost { why: error.to_string(), is_orderly });
+            self.lost = Some(lost);
         }
         loop {
             self.fill(cx);
@@ -240,9 +311,15 @@ impl<L: Load> Lane<'_, L> {
         let post = &self.crew.posts[self.number];
         while self.room() > 0 {
             let Some(mut job) = post.given().or_else(|| self.crew.take(now)) else { break };
-            let head = match head(&self.connection.authority, &job.request) {
+            let mut sender = self.senders.pop().unwrap_or_else(|| self.connection.sender.clone());
+            let asked = match &sender {
+                Sender::Http3(_) => head(&self.connection.authority, &job.request).map(Some),
+                Sender::Crest1(_) => Ok(None),
+            };
+            let head = match asked {
                 Ok(head) => head,
                 Err(error) => {
+                    self.senders.push(sender);
                     self.crew.failed(job, &format!("not a request: {error}"), now);
                     // The next one may be no better: others have their turn first.
                     cx.waker().wake_by_ref();
@@ -257,11 +334,18 @@ impl<L: Load> Lane<'_, L> {
                     self.jobs.len() as u32 - 1
                 }
             };
-            let sender = self.senders.pop().unwrap_or_else(|| self.connection.sender.clone());
             let body = Bytes::copy_from_slice(&job.request.body);
             let keep = self.crew.plan.keep_bodies;
-            let exchange: Pin<Box<dyn Future<Output = Ended>>> =
-                Box::pin(exchange(slot, sender, head, body, keep));
+            let exchange: Pin<Box<dyn Future<Output = Ended>>> = Box::pin(async move {
+                let answer = match (&mut sender, head) {
+                    (Sender::Http3(sender), Some(head)) => {
+                        ask(sender, head, body, keep).await.map_err(Failed::from)
+                    }
+                    (Sender::Crest1(quic), _) => ask_crest1(quic, body).await,
+                    (Sender::Http3(_), None) => unreachable!("its head was written"),
+                };
+                Ended { slot, sender, answer }
+            });
             let (exchange, handle) = abortable(exchange);
             self.exchanges.push(exchange);
             self.jobs[slot as usize] = Some((job, handle));
@@ -283,23 +367,11 @@ impl<L: Load> Lane<'_, L> {
                 let answer = Answer { status: *status, body, body_bytes: *body_bytes };
                 self.crew.answered(job, answer, now);
             }
-            Err(StreamError::RemoteClosing) => self.crew.unsent(job),
-            // Not begun; the word that the connection ends is under way (RFC 9114, 5.2).
-            Err(StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED }) => {
-                self.is_rejecting = true;
+            Err(Failed::Unsent { is_over }) => {
+                self.is_rejecting |= is_over;
                 self.crew.unsent(job);
             }
-            Err(StreamError::RemoteTerminate { .. }) => {
-                self.crew.broken(job, "the stream was reset", now);
-            }
-            Err(StreamError::ConnectionError(error)) => {
-                let why = match error.is_h3_no_error() {
-                    true => "the connection was closed before the answer".to_string(),
-                    false => error.to_string(),
-                };
-                self.crew.broken(job, &why, now);
-            }
-            Err(error) => self.crew.broken(job, &error.to_string(), now),
+            Err(Failed::Broken(why)) => self.crew.broken(job, &why, now),
         }
     }
 
@@ -323,7 +395,11 @@ impl<L: Load> Lane<'_, L> {
             self.crew.broken(job, "the run was stopped", now);
         }
         self.exchanges.clear();
-        let code = VarInt::from_u64(Code::H3_NO_ERROR.value()).expect("codes are short");
+        let code = match self.connection.sender {
+            Sender::Http3(_) => VarInt::from_u64(Code::H3_NO_ERROR.value()),
+            Sender::Crest1(_) => Ok(VarInt::from_u32(0)),
+        };
+        let code = code.expect("codes are short");
         self.connection.quic.close(code, b"");
     }
 }
@@ -347,7 +423,44 @@ fn head(authority: &Authority, request: &Request) -> Result<http::Request<()>, h
 struct Ended {
     slot: u32,
     sender: Sender,
-    answer: Result<Answered, StreamError>,
+    answer: Result<Answered, Failed>,
+}
+
+/// Why there is no answer.
+enum Failed {
+    /// The other side did not begin it, and may take no other on this connection.
+    Unsent { is_over: bool },
+    /// What became of it isn't known.
+    Broken(String),
+}
+
+/// What is said of a connection that ended as it should, but too early.
+const CLOSED_EARLY: &str = "the connection was closed before the answer";
+
+impl From<StreamError> for Failed {
+    fn from(error: StreamError) -> Failed {
+        Failed::Broken(match error {
+            StreamError::RemoteClosing => return Failed::Unsent { is_over: false },
+            // Not begun; the word that the connection ends is under way (RFC 9114, 5.2).
+            StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED } => {
+                return Failed::Unsent { is_over: true };
+            }
+            StreamError::RemoteTerminate { .. } => "the stream was reset".to_string(),
+            StreamError::ConnectionError(error) if error.is_h3_no_error() => {
+                CLOSED_EARLY.to_string()
+            }
+            error => error.to_string(),
+        })
+    }
+}
+
+impl From<quinn::ConnectionError> for Failed {
+    fn from(error: quinn::ConnectionError) -> Failed {
+        Failed::Broken(match is_orderly(&error) {
+            true => CLOSED_EARLY.to_string(),
+            false => error.to_string(),
+        })
+    }
 }
 
 /// An answer, whole.
@@ -357,20 +470,37 @@ struct Answered {
     body_bytes: u64,
 }
 
-async fn exchange(
-    slot: u32,
-    mut sender: Sender,
-    head: http::Request<()>,
-    body: Bytes,
-    keep: bool,
-) -> Ended {
-    let answer = ask(&mut sender, head, body, keep).await;
-    Ended { slot, sender, answer }
+/// Sends commands over `crest/1`, and reads what became of them.
+async fn ask_crest1(quic: &quinn::Connection, body: Bytes) -> Result<Answered, Failed> {
+    use quinn::{ReadError, ReadToEndError, WriteError};
+    let not_begun = Failed::Unsent { is_over: true };
+    let Ok((mut send, mut recv)) = quic.open_bi().await else { return Err(not_begun) };
+    match send.write_chunk(body).await {
+        Ok(()) => {}
+        Err(WriteError::ConnectionLost(error)) => return Err(error.into()),
+        Err(WriteError::Stopped(NOT_BEGUN)) => return Err(not_begun),
+        // Its answer says why it isn't wanted.
+        Err(_) => {}
+    }
+    // It fails likewise.
+    let _ = send.finish();
+    match recv.read_to_end(BODY_KEPT_MAX).await {
+        Ok(mut answer) if answer.len() >= ANSWER_HEAD_BYTES => {
+            let status = u16::from_le_bytes([answer[0], answer[1]]);
+            answer.drain(..ANSWER_HEAD_BYTES);
+            let body_bytes = answer.len() as u64;
+            Ok(Answered { status, body: answer, body_bytes })
+        }
+        Ok(_) => Err(Failed::Broken("an answer without a head".to_string())),
+        Err(ReadToEndError::Read(ReadError::Reset(NOT_BEGUN))) => Err(not_begun),
+        Err(ReadToEndError::Read(ReadError::ConnectionLost(error))) => Err(error.into()),
+        Err(error) => Err(Failed::Broken(error.to_string())),
+    }
 }
 
 /// Sends a request and reads its answer, both at once.
 async fn ask(
-    sender: &mut Sender,
+    sender: &mut Sender3,
     head: http::Request<()>,
     body: Bytes,
     keep: bool,

@@ -1,6 +1,7 @@
 //! Reading the platform's answers: only their outcomes.
 
 use model::Outcome;
+use model::record::CommandResult;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -17,6 +18,19 @@ pub fn parse_results(answer: &[u8], outcomes: &mut Vec<u8>) -> Result<(), Client
 pub fn parse_single(answer: &[u8], outcomes: &mut Vec<u8>) -> Result<(), ClientError> {
     let mut json = sonic_rs::Deserializer::from_slice(answer);
     OneResult(outcomes).deserialize(&mut json).map_err(not_understood)
+}
+
+/// Appends the outcome of every result of commands that were sent as bytes.
+pub fn parse_binary(answer: &[u8], outcomes: &mut Vec<u8>) -> Result<(), ClientError> {
+    let results = CommandResult::read_all(answer)
+        .ok_or_else(|| ClientError::Protocol(format!("{} bytes are no results", answer.len())))?;
+    for result in results {
+        if Outcome::from_byte(result.outcome).is_none() {
+            return Err(ClientError::Protocol(format!("{} is no outcome", result.outcome)));
+        }
+        outcomes.push(result.outcome);
+    }
+    Ok(())
 }
 
 fn not_understood(error: sonic_rs::Error) -> ClientError {

@@ -171,5 +171,5 @@ fn without_tls_there_is_no_http3() {
     let test = Test::new(target, Protocol::Http3 { streams: 1 }, open_loop(1), mixed);
     let ran = loadgen::engine::run(&test.plan, |_| test.asks(), &Arc::new(Progress::default()));
     let error = ran.err().expect("it is refused").to_string();
-    assert_eq!(error, "HTTP/3 is always secure: https://127.0.0.1:1");
+    assert_eq!(error, "QUIC is always secure: https://127.0.0.1:1");
 }

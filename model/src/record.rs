@@ -26,6 +26,7 @@ macro_rules! layout {
     )*};
 }
 
+mod asked;
 mod commands;
 pub mod entry;
 mod outcome;
@@ -41,6 +42,7 @@ use crate::{
     PaymentMethod, Quantity, Realm, ShardId, Time, home_of,
 };
 
+pub use asked::{AnswerHead, AskedError, CommandResult};
 pub use commands::{
     CommandBuffer, Coupon, ItemUpdate, NewLeg, NewLine, PlaceWriter, Price, Sale, StreamPlace,
 };
@@ -156,6 +158,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether callers ask for it. The others are what shards tell themselves and each other.
+    pub fn is_asked(self) -> bool {
+        matches!(self as u8, 1..=8 | 13..=18)
+    }
+
     /// The kind that travels as `byte`.
     pub fn from_byte(byte: u8) -> Option<Kind> {
         Some(match byte {

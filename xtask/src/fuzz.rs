@@ -45,6 +45,8 @@ pub(crate) struct Fuzz {
 pub(crate) enum Target {
     /// Any bytes as records.
     Record,
+    /// Any bytes as commands that a caller sends.
+    Asked,
     /// Any bytes as frames.
     Frame,
     /// Any bytes as the body of a request.
@@ -111,6 +113,7 @@ impl Target {
     fn name(self) -> &'static str {
         match self {
             Target::Record => "record",
+            Target::Asked => "asked",
             Target::Frame => "frame",
             Target::Json => "json",
             Target::Apply => "apply",

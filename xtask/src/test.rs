@@ -8,8 +8,7 @@ use crate::lint::lint;
 use crate::run::{Failure, cargo, run};
 use crate::tools::{NATS, POSTGRES, WEED, python_for_tests};
 
-/// Rounds of load, `kill -9` and recovery.
-const CRASH_ROUNDS: &str = "20";
+/// Rounds of load, `kill -9` and recovery, on each engine of the log.
 const CRASH_ROUNDS_LONG: &str = "500";
 /// How long each fuzz target is searched.
 const SEARCH_S: u64 = 6;
@@ -18,7 +17,6 @@ const SEARCH_S_LONG: u64 = 300;
 pub(crate) fn test(long: bool) -> Result<(), Failure> {
     lint()?;
     let mut tests = cargo(&["test", "--workspace", "--locked"]);
-    tests.env("CREST_ROUNDS", if long { CRASH_ROUNDS_LONG } else { CRASH_ROUNDS });
     match WEED.get() {
         Ok(weed) => drop(tests.env("CREST_WEED", weed)),
         Err(why) => eprintln!("without SeaweedFS the archive isn't tested on S3: {why}"),
@@ -38,6 +36,7 @@ pub(crate) fn test(long: bool) -> Result<(), Failure> {
     if long {
         // Every seeded search runs so many times as long.
         tests.env("CREST_SEEDS", "50").env("PROPTEST_CASES", "5000");
+        tests.env("CREST_ROUNDS", CRASH_ROUNDS_LONG);
     }
     run(&mut tests)?;
     search_all(Duration::from_secs(if long { SEARCH_S_LONG } else { SEARCH_S }))?;

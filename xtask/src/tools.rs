@@ -52,13 +52,20 @@ pub(crate) const WRK: Tool = debian("wrk", "wrk");
 pub(crate) const H2LOAD: Tool = debian("h2load", "nghttp2-client");
 
 /// Packages of PyPI that tests in Python use.
-const PYTHON_PACKAGES: [&str; 4] =
-    ["jsonschema==4.25.1", "nats-py==2.16.0", "xxhash==4.1.0", "zstandard==0.25.0"];
+const PYTHON_PACKAGES: [&str; 5] = [
+    "aioquic==1.7.2",
+    "jsonschema==4.25.1",
+    "nats-py==2.16.0",
+    "xxhash==4.1.0",
+    "zstandard==0.25.0",
+];
 
 /// A Python that has the packages of tests in Python.
 pub(crate) fn python_for_tests() -> Result<PathBuf, Failure> {
     let python = python().join("bin/python3");
-    if !works(Command::new(&python).args(["-c", "import jsonschema, nats, xxhash, zstandard"])) {
+    if !works(
+        Command::new(&python).args(["-c", "import aioquic, jsonschema, nats, xxhash, zstandard"]),
+    ) {
         install_pypi(&PYTHON_PACKAGES)?;
     }
     Ok(python)

@@ -54,10 +54,14 @@ pub(crate) fn of(args: &args::Drill) -> Result<Drill, Failure> {
     afterwards.within = afterwards.within.div_f64(compress);
     afterwards.expire = afterwards.expire.map(|expire| expire.div_f64(compress));
     settings.check()?;
-    let protocol = args.http.protocol(args.streams.get());
-    if let Protocol::Http3 { .. } = protocol {
-        return Err("the platform speaks no HTTP/3 yet: --http 1.1 or 2".into());
+    if args.http == args::Http::Crest1 && settings.besides.browse > 0.0 {
+        return Err(format!(
+            "the profile {} looks at things, too: over crest/1 commands are sent and nothing else",
+            settings.name
+        )
+        .into());
     }
+    let protocol = args.http.protocol(args.streams.get());
     Ok(Drill { settings, pace, protocol })
 }
 

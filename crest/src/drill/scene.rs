@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gateway::DRILL_HEADER;
-use loadgen::Target;
+use gateway::{DRILL_HEADER, OWN_CERTIFICATE};
 use loadgen::engine::unix_ms;
+use loadgen::{Target, Trust};
 use node::stages::Figures;
 
 use crate::data_key::{NATS_SYSTEM_VARIABLE, NATS_VARIABLE};
@@ -14,7 +14,7 @@ use crate::machine::{self, cpu_s};
 use crate::platform::Platform;
 use crate::profile;
 use crate::report::{CpuFigures, Report, times};
-use crate::serve::read_drill_key;
+use crate::serve::{TLS, read_drill_key};
 use crate::watch::say;
 use crate::{Failure, args};
 
@@ -24,7 +24,11 @@ const MARK_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// What the drill is driven against.
 pub(crate) struct Scene {
     platform: std::cell::RefCell<Option<Platform>>,
+    /// Where it is set up and read back.
     pub(crate) target: Target,
+    /// Where its load goes, and who is to be there.
+    pub(crate) loaded: Target,
+    pub(crate) trust: Trust,
     admin: Option<SocketAddr>,
     pub(crate) data: Option<Data>,
 }
@@ -82,7 +86,12 @@ impl Scene {
                 let mark = read_drill_key(file)?.mark(unix_ms() / 1_000 + MARK_FOR.as_secs());
                 target.headers = format!("{DRILL_HEADER}: {mark}\r\n");
             }
-            return Ok(Scene { platform: None.into(), target, admin: args.admin, data: None });
+            if target.tls {
+                return Err(format!("{url}: of a platform that runs, http:// is driven").into());
+            }
+            let (loaded, trust) = (target.clone(), Trust::System);
+            let (platform, admin) = (None.into(), args.admin);
+            return Ok(Scene { platform, target, loaded, trust, admin, data: None });
         }
         let data = match &args.data {
             Some(path) if path.join("crest.json").exists() => {
@@ -125,7 +134,16 @@ impl Scene {
         }
         let platform = Platform::start(data.path(), &options, &variables)?;
         let (target, admin) = (platform.target.clone(), platform.admin);
-        Ok(Scene { platform: Some(platform).into(), target, admin, data: Some(data) })
+        let (loaded, trust) = match args.is_secure() {
+            true => {
+                let certificate = data.path().join(TLS).join(OWN_CERTIFICATE);
+                let url = format!("https://{}", target.authority);
+                (Target::from_url(&url)?, Trust::File(certificate))
+            }
+            false => (target.clone(), Trust::System),
+        };
+        let platform = Some(platform).into();
+        Ok(Scene { platform, target, loaded, trust, admin, data: Some(data) })
     }
 
     pub(crate) fn cpu(&self) -> Cpu {

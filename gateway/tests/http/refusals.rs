@@ -497,10 +497,10 @@ fn only_json_is_taken() {
         summarize(&send(&format!("content-type: {wrong}\r\n")), &mut found);
     }
     expect![[r#"
-        415 unsupported_media_type "text/plain" is not application/json
-        415 unsupported_media_type "application/x-www-form-urlencoded" is not application/json
-        415 unsupported_media_type "" is not application/json
-        415 unsupported_media_type "application/jsonp" is not application/json
+        415 unsupported_media_type "text/plain" is neither application/json nor application/vnd.crest.v1
+        415 unsupported_media_type "application/x-www-form-urlencoded" is neither application/json nor application/vnd.crest.v1
+        415 unsupported_media_type "" is neither application/json nor application/vnd.crest.v1
+        415 unsupported_media_type "application/jsonp" is neither application/json nor application/vnd.crest.v1
     "#]]
     .assert_eq(&found);
     assert_eq!(shop.next_offset(), 7);

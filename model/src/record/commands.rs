@@ -7,7 +7,7 @@ use super::*;
 /// Commands, one behind the other, as they travel to a shard.
 #[derive(Clone, Debug, Default)]
 pub struct CommandBuffer {
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     count: u32,
     realm: u8,
     /// Where orders begin whose private part isn't encrypted yet.
@@ -121,20 +121,43 @@ impl CommandBuffer {
     }
 
     /// Where it ends now, for [`CommandBuffer::rewind`].
-    pub(crate) fn mark(&self) -> (usize, u32) {
+    pub fn mark(&self) -> (usize, u32) {
         (self.bytes.len(), self.count)
     }
 
     /// Takes back what was appended since the mark.
-    pub(crate) fn rewind(&mut self, (bytes, count): (usize, u32)) {
+    pub fn rewind(&mut self, (bytes, count): (usize, u32)) {
         self.bytes.truncate(bytes);
         self.unsealed.retain(|start| *start < bytes);
         self.count = count;
     }
 
+    /// Has the record that begins there happen in this buffer's realm, and be sealed if a part of it
+    /// is private.
+    pub(super) fn stamp(&mut self, start: usize, is_private: bool) {
+        let realm = self.realm;
+        let (header, _) =
+            Header::mut_from_prefix(&mut self.bytes[start..]).expect("it was checked");
+        header.realm = realm;
+        if is_private {
+            self.unsealed.push(start);
+        }
+        self.count += 1;
+    }
+
     /// Each command, checked.
     pub fn records(&self) -> Records<'_> {
         Records { rest: &self.bytes }
+    }
+
+    /// Each command's kind, as a byte.
+    pub fn kinds(&self) -> impl Iterator<Item = u8> {
+        let mut rest = self.bytes();
+        std::iter::from_fn(move || {
+            let (header, _) = Header::ref_from_prefix(rest).ok()?;
+            rest = rest.get(header.length.get() as usize..)?;
+            Some(header.kind)
+        })
     }
 
     /// Each command's bytes, and the shard, of `shards`, that decides it. They were checked when

@@ -49,6 +49,8 @@ const BODIES: &[&str] = &[
 pub(super) fn of(target: Target) -> Vec<Vec<u8>> {
     match target {
         Target::Record => records(),
+        // Others begin as what is refused.
+        Target::Asked => records(),
         Target::Frame => vec![frame(&[]), frame(&records())],
         Target::Json => BODIES.iter().map(|body| body.as_bytes().to_vec()).collect(),
         // Any bytes are commands.
