@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as _, Frame, SizeHint};
 use hyper::header::{
-    ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT, ACCEPT_ENCODING, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+    RETRY_AFTER,
 };
 use hyper::{Response, StatusCode};
 use model::json::decode::{DecodeError, Request};
@@ -84,6 +85,8 @@ pub(crate) struct Problem {
 /// A header that goes with a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Header {
+    /// How a body may be packed (RFC 9110, 15.5.16).
+    AcceptEncoding,
     /// The methods that the path takes.
     Allow(&'static str),
     /// Trying again helps, in a second.
@@ -110,6 +113,18 @@ impl Problem {
 
     pub(crate) fn binary_only() -> Problem {
         Problem::unsupported(&format!("commands of all kinds come as {BINARY}"))
+    }
+
+    pub(crate) fn unsupported_coding(found: &str) -> Problem {
+        let detail = format!("{found:?} is not one of gzip, zstd and identity");
+        let problem = Problem::unsupported(&detail);
+        let field = Some("Content-Encoding".into());
+        Problem { field, header: Some(Header::AcceptEncoding), ..problem }
+    }
+
+    pub(crate) fn not_packed(coding: &str, error: &std::io::Error) -> Problem {
+        let detail = format!("the body can't be unpacked as {coding}: {error}");
+        Problem::invalid_field("Content-Encoding", &detail)
     }
 
     pub(crate) fn bad_path(field: &str, found: &str, expected: &str) -> Problem {
@@ -457,6 +472,9 @@ pub(crate) fn problem(problem: Problem) -> Response<Body> {
     let mut response = typed(problem.status, text, content_type);
     let headers = response.headers_mut();
     match problem.header {
+        Some(Header::AcceptEncoding) => {
+            drop(headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, zstd")))
+        }
         Some(Header::Allow(methods)) => {
             drop(headers.insert(ALLOW, HeaderValue::from_static(methods)))
         }

@@ -9,6 +9,7 @@
 
 mod answer;
 mod buffers;
+mod coding;
 mod connections;
 mod crest1;
 mod door;
@@ -52,6 +53,7 @@ use tokio_rustls::TlsAcceptor;
 
 use answer::{Body, Format, Problem};
 use buffers::{Buffers, Pool};
+use coding::Coding;
 use connections::{Activity, Connections, Graceful};
 pub use door::Door;
 pub use drill::{DRILL_HEADER, DrillDoor, DrillKey, KeyLength};
@@ -262,7 +264,13 @@ impl Gateway {
         B: HttpBody<Data = Bytes, Error: std::fmt::Display> + Unpin,
     {
         let is_told = wire.is_secure.get() && request.version() < Version::HTTP_3;
+        let coding = Coding::of_answer(request.headers());
+        let has_body = !request.body().is_end_stream();
+        wire.expect_body(has_body && request.version() < Version::HTTP_2);
         let mut response = self.answer(request, wire).await;
+        if let Some(coding) = coding {
+            response = coding::packed(coding, response);
+        }
         if let (true, Some(alternative)) = (is_told, &self.alternative) {
             response.headers_mut().insert(ALT_SVC, alternative.clone());
         }
@@ -478,12 +486,16 @@ impl Gateway {
         let realm = self.realm(request.headers())?;
         let format = Format::of_body(request.headers())?;
         let of_answer = Format::of_answer(request.headers(), format);
+        let coding = Coding::of_body(request.headers())?;
         let mut buffers = self.pool.take();
         buffers.commands.set_realm(realm);
         let limits = &self.limits;
         let answered = async {
             buffers.read(request.into_body(), limits.body_bytes, limits.body).await?;
             let arrived = (begun, wire.received());
+            if let Some(coding) = coding {
+                coding.unpack(&mut buffers, limits.body_bytes)?;
+            }
             match (format, wanted) {
                 (Format::Json, Wanted::Of(request)) => {
                     decode::decode(request, &buffers.body, &mut buffers.commands)

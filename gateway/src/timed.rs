@@ -18,9 +18,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::Version;
 use node::stages::{ReactorRecorder, Ticks, WriteTicks};
@@ -40,6 +41,8 @@ pub(crate) struct Wire {
     is_answering: Cell<bool>,
     answering: Cell<WriteTicks>,
     activity: Rc<Activity>,
+    /// Whether the last request's body may not be read to its end.
+    is_body_left: Cell<bool>,
     /// Whether it is encrypted, so that others can't add anything to an answer.
     pub(crate) is_secure: Cell<bool>,
     /// More of them: HTTP/2's streams, or what was pipelined when the socket took no more. No
@@ -52,6 +55,7 @@ impl Wire {
         Rc::new(Wire {
             recorder,
             activity,
+            is_body_left: Cell::default(),
             is_secure: Cell::default(),
             has_read: Cell::default(),
             first_read: Cell::default(),
@@ -80,9 +84,16 @@ impl Wire {
         }
     }
 
+    /// Whether a request has a body that is still to be read.
+    #[inline]
+    pub(crate) fn expect_body(&self, has_body: bool) {
+        self.is_body_left.set(has_body);
+    }
+
     /// The body of the request is whole: when.
     #[inline]
     pub(crate) fn received(&self) -> Ticks {
+        self.is_body_left.set(false);
         self.has_read.set(false);
         self.recorder.now()
     }
@@ -143,14 +154,23 @@ impl Wire {
 }
 
 /// A connection that remembers when bytes came and went.
+///
+/// It lingers (RFC 9112, 9.6): where a request was answered before its body was read, `hyper`
+/// closes, and a socket that is closed with bytes unread resets the connection, which may take
+/// the answer from a client that is still sending. So it says that nothing more will be written,
+/// and throws away what comes until the client ends, or was quiet for as long as it may be.
 pub(crate) struct TimedStream<S> {
     stream: S,
     wire: Rc<Wire>,
+    is_shut: bool,
 }
+
+/// What is thrown away at once.
+const THROWN_BYTES: usize = 8 << 10;
 
 impl<S> TimedStream<S> {
     pub(crate) fn new(stream: S, wire: Rc<Wire>) -> TimedStream<S> {
-        TimedStream { stream, wire }
+        TimedStream { stream, wire, is_shut: false }
     }
 }
 
@@ -170,7 +190,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     #[inline]
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -209,6 +229,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
 
     #[inline]
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if !self.is_shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.is_shut = true;
+        }
+        let mut thrown = [MaybeUninit::uninit(); THROWN_BYTES];
+        while self.wire.is_body_left.get() {
+            let mut thrown = ReadBuf::uninit(&mut thrown);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut thrown))?;
+            self.wire.is_body_left.set(!thrown.filled().is_empty());
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -11,6 +11,8 @@
 mod changes;
 #[path = "http/client.rs"]
 mod client;
+#[path = "http/coding.rs"]
+mod coding;
 #[path = "http/drill.rs"]
 mod drill;
 #[path = "http/ending.rs"]
